@@ -1,0 +1,26 @@
+"""Unsupervised Batch Normalization: the layer, the models and the data of the companion."""
+
+from ubnlib.convert import convert_ubn, revert_ubn
+from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, statistics_gap
+from ubnlib.layers import (
+    UnsupervisedBatchNorm1d,
+    UnsupervisedBatchNorm2d,
+    UnsupervisedBatchNorm3d,
+)
+from ubnlib.steps import collecting, ubn_forward, using
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "UnsupervisedBatchNorm1d",
+    "UnsupervisedBatchNorm2d",
+    "UnsupervisedBatchNorm3d",
+    "collecting",
+    "convert_ubn",
+    "monte_carlo_predictions",
+    "refresh_statistics",
+    "revert_ubn",
+    "statistics_gap",
+    "ubn_forward",
+    "using",
+]
