@@ -1,0 +1,129 @@
+"""Velodyne scans to sparse depth maps.
+
+The geometry is KITTI's (see `calibration`); the alternative pixel convention is the one of the
+evaluation code by D. Eigen et al. (2014), which carries 1-based indices from Matlab.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Convention = Literal["zero_based", "eigen"]
+
+
+def read_velodyne(path: Path | str) -> np.ndarray:
+    """Read a velodyne scan.
+
+    Args:
+        path: A `.bin` file of little-endian float32 quadruples.
+
+    Returns:
+        [n, 4] float32: x forward, y left, z up in meters, and reflectance.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is empty or its size is no multiple of 16 bytes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Velodyne scan {path} is missing: extract the drive's archive again."
+        )
+    size = path.stat().st_size
+    if size == 0 or size % 16:
+        raise ValueError(
+            f"Velodyne scan {path} has {size} bytes: expected a positive multiple of 16 (x, y, z "
+            f"and reflectance as float32); extract the drive's archive again."
+        )
+    return np.fromfile(path, dtype="<f4").reshape(-1, 4)
+
+
+def scale_projection(
+    projection: np.ndarray, native_shape: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
+    """Rescale a projection to images resized from one shape to another.
+
+    Pixel centers lie at integers and the image's borders half a pixel outside of the first and
+    last centers, so a resize maps column u to (u + 1/2) W' / W - 1/2, and rows alike. Image
+    resizing with `align_corners=False` (torch, Pillow, OpenCV) means the same, so a depth map and
+    its resized image stay aligned to a fraction of a pixel.
+
+    Args:
+        projection: [3, 4], to pixels of an image of `native_shape`.
+        native_shape: (height, width) that the projection is for.
+        shape: (height, width) of the resized image.
+
+    Returns:
+        [3, 4] float64, to pixels of the resized image. Depth is unchanged.
+
+    Example:
+        >>> scale_projection(np.eye(3, 4), (2, 4), (1, 2))[0]  # pixels 0, 1 share a center: -1/4
+        array([ 0.5 ,  0.  , -0.25,  0.  ])
+    """
+    row, column = (new / old for new, old in zip(shape, native_shape, strict=True))
+    resize = np.array(
+        [[column, 0.0, (column - 1.0) / 2.0], [0.0, row, (row - 1.0) / 2.0], [0.0, 0.0, 1.0]]
+    )
+    return resize @ projection
+
+
+def project_velodyne(
+    points: np.ndarray,
+    projection: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    convention: Convention = "zero_based",
+) -> np.ndarray:
+    """Project a scan into a sparse depth map; where points share a pixel, the nearest wins.
+
+    A point falls into the pixel whose center is nearest. Points behind the scanner (x < 0) or the
+    camera (depth <= 0), outside of the image, or with a coordinate that is not finite are dropped.
+    For a resized image, pass `scale_projection(projection, native_shape, shape)`: projecting
+    straight at the wanted resolution keeps about twice the points of shrinking the native map.
+
+    Args:
+        points: [n, >= 3], x, y, z in meters in velodyne coordinates; further columns are ignored.
+        projection: [3, 4] from `Calibration.projection`, to pixels of an image of `shape`.
+        shape: (height, width) of the map.
+        convention: `"zero_based"`, or `"eigen"` to shift every point by one pixel to the left and
+            upward as the Eigen evaluation code does; meant for comparisons at native resolution.
+
+    Returns:
+        [height, width] float32, the camera's z coordinate in meters; 0 = no return.
+
+    Raises:
+        ValueError: If an argument's shape or the convention is none of these.
+    """
+    if points.ndim != 2 or points.shape[1] < 3:
+        raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")
+    if projection.shape != (3, 4):
+        raise ValueError(f"projection has shape {projection.shape}, expected (3, 4).")
+    if convention not in ("zero_based", "eigen"):
+        raise ValueError(f"convention is {convention!r}, expected 'zero_based' or 'eigen'.")
+    height, width = shape
+    shift = 0 if convention == "zero_based" else 1
+
+    # Columns, not rows, and the cheapest tests first: this is the inner loop of data loading.
+    x, y, z = np.ascontiguousarray(points[:, :3].T)
+    ahead = x >= 0
+    x, y, z = (axis[ahead].astype(np.float64) for axis in (x, y, z))
+    to_column, to_row, to_depth = projection
+    with np.errstate(all="ignore"):  # what overflows or divides by zero fails the tests below
+        depth = _apply(to_depth, x, y, z)
+        column = np.floor(_apply(to_column, x, y, z) / depth + 0.5) - shift
+        row = np.floor(_apply(to_row, x, y, z) / depth + 0.5) - shift
+        depth = depth.astype(np.float32)
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        inside &= (depth > 0) & (depth < np.inf)
+
+    pixel = (row[inside] * width + column[inside]).astype(np.intp)
+    nearest = np.full(height * width, np.inf, dtype=np.float32)
+    np.minimum.at(nearest, pixel, depth[inside])
+    nearest[nearest == np.inf] = 0
+    return nearest.reshape(height, width)
+
+
+def _apply(row: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Multiply one row of a projection with the points (x, y, z, 1)."""
+    return row[0] * x + row[1] * y + row[2] * z + row[3]

@@ -1,0 +1,160 @@
+"""KITTI Raw as a dataset: color images and the velodyne scans projected into them.
+
+Everything is read from KITTI's own files in KITTI's own layout (see `layout`); drives in that
+layout from other sources, such as synthetic ones, read the same.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ubnlib.kitti.calibration import Calibration
+from ubnlib.kitti.layout import FrameKey, find_drives, pair_frames
+from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
+
+
+class KittiRaw(Dataset):
+    """Map-style dataset over every frame that has both an image and a velodyne scan.
+
+    An item is `dict(image=uint8 [3, H, W], depth=float32 [H, W] in meters with 0 = no return,
+    key=FrameKey)`. `image(i)` and `depth(i)` read one of the two, so that an unlabeled frame never
+    touches its scan.
+
+    Args:
+        root: The folder that holds the date folders.
+        cameras: Cameras to use. A drive without the folder of one of them offers the others.
+        size: (height, width) to bring images and depth maps to; None for each date's native size.
+            Images are resized with antialiasing; scans are projected straight at this size.
+        drives: Names of the drives to use, such as `"2011_09_26_drive_0001"`; None for all.
+
+    Attributes:
+        keys: The frames, sorted; `keys[i]` names item i.
+        drives: Sorted names of the drives that these frames come from.
+        left_out: (path, reason) for each image without its scan and each scan without its image.
+
+    Raises:
+        FileNotFoundError: If the root or a calibration file is missing.
+        ValueError: If `size` is no size, the root holds no drives, a drive asked for does not
+            exist, a drive holds no image of the cameras, no frame is complete, or a calibration
+            is malformed.
+
+    Example:
+        >>> frames = KittiRaw("kitti_raw", cameras=(2,), size=(256, 832))  # doctest: +SKIP
+        >>> frames[0]["image"].shape, frames[0]["depth"].shape  # doctest: +SKIP
+        (torch.Size([3, 256, 832]), torch.Size([256, 832]))
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        cameras: Sequence[int] = (2, 3),
+        size: tuple[int, int] | None = None,
+        drives: Iterable[str] | None = None,
+    ):
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size is {size}, expected (height, width) in pixels or None.")
+        self.root, self.cameras, self.size = Path(root), tuple(cameras), size
+        folders = find_drives(self.root)
+        chosen = list(folders) if drives is None else sorted(set(drives))
+        if unknown := [name for name in chosen if name not in folders]:
+            raise ValueError(
+                f"Drive {', '.join(unknown)} is not below {self.root}: expected names among "
+                f"{', '.join(folders)}."
+            )
+        keys: list[FrameKey] = []
+        self.left_out: list[tuple[Path, str]] = []
+        for name in chosen:
+            complete, left_out = pair_frames(folders[name], self.cameras)
+            keys += complete
+            self.left_out += left_out
+        self.keys = sorted(keys)
+        if not keys:
+            raise ValueError(
+                f"No frame below {self.root} has both an image and a scan ({self.report()}): "
+                f"expected pairs of the same file name; extract the drives again."
+            )
+        self.drives = sorted({key.drive_name for key in keys})
+        self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
+        self._projections: dict[tuple[str, int], np.ndarray] = {}
+        for date, camera in sorted({(key.date, key.camera) for key in keys}):
+            calibration = Calibration.load(self.root / date)
+            native = calibration.image_size(camera)
+            projection = scale_projection(calibration.projection(camera), native, size or native)
+            self._shapes[date, camera] = native
+            self._projections[date, camera] = projection
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | FrameKey]:
+        return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
+
+    def image(self, index: int) -> torch.Tensor:
+        """Read an image: uint8 [3, H, W].
+
+        Raises:
+            ValueError: If the file cannot be decoded, or its size is not the calibration's.
+        """
+        key = self.keys[index]
+        path = key.image_path(self.root)
+        image = read_image(path)
+        native = self._shapes[key.date, key.camera]
+        if tuple(image.shape[1:]) != native:
+            raise ValueError(
+                f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels: expected the "
+                f"{native[1]}x{native[0]} of S_rect_{key.camera:02d} in the date's calibration."
+            )
+        if self.size is not None:
+            image = F.interpolate(image[None], self.size, mode="bilinear", antialias=True)[0]
+        return image.contiguous()
+
+    def depth(self, index: int) -> torch.Tensor:
+        """Project a frame's scan: float32 [H, W] in meters, 0 = no return.
+
+        Raises:
+            FileNotFoundError: If the scan has gone since the folder was listed.
+            ValueError: If the scan is malformed, or none of its points lies in the image.
+        """
+        key = self.keys[index]
+        camera = (key.date, key.camera)
+        path = key.scan_path(self.root)
+        shape = self.size or self._shapes[camera]
+        depth = project_velodyne(read_velodyne(path), self._projections[camera], shape)
+        if not depth.any():
+            raise ValueError(
+                f"Velodyne scan {path} has no point in the image of camera {key.camera}: expected "
+                f"thousands; check the scan and the calibration of {key.date}."
+            )
+        return torch.from_numpy(depth)
+
+    def report(self) -> str:
+        """Say in one line what was found and what was left out, and why."""
+        drives = len({key.drive_name for key in self.keys})
+        found = f"frames: {len(self.keys)}, drives: {drives}, left out: {len(self.left_out)}"
+        if not self.left_out:
+            return found
+        reasons = Counter(reason for _, reason in self.left_out)
+        counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+        return f"{found} ({counts}; the first: {self.left_out[0][0]})"
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """Read a PNG as uint8 [3, height, width], grayscale repeated over the three channels.
+
+    Raises:
+        ValueError: If the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise ValueError(
+            f"Image {path} cannot be read ({error}): expected a whole PNG; extract it again."
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
