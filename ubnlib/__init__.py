@@ -2,6 +2,7 @@
 
 from ubnlib.convert import convert_ubn, revert_ubn
 from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, statistics_gap
+from ubnlib.dispnet import DispNet
 from ubnlib.layers import (
     UnsupervisedBatchNorm1d,
     UnsupervisedBatchNorm2d,
@@ -12,6 +13,7 @@ from ubnlib.steps import collecting, ubn_forward, using
 __version__ = "0.1.0"
 
 __all__ = [
+    "DispNet",
     "UnsupervisedBatchNorm1d",
     "UnsupervisedBatchNorm2d",
     "UnsupervisedBatchNorm3d",

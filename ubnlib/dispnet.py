@@ -1,0 +1,126 @@
+"""DispNet, the depth network of the paper's section 4.
+
+Provenance: kernel sizes, widths, skips and multi-resolution predictions are those of SfMLearner's
+modified DispNet (T. Zhou et al., CVPR 2017), carried over as facts from its network definition,
+names included; normalization and depth's range are the paper's.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# Level l works at 1 / 2^l of the input's size: (level, kernel of cnv<l> and cnv<l>b, channels).
+ENCODER = ((1, 7, 32), (2, 5, 64), (3, 3, 128), (4, 3, 256), (5, 3, 512), (6, 3, 512), (7, 3, 512))
+# (level, channels of upcnv<l> and icnv<l>): from level l up to level l - 1.
+DECODER = ((7, 512), (6, 512), (5, 256), (4, 128), (3, 64), (2, 32), (1, 16))
+PREDICTING = 4  # levels up to this one predict disparity
+
+Norm = Callable[[int], nn.Module]
+
+
+class DispNet(nn.Module):
+    """Encoder-decoder with skips that predicts depth at four resolutions.
+
+    Depth = 1 / (scale * sigmoid(X) + min_disparity); with the paper's numbers it lies between 2.42
+    and 80 m. Each convolution is followed by a normalization and a ReLU, the four predicting ones
+    by neither. The scaled disparity is what the next finer level sees, upsampled.
+
+    Args:
+        scale: The paper's s, in 1/m.
+        min_disparity: The paper's m, in 1/m: the inverse of the largest depth.
+        width: Multiplier of the hidden channels, at least one channel each; 1 is the paper's net.
+        norm: Makes a normalization from a number of channels; the convolution before it has no
+            bias. None for no normalization, and biases. Default: `nn.BatchNorm2d`.
+
+    Shape:
+        - Input: [N, 3, H, W] of any H, W >= 1, images of roughly zero mean and unit range.
+        - Output: tuple of four depth maps in meters, finest first: [N, 1, H, W] and then 1/2, 1/4
+          and 1/8 of it, rounded up.
+
+    Example:
+        >>> depth, *coarser = DispNet(width=0.25)(torch.rand(2, 3, 64, 208) - 0.5)
+        >>> depth.shape
+        torch.Size([2, 1, 64, 208])
+    """
+
+    def __init__(
+        self,
+        scale: float = 0.4,
+        min_disparity: float = 0.0125,
+        width: float = 1.0,
+        norm: Norm | None = nn.BatchNorm2d,
+    ):
+        super().__init__()
+        self.scale, self.min_disparity = scale, min_disparity
+
+        def add(name: str, convolution: type[nn.Module], *shape: int, **options: int) -> None:
+            self.add_module(name, _block(convolution, *shape, norm=norm, **options))
+
+        channels, skips = 3, [0]  # the image itself is no skip
+        for level, kernel, wanted in ENCODER:
+            hidden = max(1, round(width * wanted))
+            same = dict(kernel_size=kernel, padding=kernel // 2)
+            add(f"cnv{level}", nn.Conv2d, channels, hidden, stride=2, **same)
+            add(f"cnv{level}b", nn.Conv2d, hidden, hidden, **same)
+            channels = hidden
+            skips.append(hidden)
+        same = dict(kernel_size=3, padding=1)
+        for level, wanted in DECODER:
+            hidden = max(1, round(width * wanted))
+            coarser = 1 if level < PREDICTING else 0
+            double = dict(stride=2, output_padding=1, **same)
+            add(f"upcnv{level}", nn.ConvTranspose2d, channels, hidden, **double)
+            add(f"icnv{level}", nn.Conv2d, hidden + skips[level - 1] + coarser, hidden, **same)
+            if level <= PREDICTING:
+                self.add_module(f"disp{level}", nn.Conv2d(hidden, 1, **same))
+            channels = hidden
+        self.apply(_initialize)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Predict depth maps in meters, finest first, from images [N, 3, H, W]."""
+        features, skips = images, [images]
+        for level, _, _ in ENCODER:
+            features = getattr(self, f"cnv{level}")(features)
+            features = getattr(self, f"cnv{level}b")(features)
+            skips.append(features)
+        disparities: list[torch.Tensor] = []
+        for level, _ in DECODER:
+            size = skips[level - 1].shape[-2:]
+            features = getattr(self, f"upcnv{level}")(features)
+            joined = [features[..., : size[0], : size[1]]]  # a doubled odd size is one too large
+            if level > 1:
+                joined.append(skips[level - 1])
+            if disparities:
+                joined.append(F.interpolate(disparities[-1], size, mode="bilinear"))
+            features = getattr(self, f"icnv{level}")(torch.cat(joined, dim=1))
+            if level <= PREDICTING:
+                logits = getattr(self, f"disp{level}")(features)
+                disparities.append(self.scale * torch.sigmoid(logits) + self.min_disparity)
+        return tuple(1.0 / disparity for disparity in reversed(disparities))
+
+    def extra_repr(self) -> str:
+        """Show how logits become depth."""
+        return f"scale={self.scale}, min_disparity={self.min_disparity}"
+
+
+def _block(
+    convolution: type[nn.Module], inputs: int, outputs: int, *, norm: Norm | None, **options: int
+) -> nn.Sequential:
+    """Make convolution, normalization if any, ReLU, named `conv`, `norm`, `relu`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = convolution(inputs, outputs, bias=norm is None, **options)
+    if norm is not None:
+        layers["norm"] = norm(outputs)
+    layers["relu"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+def _initialize(module: nn.Module) -> None:
+    """Draw Xavier-uniform weights and zero biases for a convolution, as SfMLearner does."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
