@@ -1,0 +1,58 @@
+"""One style for all figures, and one way to keep them: picture, print and data together."""
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from cycler import cycler
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which readers with color blindness can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#777777",
+)
+CLASS_COLORS = (BLUE, ORANGE)
+METHOD_COLORS = {"BN": GRAY, "UBN": BLUE}
+CLASS_MAP = LinearSegmentedColormap.from_list("classes", ["#7FB8D8", "#F7F7F7", "#EAAE7F"])
+DEPTH_MAP = "magma_r"
+
+
+def apply_style() -> None:
+    """Set matplotlib's defaults for the figures of this companion."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY]),
+            "legend.frameon": False,
+            "lines.linewidth": 1.5,
+        }
+    )
+
+
+def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> Figure:
+    """Keep a figure as NAME.png and NAME.pdf with its data as NAME.csv, and return it closed.
+
+    Closed, so that a notebook shows it once, as the value of its cell.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending in ("png", "pdf"):
+        partial = folder / f".{name}.{os.getpid()}.{ending}"
+        figure.savefig(partial)
+        partial.replace(folder / f"{name}.{ending}")
+    table.to_csv(folder / f"{name}.csv", index=False)
+    plt.close(figure)
+    return figure
