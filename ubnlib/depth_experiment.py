@@ -1,6 +1,7 @@
 """The depth experiment of section 4: DispNet trained with few depth maps and all images."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from ubnlib.training import (
     initialized_by,
     random_batches,
 )
+from ubnlib.weights import save_weights
 
 
 class DepthConfig(Config):
@@ -157,9 +159,20 @@ def accuracy_of_parts(
 
 
 @recorded
-def run_depth(config: DepthConfig, data: DepthData, *, progress: str | None = None) -> Result:
-    """Train one net and measure it on all test frames, at the frames' resolution, uncropped."""
+def run_depth(
+    config: DepthConfig,
+    data: DepthData,
+    *,
+    weights: Path | None = None,
+    progress: str | None = None,
+) -> Result:
+    """Train one net and measure it on all test frames, at the frames' resolution, uncropped.
+
+    Where `weights` names a file, the trained net is kept there; see `ubnlib.weights`.
+    """
     net, curves = train_depth(config, data, progress=progress)
+    if weights is not None:
+        save_weights(net, weights)
     metrics = depth_metrics(predict_depth(net, data.test.images), data.test.depth)
     parts = accuracy_of_parts(net, config, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
