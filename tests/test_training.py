@@ -178,7 +178,7 @@ def test_labels_are_every_kth_frame(depth_data):
 def test_depth_run_refuses_other_data(depth_data):
     config = depth_config(depth_data)
     swapped = DepthData(depth_data.test, depth_data.train)
-    with pytest.raises(ValueError, match="The configuration is for data .* and the frames given are"):
+    with pytest.raises(ValueError, match="the frames given are"):
         train_depth(config, swapped)
 
 

@@ -119,7 +119,8 @@ def interval(values: np.ndarray) -> tuple[float | None, float | None]:
         return None, None
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    result = bootstrap((values,), np.mean, rng=np.random.default_rng(0))
+    # Sorted, so that the interval depends on the values and not on the order of the seeds.
+    result = bootstrap((np.sort(values),), np.mean, rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 

@@ -15,6 +15,7 @@ from ubnlib.training import (
     Batch,
     BNConfig,
     NormConfig,
+    default_device,
     evaluating,
     fit,
     initialized_by,
@@ -60,15 +61,15 @@ class DepthData(NamedTuple):
         return kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Return uint8 images as the network's float input, in [-0.5, 0.5]."""
-    return images.float() / 255 - 0.5
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """Return uint8 images as the network's float input on a device, in [-0.5, 0.5]."""
+    return images.to(device).float() / 255 - 0.5
 
 
 def train_depth(
     config: DepthConfig, data: DepthData, *, progress: str | None = None
 ) -> tuple[DispNet, dict[str, list[float]]]:
-    """Train DispNet; runs of one seed share initial weights and labeled batches.
+    """Train DispNet, on a GPU if there is one; runs of a seed share weights and labeled batches.
 
     All runs make the same number of optimizer steps, so that fewer labels do not mean less
     training, and batch normalization never sees an unlabeled image.
@@ -88,7 +89,8 @@ def train_depth(
         )
     with initialized_by(config.seed):
         net = DispNet(config.scale, config.min_disparity, config.width)
-    config.norm.apply(net)
+    device = default_device()
+    config.norm.apply(net).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate, fused=True)
     accuracies: dict[str, list[float]] = {"step": []}
     every = max(1, config.steps // max(1, config.evaluations))
@@ -106,7 +108,7 @@ def train_depth(
         net,
         optimizer,
         criterion,
-        _batches(config, data),
+        _batches(config, data, device),
         progress=progress,
         total=config.steps,
         after_step=evaluate,
@@ -114,7 +116,7 @@ def train_depth(
     return net, {"loss": losses, **accuracies}
 
 
-def _batches(config: DepthConfig, data: DepthData) -> Iterator[Batch]:
+def _batches(config: DepthConfig, data: DepthData, device: torch.device) -> Iterator[Batch]:
     labeled, unlabeled = data.labeled(config.label_every)
     rows, others = (
         random_batches(size, len(indices), torch.Generator().manual_seed(config.seed))
@@ -126,18 +128,23 @@ def _batches(config: DepthConfig, data: DepthData) -> Iterator[Batch]:
     uses_unlabeled = config.norm.kind == "ubn" and len(unlabeled) > 0
     for _ in range(config.steps):
         row = labeled[next(rows)]
-        other = to_input(data.train.images[unlabeled[next(others)]]) if uses_unlabeled else None
-        yield Batch(to_input(data.train.images[row]), data.train.depth[row], other)
+        other = None
+        if uses_unlabeled:
+            other = to_input(data.train.images[unlabeled[next(others)]], device)
+        target = data.train.depth[row].to(device)
+        yield Batch(to_input(data.train.images[row], device), target, other)
 
 
 def predict_depth(net: DispNet, images: Tensor, batch: int = 16) -> Tensor:
     """Return the finest depth maps [N, H, W], in meters, of uint8 images [N, 3, H, W]."""
+    device = next(net.parameters()).device
     with evaluating(net):
-        return torch.cat([net(to_input(part))[0][:, 0] for part in images.split(batch)])
+        parts = [net(to_input(part, device))[0][:, 0].cpu() for part in images.split(batch)]
+    return torch.cat(parts)
 
 
 def accuracy_of_parts(
-    net: DispNet, config: DepthConfig, data: DepthData, frames: int = 48
+    net: DispNet, config: DepthConfig, data: DepthData, frames: int = 32
 ) -> dict[str, float]:
     """Return delta < 1.25 on labeled, unlabeled and test frames, at most `frames` of each.
 

@@ -34,8 +34,8 @@ def statistics_gap(model: nn.Module) -> Tensor:
     """
     gaps = []
     for layer in ubn_layers(model):
-        for collected, labeled in zip(layer._collected, layer._labeled, strict=True):
-            union = collected.union
+        for collected, rows in zip(layer._collected, layer._labeled, strict=True):
+            union, labeled = collected.union, batch_statistics(rows)
             part = labeled if union.mean.requires_grad else labeled.detach()
             gaps.append(_gap(labeled, remove(union, part), union, layer.eps))
     if not gaps:

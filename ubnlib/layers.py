@@ -51,7 +51,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     # overwritten by DistributedDataParallel's broadcast.
     _step: Literal["collect", "use"] | None = None
     _collected: tuple[Collected, ...] = ()
-    _labeled: tuple[Statistics, ...] = ()  # of step 2's calls so far, with their gradient
+    _labeled: tuple[Tensor, ...] = ()  # the inputs of step 2's calls so far, for diagnostics
 
     def __init__(
         self,
@@ -157,15 +157,15 @@ class UnsupervisedBatchNorm(_BatchNorm):
                 "through the model."
             )
         union, running, momentum = self._collected[call]
-        labeled = batch_statistics(x)
-        self._labeled += (labeled,)
+        self._labeled += (x,)
         if self.stats_grad == "labeled":
-            union = carry_labeled_gradient(union, labeled)
+            union = carry_labeled_gradient(union, batch_statistics(x))
         reference = union.moments
         if self.source == "running":
             reference = moving_average(running, union, momentum, self.running_stat)
         if self.stats_grad != "corrected":
             return normalize(x, reference, self.weight, self.bias, self.eps)
+        labeled = batch_statistics(x.detach())
         if labeled.count < 2:
             raise ValueError(
                 'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '

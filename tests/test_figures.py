@@ -1,0 +1,108 @@
+"""Figures are drawn from numbers that are there, and kept with their data."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ubnlib.figures import (
+    figure1_two_steps,
+    figure2_boundaries,
+    figure3_histograms,
+    figure4_uncertainty,
+    figure5_augmentation,
+    figure6_label_fraction,
+    spiral_plane,
+    style,
+)
+from ubnlib.spiral_analysis import Augmentation
+from ubnlib.spiral_experiment import SpiralConfig, train_spiral
+from ubnlib.training import UBNConfig
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with matplotlib.rc_context():
+        matplotlib.use("agg")
+        style.apply_style()
+        yield
+
+
+@pytest.fixture(scope="module")
+def run():
+    return train_spiral(SpiralConfig(norm=UBNConfig(), steps=5))
+
+
+def test_a_figure_is_kept_as_picture_print_and_data(tmp_path):
+    table = figure1_two_steps.STEPS
+    figure = style.save(figure1_two_steps.draw(), "01_steps", table, tmp_path / "figures")
+    kept = {path.name: path for path in (tmp_path / "figures").iterdir()}
+    assert sorted(kept) == ["01_steps.csv", "01_steps.pdf", "01_steps.png"]
+    assert kept["01_steps.png"].read_bytes().startswith(b"\x89PNG")
+    assert kept["01_steps.pdf"].read_bytes().startswith(b"%PDF")
+    pd.testing.assert_frame_equal(pd.read_csv(kept["01_steps.csv"]), table)
+    assert figure.number not in matplotlib.pyplot.get_fignums()
+
+
+def test_plane_is_a_grid_in_the_order_of_the_map():
+    plane = spiral_plane.plane(5)
+    assert plane.shape == (25, 2)
+    assert plane[0].tolist() == [-6, -6]
+    assert plane[4].tolist() == [6, -6]
+    figure, axes = matplotlib.pyplot.subplots()
+    image = spiral_plane.show_map(axes, plane[:, 0])
+    assert image.get_array()[0].tolist() == [-6, -3, 0, 3, 6]
+    matplotlib.pyplot.close(figure)
+
+
+def test_figure2_has_a_panel_for_each_run(run):
+    figure = figure2_boundaries.draw({"BN": run, "UBN": run})
+    assert [axes.get_title() for axes in figure.axes] == ["BN", "UBN"]
+
+
+def test_figure3_densities_integrate_to_one(run):
+    sets = {"labeled": run.data.labeled, "unlabeled": run.data.unlabeled}
+    figure, table = figure3_histograms.draw(run.net, sets, channel=3)
+    assert len(figure.axes) == 6
+    area = (table["density"] * (table["right"] - table["left"])).groupby(
+        [table["layer"], table["points"]]
+    )
+    np.testing.assert_allclose(area.sum(), 1.0)
+
+
+def test_figure4_and_5_are_drawn(run):
+    figure = figure4_uncertainty.draw(run.net, run.data, samples=3, batch=16, seed=0)
+    assert len(figure.axes) == 2
+    moved = run.data.labeled + 0.1
+    converged = torch.arange(len(moved)) % 2 == 0
+    probability = torch.linspace(0, 1, 161**2)
+    figure = figure5_augmentation.draw(run.data, probability, [Augmentation(moved, converged)])
+    assert len(figure.axes[0].lines) == converged.sum()
+
+
+def test_figure6_shows_the_mean_of_the_seeds():
+    table = pd.DataFrame(
+        {
+            "method": ["BN"] * 4 + ["UBN"] * 4,
+            "fraction": [0.25, 0.25, 1.0, 1.0] * 2,
+            "seed": [0, 1] * 4,
+            "delta1": [0.5, 0.7, 0.8, 0.9, 0.6, 0.8, 0.8, 0.9],
+        }
+    )
+    axes = figure6_label_fraction.draw(table).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_allclose(lines["BN"].get_ydata(), [0.6, 0.85])
+    np.testing.assert_allclose(lines["UBN"].get_ydata(), [0.7, 0.85])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1/4", "1/1"]
+
+
+def test_predictions_are_beside_the_lidar():
+    images = torch.randint(0, 255, (2, 3, 8, 20), dtype=torch.uint8)
+    lidar = torch.zeros(2, 8, 20)
+    lidar[:, 4, 3] = 10.0
+    figure = figure6_label_fraction.draw_predictions(images, lidar, {"BN": lidar + 5})
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["image", "lidar", "BN"]
+    (points,) = figure.axes[1].collections
+    assert points.get_offsets().tolist() == [[3, 4]]
