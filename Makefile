@@ -1,0 +1,73 @@
+# Two commands matter: `make reproduce` and `make test`. Each installs what it needs into .venv.
+PROFILE ?= quick
+KITTI_ROOT ?=
+CORES ?= all
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+define HELP
+make reproduce    run the notebooks into results/PROFILE/ and gather them in index.html
+                    PROFILE=quick      a file in profiles/: quick, standard, paper
+                    KITTI_ROOT=        folder of KITTI Raw; without it, synthetic drives
+                    CORES=all          processor cores to use
+make test         check style, code and notebooks
+                    KITTI_SAMPLE=      folder of real KITTI files, for the tests that need some
+make lab          open the notebooks in JupyterLab
+make notebooks    run the committed notebooks again, in place
+make lock         write requirements.lock anew from pyproject.toml
+make clean        remove .venv and everything temporary; results and data stay
+endef
+
+.PHONY: help reproduce test lab notebooks lock clean
+# The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
+unexport MPLBACKEND
+export JUPYTER_PREFER_ENV_PATH := 1
+
+help:
+	$(info $(HELP))
+	@:
+
+# Written last, so that an interrupted installation is not taken for done.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: $(INSTALLED)
+	$(BIN)/python workflow/reproduce.py --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)'
+
+# nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used.
+test: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	MPLBACKEND=agg $(BIN)/python -m pytest
+	rm -rf build/nbval
+	mkdir -p build/nbval
+	cp -R $(wildcard notebooks profiles claims.yaml) build/nbval
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 60 \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+# Torch is held at the version the results were made with; a local build's suffix is dropped.
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install pip-tools
+	echo 'torch==2.13.0' > build/lock/constraints.txt
+	build/lock/bin/pip-compile --extra companion --extra test --constraint build/lock/constraints.txt \
+	  --allow-unsafe --strip-extras --no-header --no-emit-find-links --no-emit-index-url \
+	  --no-emit-options --output-file build/lock/requirements.txt pyproject.toml
+	{ echo '# Every transitive version of the companion, pinned: `make lock` writes this file from pyproject.toml.'; \
+	  sed -e 's/+cpu$$//' -e '/-c build.lock.constraints.txt/d' build/lock/requirements.txt; } > requirements.lock
+
+clean:
+	rm -rf .venv build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find ubnlib workflow tests data_scripts -name __pycache__ -prune -exec rm -rf {} +
