@@ -1,0 +1,306 @@
+"""The workflow: its checks' sentences, its pages, and a small project run for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "workflow"))
+import make_index  # noqa: E402
+from check_profile import ProfileError, check_kitti, defaults, run_parameters  # noqa: E402
+from make_html import make_html, mathml  # noqa: E402
+from terminal import duration  # noqa: E402
+
+FIRST = """results = "../results/quick"
+kitti_root = ""  # "" = the synthetic drives
+synthetic_root = "../data/synthetic/quick"
+rate = 0.5
+rates = [
+    0.1,  # a list over lines
+]
+steps: int = 3
+note = "a = b"
+"""
+DRAW = """import time
+from pathlib import Path
+if Path("../wait").exists():
+    Path("../waiting").touch()
+    time.sleep(120)
+import matplotlib.pyplot as plt
+folder = Path(results) / "figures"
+folder.mkdir(parents=True, exist_ok=True)
+figure, axes = plt.subplots()
+axes.plot(rates)
+for kind in ("png", "pdf"):
+    figure.savefig(folder / f"02_figure2.{kind}")
+(folder / "02_figure2.csv").write_text("rate")
+plt.close(figure)"""
+SECOND = """from pathlib import Path
+assert (Path(results) / "figures" / "02_figure2.png").exists(), "02 must run before 04"
+assert Path.cwd().name == "notebooks"
+if Path("../broken").exists():
+    raise RuntimeError("first line\\nthe last line")"""
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    """Write a notebook: a heading with a formula, a parameters cell, code."""
+    cells = [new_markdown_cell(f"# About {path.stem}\n\n$$\\frac{{a}}{{b}} \\tag{{1}}$$")]
+    cells += [new_code_cell(source) for source in sources]
+    cells[1].metadata.tags = ["parameters"]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "", "language": "python"}
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def write_profile(root: Path, notebooks, name: str = "quick") -> None:
+    (root / "profiles").mkdir(exist_ok=True)
+    text = yaml.safe_dump({"description": "For <tests>.", "notebooks": notebooks})
+    (root / "profiles" / f"{name}.yaml").write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of two notebooks, the second of which reads what the first makes."""
+    write_notebook(tmp_path / "notebooks" / "02_toy_analysis.ipynb", FIRST, DRAW)
+    write_notebook(tmp_path / "notebooks" / "04_ablation.ipynb", FIRST, SECOND)
+    write_profile(tmp_path, {"02_toy_analysis": {"steps": 5}, "04_ablation": {}})
+    return tmp_path
+
+
+def reproduce(root: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, **options)
+
+
+# The checks.
+
+
+def test_defaults_reads_every_plain_value(project):
+    assert defaults(project / "notebooks" / "02_toy_analysis.ipynb") == {
+        "results": "../results/quick",
+        "kitti_root": "",
+        "synthetic_root": "../data/synthetic/quick",
+        "rate": 0.5,
+        "rates": [0.1],
+        "steps": 3,
+        "note": "a = b",
+    }
+
+
+def test_run_parameters_are_complete_and_absolute(project):
+    values = run_parameters("quick", project, project / "out", "/kitti")["02_toy_analysis"]
+    assert values["steps"] == 5 and values["rate"] == 0.5
+    assert values["results"] == str(project / "out")
+    assert values["kitti_root"] == "/kitti"
+    assert values["synthetic_root"] == str(project / "data" / "synthetic" / "quick")
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "words"),
+    [
+        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_toy_analysis, 04_ablation"]),
+        ({"02_toy_analysis": {"setps": 1}}, ["'setps'", "synthetic_root, rate, rates, steps"]),
+        ({"02_toy_analysis": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
+        ({"02_toy_analysis": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
+        ({"02_toy_analysis": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
+        ({"02_toy_analysis": {"rates": [0.1, "1e-3"]}}, ["rates", "'1e-3'", "[0.1]"]),
+        ({"02_toy_analysis": {"results": "x"}}, ["results", "set by the workflow"]),
+        ({"02_toy_analysis": None}, ["02_toy_analysis", "{}", "None"]),
+        ({}, ["quick.yaml", "notebooks"]),
+        (["02_toy_analysis"], ["quick.yaml", "notebooks"]),
+    ],
+)
+def test_bad_profile_gives_one_sentence(project, notebooks, words):
+    write_profile(project, notebooks)
+    with pytest.raises(ProfileError) as error:
+        run_parameters("quick", project, project / "out")
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    assert [word for word in words if word not in sentence] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("notebooks: {", ["quick.yaml", "line 1", "YAML"]),
+        ("description: x\nnotebook: {}", ["it has: description, notebook."]),
+        ("", ["it has: no keys."]),
+    ],
+)
+def test_malformed_profile(project, text, words):
+    (project / "profiles" / "quick.yaml").write_text(text)
+    with pytest.raises(ProfileError) as error:
+        run_parameters("quick", project, project / "out")
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_default_that_is_computed_is_refused(project):
+    write_notebook(project / "notebooks" / "04_ablation.ipynb", "steps = 2 * 3", "steps")
+    with pytest.raises(ProfileError, match=r"04_ablation.ipynb: 'steps = 2 \* 3'"):
+        run_parameters("quick", project, project / "out")
+
+
+def test_broken_notebook_is_named(project):
+    (project / "notebooks" / "04_ablation.ipynb").write_text('{"cells": [')
+    with pytest.raises(ProfileError, match=r"04_ablation\.ipynb is not a notebook"):
+        run_parameters("quick", project, project / "out")
+
+
+def test_unknown_profile_names_the_known_ones(project):
+    write_profile(project, {}, name="paper")
+    with pytest.raises(ProfileError, match=r"no profile 'qick' .* there are: paper, quick\."):
+        run_parameters("qick", project, project / "out")
+
+
+def test_kitti_folder(tmp_path, monkeypatch):
+    drive = tmp_path / "raw" / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    drive.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert check_kitti("") == ""
+    assert check_kitti("raw") == str(tmp_path / "raw")
+    with pytest.raises(ProfileError, match=r"above the dates\); it holds: 2011_09_26_drive_0001"):
+        check_kitti("raw/2011_09_26")
+    with pytest.raises(ProfileError, match=rf"{tmp_path}/rwa/x is not a folder; .* holds: raw\."):
+        check_kitti("rwa/x")
+
+
+def test_bad_arguments_stop_before_anything_runs(project):
+    for arguments in (["--profile", "qick"], ["--kitti-root", "nowhere"]):
+        done = reproduce(project, *arguments)
+        assert done.returncode == 2
+        assert done.stdout == "" and len(done.stderr.splitlines()) == 1
+        assert not (project / "results").exists()
+
+
+# The pages.
+
+
+class Links(HTMLParser):
+    """Collect what a page links to and what it loads."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.links, self.loads = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        for key, value in attributes:
+            if key in ("src", "href"):
+                (self.links if tag == "a" else self.loads).append(value)
+
+
+def test_duration():
+    assert [duration(x) for x in (0.6, 60, 185, 7620)] == [
+        "1 s", "1 min 00 s", "3 min 05 s", "2 h 07 min",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("formula", "part"),
+    [
+        (r"\frac{a}{b} \tag{3}", "<mtext>(3)</mtext>"),
+        (r"\tfrac12 x", "<mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi>"),
+        (r"\begin{align*}a &= b \\ c &= d\end{align*}", "<mtable"),
+        (r"\unknown{<x>}", r"<code>\unknown{&lt;x&gt;}</code>"),
+    ],
+)
+def test_mathml(formula, part):
+    assert part in mathml(formula, block=True)
+
+
+def test_html_page_loads_nothing(project):
+    page = make_html(project / "notebooks" / "02_toy_analysis.ipynb")
+    assert "<mfrac>" in page and "$$" not in page
+    assert Links(page).loads == []
+    assert "<script src" not in page and "@import" not in page and "url(http" not in page
+
+
+def test_figures_go_to_the_notebook_of_their_number(tmp_path):
+    for name in ("02_a.png", "02_a.csv", "02_b.png", "04_c.png", "other.png", "lonely.csv"):
+        (tmp_path / name).touch()
+    groups = make_index.group_figures(tmp_path, ["02_toy_analysis", "03_depth"])
+    assert groups["02_toy_analysis"][0] == {"name": "02_a", "png": "02_a.png", "csv": "02_a.csv"}
+    assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
+    assert groups["03_depth"] == []
+    assert [figure["name"] for figure in groups[""]] == ["04_c", "other"]
+
+
+def test_revision_without_git_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert make_index.revision(tmp_path) == ""
+
+
+# A small project, run for real.
+
+
+@pytest.mark.slow
+def test_run_is_interrupted_then_fails_then_ends(project):
+    """The second notebook needs the first; each run goes on where the last one stopped."""
+    notebooks = project / "results" / "quick" / "notebooks"
+    first, second = notebooks / "02_toy_analysis.ipynb", notebooks / "04_ablation.ipynb"
+
+    (project / "wait").touch()
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "workflow" / "reproduce.py"],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while not (project / "waiting").exists():
+        assert run.poll() is None and time.monotonic() < limit
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)  # to the whole group, as a terminal does on Ctrl-C
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Interrupted" in output
+    assert list(notebooks.glob("*.ipynb")) == []
+
+    # What a killed run would leave behind: Snakemake's lock, a half-run notebook.
+    (project / "wait").unlink()
+    locks = project / ".snakemake" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.output.lock").write_text("results/quick/notebooks/02_toy_analysis.ipynb\n")
+    notebooks.mkdir(exist_ok=True)
+    (notebooks / "02_toy_analysis.partial.ipynb").write_text("{}")
+    (project / "broken").touch()
+    done = reproduce(project)
+    assert done.returncode not in (0, 130)
+    assert "04_ablation FAILED" in done.stdout and "RuntimeError: the last line" in done.stdout
+    assert (notebooks / "04_ablation.failed.ipynb").exists() and not second.exists()
+    assert "RuntimeError" in (project / "results/quick/logs/04_ablation.log").read_text()
+    executed = json.loads(first.read_text())["metadata"]["papermill"]
+    assert executed["parameters"]["steps"] == 5 and executed["end_time"]
+
+    (project / "broken").unlink()
+    time_of_first = first.stat().st_mtime_ns
+    done = reproduce(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "04_ablation done" in done.stdout and "02_toy_analysis" not in done.stdout
+    assert first.stat().st_mtime_ns == time_of_first
+    assert sorted(notebooks.glob("*.ipynb")) == [first, second]
+    assert done.stdout.splitlines()[-1] == str(project / "results/quick/index.html")
+    check_index(project / "results" / "quick")
+
+
+def check_index(results: Path) -> None:
+    """The page lists notebooks and figures, and every link on it leads to a file."""
+    page = (results / "index.html").read_text()
+    links = Links(page)
+    files = [link for link in links.links + links.loads if not link.startswith("#")]
+    for name in ("02_figure2.png", "02_figure2.pdf", "02_figure2.csv"):
+        assert f"figures/{name}" in files
+    for name in ("02_toy_analysis", "04_ablation"):
+        assert {f"notebooks/{name}.html", f"notebooks/{name}.ipynb"} <= set(files)
+    assert [link for link in files if not (results / unquote(link)).is_file()] == []
+    assert "For &lt;tests&gt;." in page and "About 02_toy_analysis" in page

@@ -1,0 +1,17 @@
+"""What the workflow's scripts say to the terminal, and how they write time."""
+
+import time
+
+
+def say(message: str) -> None:
+    """Print one dated line at once; several jobs share the terminal."""
+    print(f"{time.strftime('%H:%M:%S')}  {message}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as a reader would: 42 s, 3 min 05 s, 2 h 07 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
