@@ -40,6 +40,8 @@ reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)'
 
 # nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used.
+# With tensors this small, more threads only wait for each other.
+test notebooks: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
