@@ -155,8 +155,9 @@ def _evidence(query: Query, records: pd.DataFrame) -> tuple[np.ndarray, list[str
     both = runs.merge(others, on="seed", suffixes=("", "_baseline"))
     if both["seed"].duplicated().any():
         raise ValueError(
-            f"The query for {query.metric} finds several runs of one seed: name more of their "
-            "configuration under `where`."
+            f"The records hold several runs of one seed for {query.metric}, made with different "
+            "parameters: use a fresh results folder, or name more of the configuration under "
+            "`where` in the ledger."
         )
     difference = both[query.metric] - both[f"{query.metric}_baseline"]
     return difference.to_numpy(float), [*both["key"], *both["key_baseline"]]
