@@ -48,7 +48,8 @@ test: $(INSTALLED)
 	MPLBACKEND=agg $(BIN)/python -m pytest
 	rm -rf build/nbval
 	mkdir -p build/nbval
-	cp -R $(wildcard notebooks profiles claims.yaml) build/nbval
+	cp -R notebooks profiles claims.yaml build/nbval
+	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/synthetic/quick
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 60 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks
 
