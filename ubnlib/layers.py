@@ -47,8 +47,9 @@ class UnsupervisedBatchNorm(_BatchNorm):
     stats_grad: StatsGrad = "corrected"
     running_stat: RunningStat = "var"
 
-    # The state of a UBN step. Plain attributes: as buffers they would enter the state_dict and be
-    # overwritten by DistributedDataParallel's broadcast.
+    # The state of a UBN step, kept until the next one for micro-batches and diagnostics. Plain
+    # attributes: as buffers they would enter the state_dict and be overwritten by
+    # DistributedDataParallel's broadcast.
     _step: Literal["collect", "use"] | None = None
     _collected: tuple[Collected, ...] = ()
     _labeled: tuple[Tensor, ...] = ()  # the inputs of step 2's calls so far, for diagnostics
