@@ -75,6 +75,7 @@ def test_a_quick_run_or_few_seeds_never_reproduce():
         "inconclusive",
         "an indication: the claim needs standard runs",
     )
+    assert judge(claim(), records(0.05), "my own") == quick
     few = judge(claim(), records(0.05, seeds=5), "standard")
     assert (few.verdict, few.reason) == ("inconclusive", "5 of at least 10 seeds")
     one = judge(claim(seeds=1), records(0.05, seeds=1), "standard")

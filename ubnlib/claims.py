@@ -85,14 +85,16 @@ def load_claims(path: Path | str) -> list[Claim]:
     return claims
 
 
-def judge(claim: Claim, records: pd.DataFrame, profile: Profile) -> Judgement:
+def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     """Give a verdict on a claim.
 
     Args:
         claim: The claim.
         records: As `ubnlib.records.read_records` returns them.
-        profile: The profile that the records were made in.
+        profile: The profile that the records were made in; one of the user's own supports no
+            more than the quick one.
     """
+    rank = PROFILES.index(profile) if profile in PROFILES else 0
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
     values, keys = _evidence(claim.query, records)
@@ -106,7 +108,7 @@ def judge(claim: Claim, records: pd.DataFrame, profile: Profile) -> Judgement:
         )
     estimate, (low, high) = float(values.mean()), interval(values)
     verdict, reason = _compare(claim, low, high)
-    if PROFILES.index(profile) < PROFILES.index(claim.profile):
+    if rank < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
     elif len(values) < claim.seeds:
         verdict, reason = "inconclusive", f"{len(values)} of at least {claim.seeds} seeds"

@@ -20,7 +20,7 @@ import yaml
 from read_notebook import read_notebook
 
 # Set by the workflow for every run, so that no profile can send results astray.
-RESERVED = ("results", "kitti_root")
+RESERVED = ("results", "kitti_root", "profile")
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
 FOLDERS = ("synthetic_root",)
 
@@ -144,7 +144,7 @@ def run_parameters(name: str, root: Path, results: Path, kitti_root: str = "") -
         For each notebook of the profile, all its parameters: its defaults, then the profile's
         values, then those the workflow sets; folders absolute.
     """
-    reserved = dict(zip(RESERVED, (str(results), kitti_root), strict=True))
+    reserved = dict(zip(RESERVED, (str(results), kitti_root, name), strict=True))
     known = notebook_names(root)
     complete = {}
     for notebook, chosen in load_profile(name, root)["notebooks"].items():
