@@ -104,7 +104,7 @@ def test_spiral_run_is_a_function_of_its_configuration(norm):
     assert one.curves["loss"][-1] < one.curves["loss"][0]
 
 
-def test_methods_of_one_seed_differ_by_the_method_only(monkeypatch):
+def test_methods_of_one_seed_differ_by_the_method_only():
     seen = {}
     for name, norm in {"bn": BNConfig(), "ubn": UBNConfig()}.items():
         config = SpiralConfig(norm=norm, steps=1, seed=2, learning_rate=0.0)
