@@ -7,12 +7,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubnlib.layers import (
-    LAYER_STATE,
     PRESETS,
+    STEP_STATE,
+    SWITCHES,
     UnsupervisedBatchNorm,
     UnsupervisedBatchNorm1d,
     UnsupervisedBatchNorm2d,
     UnsupervisedBatchNorm3d,
+    UnsupervisedSyncBatchNorm,
 )
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -21,6 +23,7 @@ UBN_OF = {
     nn.BatchNorm1d: UnsupervisedBatchNorm1d,
     nn.BatchNorm2d: UnsupervisedBatchNorm2d,
     nn.BatchNorm3d: UnsupervisedBatchNorm3d,
+    nn.SyncBatchNorm: UnsupervisedSyncBatchNorm,
 }
 BN_OF = {ubn: bn for bn, ubn in UBN_OF.items()}
 
@@ -94,7 +97,7 @@ def revert_ubn(model: Model) -> Model:
     """
     for module in model.modules():
         if type(module) in BN_OF:
-            for name in LAYER_STATE:
+            for name in (*SWITCHES, *STEP_STATE):
                 module.__dict__.pop(name, None)
             module.__class__ = BN_OF[type(module)]
     return model

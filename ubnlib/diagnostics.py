@@ -34,10 +34,15 @@ def statistics_gap(model: nn.Module) -> Tensor:
     """
     gaps = []
     for layer in ubn_layers(model):
-        for collected, rows in zip(layer._collected, layer._labeled, strict=True):
-            union, labeled = collected.union, batch_statistics(rows)
-            part = labeled if union.mean.requires_grad else labeled.detach()
-            gaps.append(_gap(labeled, remove(union, part), union, layer.eps))
+        for union, labeled, unlabeled, *_ in layer.last_step:
+            if labeled is None:
+                raise RuntimeError(
+                    "The model has made step 1 only: run the labeled rows inside using(model)."
+                )
+            if unlabeled is None:  # two steps by hand know the union only
+                part = labeled if union.mean.requires_grad else labeled.detach()
+                unlabeled = remove(union, part)
+            gaps.append(_gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     return torch.cat(gaps).mean()

@@ -3,19 +3,23 @@
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ubnlib.averages import average_after, move_together
+from ubnlib.distributed import pool
+from ubnlib.kernels import NormalizeLabeled
+from ubnlib.lockstep import Lockstep
 from ubnlib.statistics import (
     Moments,
     RunningStat,
     Statistics,
     batch_statistics,
     carry_labeled_gradient,
-    moving_average,
+    merge,
     normalize,
-    normalize_corrected,
 )
 
 Source = Literal["batch", "running"]
@@ -26,17 +30,53 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(source="batch", stats_grad="none", running_stat="std", decay=0.9),
 }
 
-SWITCHES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
-STEP_STATE = ("_step", "_collected", "_labeled")
-LAYER_STATE = (*SWITCHES, *STEP_STATE)  # what a layer has beyond nn.BatchNorm's attributes
+CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
+SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite")
+STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weight_version")
 
 
-class Collected(NamedTuple):
-    """What one call of a layer in step 1 leaves for its call in step 2."""
+class Call(NamedTuple):
+    """What one call of a layer saw in a UBN step, over all ranks.
 
-    union: Statistics  # of the labeled and unlabeled rows together
-    running: Moments | None  # the moving averages before this batch moved them
-    momentum: float
+    The labeled statistics carry gradient, the others only with `stats_grad="all"`. In two steps
+    by hand, `labeled` is None until step 2, and `unlabeled` unless `collecting` was told which
+    rows are labeled.
+    """
+
+    union: Statistics
+    labeled: Statistics | None
+    unlabeled: Statistics | None
+    reference: Moments  # what normalizes the labeled rows
+    own_mean: Tensor | None = None  # of this rank's labeled rows, to know them again
+
+
+def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
+    """Refuse values that are not allowed, or not together."""
+    for name, choices in CHOICES.items():
+        if switches[name] not in get_args(choices):
+            allowed = ", ".join(map(repr, get_args(choices)))
+            raise ValueError(f"{name} is {switches[name]!r}: it must be one of {allowed}.")
+    weight = switches["unlabeled_weight"]
+    if weight is not None and not 0 < weight <= 1:
+        raise ValueError(
+            f"unlabeled_weight is {weight!r}: it must be above 0 and at most 1, or None to weigh "
+            "labeled and unlabeled rows by their number."
+        )
+    if switches["source"] == "running" and not track_running_stats:
+        raise ValueError(
+            'source="running" normalizes by the moving averages, which '
+            "track_running_stats=False does not keep: set one of them otherwise."
+        )
+    if switches["source"] == "running" and switches["stats_grad"] == "labeled":
+        raise ValueError(
+            'stats_grad="labeled" goes with source="batch" only: normalized by the moving '
+            "averages, the labeled rows of step 2 are no longer those that step 1 averaged."
+        )
+
+
+def _in_backward() -> bool:
+    """Whether autograd is going backward, where only activation checkpointing calls a layer."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class UnsupervisedBatchNorm(_BatchNorm):
@@ -46,13 +86,19 @@ class UnsupervisedBatchNorm(_BatchNorm):
     source: Source = "batch"
     stats_grad: StatsGrad = "corrected"
     running_stat: RunningStat = "var"
+    unlabeled_weight: float | None = None
+    skip_nonfinite: bool = True
 
-    # The state of a UBN step, kept until the next one for micro-batches and diagnostics. Plain
+    # The state of a UBN step, kept until the next one for backward and for diagnostics. Plain
     # attributes: as buffers they would enter the state_dict and be overwritten by
     # DistributedDataParallel's broadcast.
-    _step: Literal["collect", "use"] | None = None
-    _collected: tuple[Collected, ...] = ()
-    _labeled: tuple[Tensor, ...] = ()  # the inputs of step 2's calls so far, for diagnostics
+    _step: Literal["collect", "use"] | Lockstep | None = None
+    _group: ProcessGroup | None = None  # the ranks that share statistics
+    _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
+    _calls: tuple[Call, ...] = ()
+    _used: int = 0  # how many of the calls step 2 has made
+    _plain: bool = False  # whether the layer was called outside a step since the last one
+    _weight_version: int = 0  # of the model when step 1 began
 
     def __init__(
         self,
@@ -66,130 +112,242 @@ class UnsupervisedBatchNorm(_BatchNorm):
         source: Source = "batch",
         stats_grad: StatsGrad = "corrected",
         running_stat: RunningStat = "var",
+        unlabeled_weight: float | None = None,
+        skip_nonfinite: bool = True,
+        bias: bool = True,
         device=None,
         dtype=None,
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            affine=affine,
+            track_running_stats=track_running_stats,
+            device=device,
+            dtype=dtype,
+            **({} if bias else {"bias": False}),  # older torch does not know the option
         )
         if decay is not None and momentum != 0.1:
             raise ValueError(
                 f"Both decay={decay} and momentum={momentum} are given: they are one setting, "
                 "decay = 1 - momentum; give one of them."
             )
-        self.configure(decay=decay, source=source, stats_grad=stats_grad, running_stat=running_stat)
+        self.configure(
+            decay=decay,
+            source=source,
+            stats_grad=stats_grad,
+            running_stat=running_stat,
+            unlabeled_weight=unlabeled_weight,
+            skip_nonfinite=skip_nonfinite,
+        )
 
     def configure(self, **options: Any) -> None:
         """Set the options that this layer has beyond nn.BatchNorm's.
 
         Args:
-            **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`, as in
-                `UnsupervisedBatchNorm2d`.
+            **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
+                `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`.
 
         Raises:
             TypeError: An option has an unknown name.
-            ValueError: A value is not among those allowed.
+            ValueError: A value is not among those allowed; the layer is as it was.
         """
         if options.get("momentum") is not None and options.get("decay") is not None:
             raise ValueError(
                 "Both decay and momentum are given: they are one setting, decay = 1 - momentum; "
                 "give one of them."
             )
-        for name, value in options.items():
-            if name in SWITCHES:
-                if value not in get_args(SWITCHES[name]):
-                    choices = ", ".join(map(repr, get_args(SWITCHES[name])))
-                    raise ValueError(f"{name} is {value!r}: it must be one of {choices}.")
-                setattr(self, name, value)
-            elif name == "momentum":
-                self.momentum = value
-            elif name == "decay":
-                self.momentum = self.momentum if value is None else 1.0 - value
-            else:
+        for name in options:
+            if name not in (*SWITCHES, "momentum", "decay"):
                 raise TypeError(
                     f"{name!r} is no option of {type(self).__name__}: it has momentum, decay, "
                     f"{', '.join(SWITCHES)}."
                 )
-        if self.source == "running" and not self.track_running_stats:
-            raise ValueError(
-                'source="running" normalizes by the moving averages, which '
-                "track_running_stats=False does not keep: set one of them otherwise."
-            )
-        if self.source == "running" and self.stats_grad == "labeled":
-            raise ValueError(
-                'stats_grad="labeled" goes with source="batch" only: normalized by the moving '
-                "averages, the labeled rows of step 2 are no longer those that step 1 averaged."
-            )
+        switches = {name: getattr(self, name) for name in SWITCHES}
+        switches.update((name, value) for name, value in options.items() if name in SWITCHES)
+        _check_switches(switches, self.track_running_stats)
+        for name, value in switches.items():
+            setattr(self, name, value)
+        if options.get("decay") is not None:
+            self.momentum = 1.0 - options["decay"]
+        elif "momentum" in options:
+            self.momentum = options["momentum"]
+
+    @property
+    def last_step(self) -> tuple[Call, ...]:
+        """The statistics of each call in the last UBN step, for forward hooks and analyses.
+
+        Example:
+            >>> import torch
+            >>> from ubnlib import UnsupervisedBatchNorm1d, ubn_forward
+            >>> norm = UnsupervisedBatchNorm1d(1)
+            >>> x, y = torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])
+            >>> _ = ubn_forward(torch.nn.Sequential(norm), x, y)
+            >>> [call.union.mean.item() for call in norm.last_step]
+            [4.0]
+        """
+        return self._calls
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x; outside a UBN step exactly as nn.BatchNorm does."""
+        if not self.training:
+            return super().forward(x)
+        if self._step is None:
+            return self._recompute(x) if _in_backward() else self._forward_plainly(x)
         self._check_input_dim(x)
-        if self.training and self._step == "collect":
+        if self._step == "collect":
             return self._collect(x)
-        if self.training and self._step == "use":
+        if self._step == "use":
             return self._use(x)
-        if self.training and self.running_stat == "std" and self.track_running_stats:
-            self._track(batch_statistics(x.detach()))
+        return self._advance(x, self._step)
+
+    def _forward_plainly(self, x: Tensor) -> Tensor:
+        """Equation 1, with the averages moved."""
+        self._plain = True
+        if self.running_stat == "std" and self.track_running_stats:
+            self._check_input_dim(x)
+            move_together([self], [batch_statistics(x.detach())])
             return self._normalize_by_itself(x)
         return super().forward(x)
 
+    def _normalize_by_itself(self, x: Tensor) -> Tensor:
+        """Equation 1, with nothing moved."""
+        return nn.functional.batch_norm(
+            x, None, None, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps
+        )
+
     def _collect(self, x: Tensor) -> Tensor:
-        """Step 1: gather the statistics of the combined batch and move the averages."""
-        union = batch_statistics(x)
-        if union.count < 2:
+        """Step 1: gather the statistics of the combined batch."""
+        if self._rows is not None:
+            n, m = self._rows
+            split, rest = divmod(len(x) * n, n + m)
+            if rest:
+                raise RuntimeError(
+                    f"This layer gets {len(x)} rows for the {n} labeled and {m} unlabeled ones "
+                    "of the combined batch, which cannot be told apart in it."
+                )
+            parts = batch_statistics(x[:split]), batch_statistics(x[split:])
+            labeled, unlabeled = pool(parts, self._group)
+            union = merge(labeled, unlabeled, self.unlabeled_weight)
+        elif self.unlabeled_weight is None:
+            (union,), unlabeled = pool((batch_statistics(x),), self._group), None
+        else:
+            raise ValueError(
+                f"unlabeled_weight={self.unlabeled_weight} needs to know which rows are labeled: "
+                "say collecting(model, rows=(labeled, unlabeled)) with their numbers."
+            )
+        self._open_call(union, unlabeled)
+        return normalize(x, union.moments, self.weight, self.bias, self.eps)
+
+    def _use(self, x: Tensor) -> Tensor:
+        """Step 2: normalize the labeled rows by what step 1 collected (equation 4)."""
+        if self._used >= len(self._calls):
+            raise RuntimeError(
+                f"This layer is called {self._used + 1} times in step 2 but was called "
+                f"{len(self._calls)} times in step 1: both steps must take the same path "
+                "through the model."
+            )
+        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
+        (labeled,) = pool((own,), self._group)
+        self._used += 1
+        return self._normalize_labeled(x, own, labeled, self._used - 1)
+
+    def _advance(self, x: Tensor, lockstep: Lockstep) -> Tensor:
+        """Both steps at once for either half of the rows, which exchange their statistics."""
+        unlabeled_half = lockstep.in_unlabeled_half()
+        differentiable = ("all",) if unlabeled_half else ("labeled", "all")
+        own = batch_statistics(x, differentiable=self.stats_grad in differentiable)
+        index = lockstep.meet(self, own, self._combine)
+        if unlabeled_half:
+            union = self._calls[index].union
+            return normalize(x, union.moments, self.weight, self.bias, self.eps)
+        self._used += 1
+        return self._normalize_labeled(x, own, self._calls[index].labeled, index)
+
+    @torch.enable_grad()
+    def _combine(self, labeled: Statistics, unlabeled: Statistics) -> int:
+        """Open a call with the statistics of both halves, in whichever thread has them."""
+        labeled, unlabeled = pool((labeled, unlabeled), self._group)
+        constant = labeled.detach() if self.stats_grad == "labeled" else labeled
+        self._open_call(merge(constant, unlabeled, self.unlabeled_weight), unlabeled, labeled)
+        return len(self._calls) - 1
+
+    def _open_call(
+        self,
+        union: Statistics,
+        unlabeled: Statistics | None = None,
+        labeled: Statistics | None = None,
+    ) -> None:
+        """Note what step 2 and the moving averages will need."""
+        if isinstance(union.count, int) and union.count < 2:
             raise ValueError(
                 f"The combined batch has {union.count} value per channel: statistics need at "
                 "least 2; give more rows."
             )
-        running = momentum = None
-        if self.track_running_stats:
-            running = Moments(self.running_mean.clone(), self.running_var.clone())
-            momentum = self._track(union.detach())
-        self._collected += (Collected(union, running, momentum),)
-        return self._normalize_by_itself(x)
-
-    def _use(self, x: Tensor) -> Tensor:
-        """Step 2: normalize the labeled rows by what step 1 collected (equation 4)."""
-        call = len(self._labeled)
-        if call >= len(self._collected):
-            raise RuntimeError(
-                f"This layer is called {call + 1} times in step 2 but was called "
-                f"{len(self._collected)} times in step 1: both steps must take the same path "
-                "through the model."
-            )
-        union, running, momentum = self._collected[call]
-        self._labeled += (x,)
-        if self.stats_grad == "labeled":
-            union = carry_labeled_gradient(union, batch_statistics(x))
         reference = union.moments
         if self.source == "running":
-            reference = moving_average(running, union, momentum, self.running_stat)
-        if self.stats_grad != "corrected":
-            return normalize(x, reference, self.weight, self.bias, self.eps)
-        labeled = batch_statistics(x.detach())
-        if labeled.count < 2:
-            raise ValueError(
-                'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '
-                'normalization does, and got 1: give more labeled rows or use "none" or "labeled".'
+            before = Moments(self.running_mean, self.running_var)
+            if self._calls:
+                before = self._calls[-1].reference
+            earlier = len(self._calls)
+            reference, _ = average_after(self, before, union.unbiased, earlier)
+        self._calls += (Call(union, labeled, unlabeled, reference),)
+
+    def _normalize_labeled(
+        self, x: Tensor, own: Statistics, labeled: Statistics, index: int
+    ) -> Tensor:
+        """Normalize labeled rows, with the gradient that `stats_grad` asks for."""
+        call = self._calls[index]
+        reference = call.reference
+        if self.stats_grad == "labeled":
+            union = carry_labeled_gradient(call.union, labeled, self.unlabeled_weight)
+            reference = union.moments
+        if self.stats_grad in ("labeled", "all"):
+            out = normalize(x, reference, self.weight, self.bias, self.eps)
+        else:
+            corrected = self.stats_grad == "corrected"
+            if corrected and isinstance(labeled.count, int) and labeled.count < 2:
+                raise ValueError(
+                    'stats_grad="corrected" needs at least 2 labeled values per channel, as '
+                    "batch normalization does, and got 1: give more labeled rows or use "
+                    '"none" or "labeled".'
+                )
+            out, mean, var = NormalizeLabeled.apply(
+                x, self.weight, self.bias, *labeled, *reference, self.eps, corrected, self._group
             )
-        return normalize_corrected(x, labeled.moments, reference, self.weight, self.bias, self.eps)
+            labeled = Statistics(mean, var, labeled.count)
+        call = call._replace(labeled=labeled, own_mean=own.mean.detach())
+        self._calls = (*self._calls[:index], call, *self._calls[index + 1 :])
+        return out
 
-    def _normalize_by_itself(self, x: Tensor) -> Tensor:
-        """Equation 1: normalize x by its own statistics, and move nothing."""
-        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+    def _recompute(self, x: Tensor) -> Tensor:
+        """Activation checkpointing's second forward: the same values again, nothing moved."""
+        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
+        slack = 1e-4 * own.var.detach().sqrt() + 1e-5 * own.mean.detach().abs()
+        for index, call in enumerate(self._calls):
+            if call.own_mean is not None and bool(
+                ((call.own_mean - own.mean).abs() <= slack).all()
+            ):
+                if self.stats_grad == "all":
+                    raise RuntimeError(
+                        'Activation checkpointing does not go with stats_grad="all", whose '
+                        "unlabeled rows have a backward pass of their own."
+                    )
+                labeled = call.labeled.detach()
+                if self.stats_grad == "labeled":
+                    (labeled,) = pool((own,), self._group)
+                return self._normalize_labeled(x, own, labeled, index)
+        if self._plain or not self._calls:
+            return self._normalize_by_itself(x)
+        raise RuntimeError(
+            "Activation checkpointing computes rows again that are not those of the last UBN "
+            "step: call backward before the next step."
+        )
 
-    @torch.no_grad()
-    def _track(self, batch: Statistics) -> float:
-        """Move the averages by one batch (equations 2 and 3); return the momentum that it took."""
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:  # cumulative average, as in nn.BatchNorm
-            momentum = 1.0 / float(self.num_batches_tracked)
-        running = Moments(self.running_mean, self.running_var)
-        mean, var = moving_average(running, batch, momentum, self.running_stat)
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
-        return momentum
+    def own_group(self) -> ProcessGroup | None:
+        """Return the ranks that this layer shares statistics with whatever model it is in."""
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave a step's statistics behind: they may hold a graph, which cannot be copied."""
@@ -258,3 +416,17 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
 
 class UnsupervisedBatchNorm3d(UnsupervisedBatchNorm, nn.BatchNorm3d):
     """Unsupervised Batch Normalization of [N, C, D, H, W]; see `UnsupervisedBatchNorm2d`."""
+
+
+class UnsupervisedSyncBatchNorm(UnsupervisedBatchNorm, nn.SyncBatchNorm):
+    """What `convert_ubn` makes of nn.SyncBatchNorm, which it is outside a UBN step.
+
+    In a UBN step, its statistics are over the ranks of its own process group, also in a model that
+    is not wrapped in DistributedDataParallel. See `UnsupervisedBatchNorm2d`.
+    """
+
+    def own_group(self) -> ProcessGroup | None:
+        """Return the ranks that this layer shares statistics with whatever model it is in."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        return self.process_group or dist.group.WORLD

@@ -7,8 +7,9 @@ at least and never as E[x^2] - E[x]^2, which loses all digits where the mean is 
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ubnlib.kernels import BatchMoments, batch_moments, normalize_by_constants
 
 RunningStat = Literal["var", "std"]
 
@@ -25,38 +26,79 @@ class Moments(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Mean and biased variance per channel, each [C], of `count` values a channel."""
+    """Mean and biased variance per channel, each [C], of `count` values a channel.
+
+    The count is a tensor where it was summed over the ranks of a process group.
+    """
 
     mean: Tensor
     var: Tensor
-    count: int
+    count: int | Tensor
 
     @property
     def moments(self) -> Moments:
         """The mean and the variance without the count."""
         return Moments(self.mean, self.var)
 
+    def empty(self) -> "Statistics":
+        """Return the statistics of no values at all, for as many channels."""
+        zeros = torch.zeros_like(self.mean)
+        return Statistics(zeros, zeros, 0)
+
+    @property
+    def unbiased(self) -> Moments:
+        """The mean and the unbiased variance, which running averages take."""
+        return Moments(self.mean, self.var * (self.count / (self.count - 1)))
+
     def detach(self) -> "Statistics":
         """Return the same values as constants."""
         return Statistics(self.mean.detach(), self.var.detach(), self.count)
 
 
-def batch_statistics(x: Tensor) -> Statistics:
-    """Return mu(x) and sigma^2(x) of equation 1 for x of shape [N, C, ...], differentiably."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
-    return Statistics(mean, var, x.numel() // x.size(1))
+def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
+    """Return mu(x) and sigma^2(x) of equation 1.
 
+    Args:
+        x: [N, C, ...]. No rows at all have zero mean and variance and count nothing.
+        differentiable: Whether the statistics carry x's gradient, where x has one.
 
-def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Return the statistics of the union of two batches (Chan, Golub and LeVeque 1983)."""
-    count = a.count + b.count
-    share = b.count / count
-    shift = b.mean - a.mean
-    mean = a.mean + share * shift
-    var = (1 - share) * a.var + share * b.var + share * (1 - share) * shift**2
+    Example:
+        >>> import torch
+        >>> mean, var, count = batch_statistics(torch.tensor([[1.0, 10.0], [3.0, 10.0]]))
+        >>> mean.tolist(), var.tolist(), count
+        ([2.0, 10.0], [1.0, 0.0], 2)
+    """
+    count = x.numel() // x.size(1)
+    if count == 0:
+        empty = x.new_zeros(x.size(1), dtype=torch.promote_types(x.dtype, torch.float32))
+        return Statistics(empty, empty, 0)
+    if differentiable and x.requires_grad and torch.is_grad_enabled():
+        mean, var = BatchMoments.apply(x)
+    else:
+        mean, var = batch_moments(x)
     return Statistics(mean, var, count)
+
+
+def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statistics:
+    """Return the statistics of the union of two batches (Chan, Golub and LeVeque 1983).
+
+    Args:
+        a: Of one batch.
+        b: Of the other.
+        weight: Of b in the union, from 0 to 1; None weighs both by their counts.
+
+    Example:
+        >>> import torch
+        >>> one = batch_statistics(torch.tensor([[1.0], [3.0]]))
+        >>> two = batch_statistics(torch.tensor([[5.0], [7.0]]))
+        >>> merge(one, two)
+        Statistics(mean=tensor([4.]), var=tensor([5.]), count=4)
+    """
+    count = a.count + b.count
+    share = b.count / count if weight is None else weight
+    mean, within = torch.lerp(a.mean, b.mean, share), torch.lerp(a.var, b.var, share)
+    shift = b.mean - a.mean
+    return Statistics(mean, within + share * (1 - share) * shift**2, count)
 
 
 def remove(union: Statistics, part: Statistics) -> Statistics:
@@ -68,7 +110,7 @@ def remove(union: Statistics, part: Statistics) -> Statistics:
         ValueError: `part` leaves nothing.
     """
     count = union.count - part.count
-    if count <= 0:
+    if isinstance(count, int) and count <= 0:
         raise ValueError(
             f"Removing {part.count} values from {union.count} leaves none: the collected batch "
             "must hold unlabeled rows beside the labeled ones."
@@ -79,13 +121,15 @@ def remove(union: Statistics, part: Statistics) -> Statistics:
     return Statistics(mean, (spread / (1 - share)).clamp_min(0), count)
 
 
-def carry_labeled_gradient(union: Statistics, labeled: Statistics) -> Statistics:
+def carry_labeled_gradient(
+    union: Statistics, labeled: Statistics, unlabeled_weight: float | None = None
+) -> Statistics:
     """Return the values of `union` with the gradient of the labeled rows' share in them.
 
     The unlabeled rows' share stays constant. The second moment is taken about the union's mean:
     its derivative with respect to that mean is zero, so nothing else enters.
     """
-    share = labeled.count / union.count
+    share = labeled.count / union.count if unlabeled_weight is None else 1 - unlabeled_weight
     center = union.mean.detach()
     second = labeled.var + (labeled.mean - center) ** 2
     mean = union.mean + share * (labeled.mean - labeled.mean.detach())
@@ -94,21 +138,34 @@ def carry_labeled_gradient(union: Statistics, labeled: Statistics) -> Statistics
 
 
 def moving_average(
-    running: Moments, batch: Statistics, momentum: float, running_stat: RunningStat = "var"
+    running: Moments,
+    batch: Moments,
+    momentum: float | Tensor,
+    running_stat: RunningStat = "var",
 ) -> Moments:
     """Return the moving averages after one batch: equations 2 and 3, with momentum = 1 - lambda.
 
-    Like torch, the average takes the unbiased variance. With `running_stat="std"` it is the
-    standard deviation that is averaged, as equation 3 has it; the square of it is returned, so
-    that the result is a variance in both cases.
+    With `running_stat="std"` it is the standard deviation that is averaged, as equation 3 has it;
+    the square of it is returned, so that the result is a variance in both cases.
+
+    Args:
+        running: The averages before.
+        batch: Mean and, as torch does it, unbiased variance of the batch.
+        momentum: Weight of the batch.
+        running_stat: What is averaged.
+
+    Example:
+        >>> import torch
+        >>> start, batch = torch.zeros(1), torch.tensor([[1.0], [3.0]])
+        >>> moving_average(Moments(start, start + 1), batch_statistics(batch).unbiased, 0.5)
+        Moments(mean=tensor([1.]), var=tensor([1.5000]))
     """
-    unbiased = batch.var * (batch.count / (batch.count - 1))
     mean = torch.lerp(running.mean, batch.mean.to(running.mean.dtype), momentum)
-    unbiased = unbiased.to(running.var.dtype)
+    var = batch.var.to(running.var.dtype)
     if running_stat == "var":
-        return Moments(mean, torch.lerp(running.var, unbiased, momentum))
-    tiny = torch.finfo(unbiased.dtype).tiny  # the root has no finite slope at zero
-    std = torch.lerp(running.var.sqrt(), unbiased.clamp_min(tiny).sqrt(), momentum)
+        return Moments(mean, torch.lerp(running.var, var, momentum))
+    tiny = torch.finfo(var.dtype).tiny  # the root has no finite slope at zero
+    std = torch.lerp(running.var.sqrt(), var.clamp_min(tiny).sqrt(), momentum)
     return Moments(mean, std**2)
 
 
@@ -118,39 +175,9 @@ def normalize(
     """Normalize x [N, C, ...] by given moments: equation 4, differentiable in the moments too."""
     mean, var = reference
     if not (mean.requires_grad or var.requires_grad):
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        return normalize_by_constants(x, mean, var, weight, bias, eps)
     scale = torch.rsqrt(var + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = [1, -1] + [1] * (x.dim() - 2)
     return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
-
-
-def normalize_corrected(
-    x: Tensor,
-    own: Moments,
-    reference: Moments,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    """Normalize x [N, C, ...] by `reference` forward and by its own statistics backward.
-
-    The value is equation 4's, written with x's own moments and a constant correction:
-
-        (x - mu_n) / sigma_n = (x - mu_x) / sigma_x * r + d,
-        r = sigma_x / sigma_n,  d = (mu_x - mu_n) / sigma_n,
-
-    with r and d held constant in the backward pass, as Batch Renormalization (Ioffe 2017,
-    arXiv:1702.03275) does with moving averages. The gradient is that of batch normalization, and
-    one fused training-mode call computes it.
-    """
-    own, reference = own.detach(), reference.detach()
-    sigma = torch.sqrt(reference.var + eps)
-    r = torch.sqrt(own.var + eps) / sigma
-    d = (own.mean - reference.mean) / sigma
-    if weight is not None:
-        r, d = r * weight, d * weight
-    if bias is not None:
-        d = d + bias
-    return F.batch_norm(x, None, None, r, d, training=True, momentum=0.0, eps=eps)

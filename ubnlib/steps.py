@@ -1,13 +1,17 @@
 """The two steps of Unsupervised Batch Normalization (the paper's Figure 1), by hand and in one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from ubnlib.averages import move_averages
+from ubnlib.distributed import group_of
 from ubnlib.layers import UnsupervisedBatchNorm
+from ubnlib.lockstep import Lockstep, in_same_setting
 
 
 def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
@@ -32,7 +36,9 @@ def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
 
 
 @contextmanager
-def _step(layers: list[UnsupervisedBatchNorm], name: str) -> Iterator[None]:
+def _step(
+    layers: list[UnsupervisedBatchNorm], step: Literal["collect", "use"] | Lockstep
+) -> Iterator[None]:
     """Put training layers into a step and take them out again, whatever happens."""
     if any(layer._step is not None for layer in layers):
         raise RuntimeError("A UBN step is already under way in this model: steps do not nest.")
@@ -43,8 +49,8 @@ def _step(layers: list[UnsupervisedBatchNorm], name: str) -> Iterator[None]:
         )
     try:
         for layer in layers:
-            layer._step = name
-            layer._labeled = ()
+            layer._step = step
+            layer._used = 0
         yield
     finally:
         for layer in layers:
@@ -52,11 +58,44 @@ def _step(layers: list[UnsupervisedBatchNorm], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def collecting(model: nn.Module) -> Iterator[None]:
-    """Step 1: forward passes inside collect the statistics of the combined batch.
+def _new_step(
+    model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None = None
+) -> Iterator[None]:
+    """Forget the last step's statistics, and this one's too if it fails."""
+    version = _weight_version(model)
+    for layer in layers:
+        layer._calls, layer._plain, layer._rows = (), False, rows
+        layer._weight_version = version
+        layer._group = group_of(model) or layer.own_group()
+    try:
+        yield
+    except BaseException:
+        for layer in layers:
+            layer._calls = ()
+        raise
 
-    The moving averages move here, and only here. Gradients are off unless a layer has
+
+def _weight_version(model: nn.Module) -> int:
+    """Return a number that grows whenever a parameter changes in place, as optimizers do it."""
+    return sum(p._version for p in model.parameters() if not p.is_inference())
+
+
+def _records_gradient(layers: list[UnsupervisedBatchNorm]) -> bool:
+    """Whether the unlabeled rows need a graph."""
+    return torch.is_grad_enabled() and any(layer.stats_grad == "all" for layer in layers)
+
+
+@contextmanager
+def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iterator[None]:
+    """Step 1: the forward pass inside collects the statistics of the combined batch.
+
+    The moving averages move here, and only here, when it ends. Gradients are off unless a layer has
     `stats_grad="all"`. An exception inside leaves nothing collected.
+
+    Args:
+        model: A model with UBN layers, in training mode.
+        rows: How many labeled and then how many unlabeled rows the combined batch has. Only
+            `unlabeled_weight` needs to know.
 
     Raises:
         TypeError: The model is a DataParallel.
@@ -76,40 +115,68 @@ def collecting(model: nn.Module) -> Iterator[None]:
         torch.Size([5, 4])
     """
     layers = ubn_layers(model)
-    grad = torch.is_grad_enabled() and any(layer.stats_grad == "all" for layer in layers)
-    with _step(layers, "collect"):
-        for layer in layers:
-            layer._collected = ()
+    with _step(layers, "collect"), _new_step(model, layers, rows):
+        # Autocast would keep the weights that it casts here, without gradient, for step 2.
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
         try:
-            with torch.set_grad_enabled(grad):
+            with torch.set_grad_enabled(_records_gradient(layers)):
                 yield
-        except BaseException:
-            for layer in layers:
-                layer._collected = ()
-            raise
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+        move_averages(layers)
 
 
 @contextmanager
-def using(model: nn.Module) -> Iterator[None]:
+def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
     """Step 2: the forward pass inside normalizes by what `collecting` gathered (equation 4).
 
-    Nothing moves here. It may be entered again for further labeled micro-batches of the same
-    step. The layers must be reached as often, and in the same order, as in step 1.
+    Nothing moves here. The layers must be reached as often, and in the same order, as in step 1.
+    With `stats_grad="none"`, step 2 may be entered again and again for micro-batches of the
+    labeled rows: their gradients add up to exactly that of all rows together. The other readings
+    need all labeled rows at once.
+
+    Args:
+        model: The model that collected.
+        allow_stale: Accept statistics from before the weights last changed.
 
     Raises:
         TypeError: The model is a DataParallel.
         ValueError: The model has no UBN layer.
-        RuntimeError: Nothing was collected, a step is under way, every UBN layer is in eval mode,
-            or a layer is reached in one step and not in the other.
+        RuntimeError: Nothing was collected, the weights have changed since, a step is under way,
+            every UBN layer is in eval mode, a layer is reached in one step and not in the other,
+            or step 2 is entered again where the reading does not allow it.
+
+    Example:
+        >>> import torch
+        >>> from ubnlib import UnsupervisedBatchNorm1d, collecting, using
+        >>> model = torch.nn.Sequential(UnsupervisedBatchNorm1d(4, stats_grad="none"))
+        >>> labeled, unlabeled = torch.randn(6, 4), torch.randn(20, 4)
+        >>> with collecting(model):
+        ...     _ = model(torch.cat([labeled, unlabeled]))
+        >>> for micro_batch in labeled.split(2):
+        ...     with using(model):
+        ...         model(micro_batch).square().sum().backward()
     """
     layers = ubn_layers(model)
-    if not any(layer._collected for layer in layers):
+    if not any(layer._calls for layer in layers):
         raise RuntimeError(
             "No statistics were collected: run the combined batch inside collecting(model) first."
         )
+    if not allow_stale and layers[0]._weight_version != _weight_version(model):
+        raise RuntimeError(
+            "The model's weights have changed since its statistics were collected: collect "
+            "again, or say using(model, allow_stale=True)."
+        )
+    again = {layer.stats_grad for layer in layers if any(call.labeled for call in layer._calls)}
+    if again - {"none"}:
+        raise RuntimeError(
+            f"Step 2 is entered again with stats_grad={min(again - {'none'})!r}, whose gradient "
+            'needs all labeled rows at once: give them together, or use stats_grad="none".'
+        )
     with _step(layers, "use"):
         yield
-        missed = [layer for layer in layers if len(layer._labeled) != len(layer._collected)]
+        missed = [layer for layer in layers if layer._used != len(layer._calls)]
         if missed:
             raise RuntimeError(
                 f"{len(missed)} of {len(layers)} UBN layers were reached in step 1 and not as "
@@ -120,13 +187,21 @@ def using(model: nn.Module) -> Iterator[None]:
 def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> Any:
     """Run both steps and return the model's output for the labeled rows, ready for backward.
 
-    Layers that draw at random, such as dropout, draw anew in each step.
+    The labeled and the unlabeled rows pass through the model once each, side by side, and meet at
+    every UBN layer (see `ubnlib.lockstep`); the result is that of the two steps by hand. The model
+    sees two calls, and so do its hooks: first the labeled rows, then the unlabeled ones. Where
+    this cannot be, with `source="running"` or in a compiled model, the two steps run one after
+    the other, and layers that draw at random, such as dropout, draw anew in each.
+
+    Under DistributedDataParallel, give the wrapped model: statistics are then over the rows of
+    all ranks, of which each may have any number, also none.
 
     Args:
         model: A model with UBN layers, in training mode.
         labeled: [N, ...], the rows that the loss is computed on.
-        unlabeled: [M, ...], rows of the same shape, dtype and device. None or no rows at all
-            means plain batch normalization, through `model(labeled)`.
+        unlabeled: [M, ...], rows of the same shape, dtype and device. None means plain batch
+            normalization, on all ranks, through `model(labeled)`; so do no rows at all where
+            there is but one rank.
 
     Returns:
         `model(labeled)` normalized by the statistics of both.
@@ -134,7 +209,8 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
     Raises:
         ValueError: The two batches do not go together, or the model has no UBN layer.
         TypeError: The model is a DataParallel.
-        RuntimeError: A step is under way, or every UBN layer is in eval mode.
+        RuntimeError: A step is under way, every UBN layer is in eval mode, or the two halves
+            reach different layers.
 
     Example:
         >>> import torch
@@ -144,7 +220,7 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
         >>> loss = ubn_forward(model, torch.randn(5, 2), torch.randn(20, 2)).square().mean()
         >>> loss.backward()
     """
-    if unlabeled is None or len(unlabeled) == 0:
+    if unlabeled is None:
         return model(labeled)
     for what in ("shape", "dtype", "device"):
         ours, theirs = getattr(labeled, what), getattr(unlabeled, what)
@@ -153,9 +229,43 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
         if ours != theirs:
             raise ValueError(
                 f"The labeled rows have {what} {ours} and the unlabeled ones {theirs}: both pass "
-                "through the model as one batch and must agree."
+                "through the same model and must agree."
             )
-    with collecting(model):
+    layers = ubn_layers(model)
+    alone = group_of(model) is None and all(layer.own_group() is None for layer in layers)
+    if len(unlabeled) == 0 and alone:
+        return model(labeled)
+    if any(layer.source == "running" for layer in layers) or _is_compiled(model):
+        return two_passes(model, labeled, unlabeled)
+    return _side_by_side(model, layers, labeled, unlabeled)
+
+
+def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
+    """Run step 1 and then step 2, as the paper has it: `ubn_forward` without its shortcut."""
+    with collecting(model, rows=(len(labeled), len(unlabeled))):
         model(torch.cat([labeled, unlabeled]))
     with using(model):
         return model(labeled)
+
+
+def _side_by_side(
+    model: nn.Module, layers: list[UnsupervisedBatchNorm], labeled: Tensor, unlabeled: Tensor
+) -> Any:
+    """Run both halves in lockstep."""
+    lockstep = Lockstep()
+    with _step(layers, lockstep), _new_step(model, layers):
+        # The wrapper prepares for backward, which only the labeled half needs.
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        half = in_same_setting(lambda: bare(unlabeled), unlabeled.device, _records_gradient(layers))
+        with lockstep.running(half) if len(unlabeled) else nullcontext():  # none on this rank
+            output = model(labeled)
+        move_averages(layers)
+        return output
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether any part of a model was compiled, which cannot wait in the middle of a graph."""
+    return torch.compiler.is_compiling() or any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )

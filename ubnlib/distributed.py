@@ -1,0 +1,41 @@
+"""Statistics over the rows of all processes of a group."""
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+
+from ubnlib.statistics import Statistics
+
+
+def group_of(model: nn.Module) -> ProcessGroup | None:
+    """Return the processes that train a model together; None for a model that trains alone."""
+    return model.process_group if isinstance(model, DistributedDataParallel) else None
+
+
+def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Statistics, ...]:
+    """Merge each of this rank's statistics with the same ones of all other ranks.
+
+    Ranks count with the number of their values, which may be zero. The gradient goes back to all
+    ranks. One collective call, whatever the number of parts.
+
+    Args:
+        parts: Of the same C channels, in the same order on all ranks.
+        group: The ranks; None merges nothing.
+    """
+    if group is None:
+        return parts
+    mine = torch.stack([torch.cat([p.mean, p.var, p.mean.new_tensor([p.count])]) for p in parts])
+    # Every rank fills its own slice and the sum gathers them: on all backends, differentiably.
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    slices = torch.stack([mine if r == rank else torch.zeros_like(mine) for r in range(size)])
+    every = torch.distributed.nn.functional.all_reduce(slices, group=group)
+    channels = parts[0].mean.numel()
+    means, variances, counts = every.split([channels, channels, 1], dim=-1)  # [ranks, parts, ...]
+    total = counts.sum(0)
+    shares = counts / total.clamp_min(1)
+    mean = (shares * means).sum(0)
+    var = (shares * (variances + (means - mean) ** 2)).sum(0)
+    return tuple(Statistics(*s) for s in zip(mean, var, total.squeeze(-1), strict=True))
