@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ubnlib.distributed import group_of, pool
 from ubnlib.layers import UnsupervisedBatchNorm
 from ubnlib.statistics import Statistics, batch_statistics, merge, remove
 from ubnlib.steps import collecting, ubn_layers, using
@@ -76,7 +77,8 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     The mean and variance of each layer's inputs are merged exactly, also over batches of uneven
     size; within a batch, activations are normalized by that batch, as in training (Precise BN:
     Wu and Johnson 2021, arXiv:2105.07576). Works for UBN and plain batch normalization layers;
-    everything else in the model stays in its mode.
+    everything else in the model stays in its mode. Under DistributedDataParallel, every rank gives
+    batches of its own, as many as it has, and the statistics are those of all ranks.
 
     Args:
         model: The model.
@@ -95,6 +97,8 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     ]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer that keeps running statistics.")
+    group = group_of(model)
+    model_here = model.module if group is not None else model
     population: dict[_BatchNorm, Statistics] = {}
 
     def gather(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
@@ -107,15 +111,22 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module
             for layer in layers:
                 layer.training = True
             for batch in batches:
-                model(batch)
+                model_here(batch)
     finally:
         for hook in hooks:
             hook.remove()
+    if group is not None:
+        for layer in layers:
+            here = population.get(
+                layer, batch_statistics(layer.running_mean.new_empty(0, layer.num_features))
+            )
+            (population[layer],) = pool((here,), group)
     if not population:
         raise ValueError("There is no batch to refresh the statistics from: give at least one.")
-    for layer, (mean, var, count) in population.items():
+    for layer, statistics in population.items():
+        mean, var = statistics.unbiased
         layer.running_mean.copy_(mean)
-        layer.running_var.copy_(var * (count / (count - 1)))
+        layer.running_var.copy_(var)
     return model
 
 

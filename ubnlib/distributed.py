@@ -1,9 +1,10 @@
 """Statistics over the rows of all processes of a group."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +32,7 @@ def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Sta
     # Every rank fills its own slice and the sum gathers them: on all backends, differentiably.
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     slices = torch.stack([mine if r == rank else torch.zeros_like(mine) for r in range(size)])
-    every = torch.distributed.nn.functional.all_reduce(slices, group=group)
+    every = _SumOverRanks.apply(slices, group)
     channels = parts[0].mean.numel()
     means, variances, counts = every.split([channels, channels, 1], dim=-1)  # [ranks, parts, ...]
     total = counts.sum(0)
@@ -39,3 +40,20 @@ def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Sta
     mean = (shares * means).sum(0)
     var = (shares * (variances + (means - mean) ** 2)).sum(0)
     return tuple(Statistics(*s) for s in zip(mean, var, total.squeeze(-1), strict=True))
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        values = values.clone()
+        dist.all_reduce(values, group=group)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None

@@ -123,7 +123,7 @@ class NormalizeLabeled(torch.autograd.Function):
         if grad is not None:
             scale = weight if weight is None else weight.to(mean.dtype)
             if not ctx.corrected:
-                grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad_x, grad_weight, grad_bias = _backward_of_torch(
                     grad, x, scale, mean, var, None, None, False, ctx.eps, [True] * 3
                 )
             else:
@@ -150,7 +150,7 @@ def _batch_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return batch normalization's gradients, over the rows of all ranks where there is a group."""
     alone = ctx.group is None
-    grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+    grad_x, grad_weight, grad_bias = _backward_of_torch(
         grad, x, weight, None, None, mean, invstd, True, ctx.eps, [alone, True, True]
     )
     if not alone:
@@ -161,3 +161,15 @@ def _batch_norm_backward(
         grad_x = grad - _channels(offset, x) - x_hat * _channels(slope, x)
         grad_x = (grad_x * _channels(weight * invstd, x)).to(x.dtype)
     return grad_x, grad_weight, grad_bias
+
+
+def _backward_of_torch(
+    grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor | None, *rest: Any
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Call torch's kernel, which divides by the number of rows, except on no rows at all."""
+    if x.numel() > 0:
+        return torch.ops.aten.native_batch_norm_backward(grad, x, weight, mean, *rest)
+    nothing = torch.zeros(
+        x.size(1), device=x.device, dtype=(rest[1] if mean is None else mean).dtype
+    )
+    return torch.zeros_like(x), nothing, nothing

@@ -1,6 +1,6 @@
 """The Unsupervised Batch Normalization layers: state and switches around `ubnlib.statistics`."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -8,19 +8,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubnlib.averages import average_after, move_together
-from ubnlib.distributed import pool
-from ubnlib.kernels import NormalizeLabeled
+from ubnlib.averages import move_together
 from ubnlib.lockstep import Lockstep
-from ubnlib.statistics import (
-    Moments,
-    RunningStat,
-    Statistics,
-    batch_statistics,
-    carry_labeled_gradient,
-    merge,
-    normalize,
-)
+from ubnlib.passes import Call, advance, collect, normalize_by_itself, recompute, use
+from ubnlib.statistics import RunningStat, batch_statistics
 
 Source = Literal["batch", "running"]
 StatsGrad = Literal["corrected", "none", "labeled", "all"]
@@ -33,21 +24,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
 SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite")
 STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weight_version")
-
-
-class Call(NamedTuple):
-    """What one call of a layer saw in a UBN step, over all ranks.
-
-    The labeled statistics carry gradient, the others only with `stats_grad="all"`. In two steps
-    by hand, `labeled` is None until step 2, and `unlabeled` unless `collecting` was told which
-    rows are labeled.
-    """
-
-    union: Statistics
-    labeled: Statistics | None
-    unlabeled: Statistics | None
-    reference: Moments  # what normalizes the labeled rows
-    own_mean: Tensor | None = None  # of this rank's labeled rows, to know them again
 
 
 def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
@@ -194,156 +170,22 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         if self._step is None:
-            return self._recompute(x) if _in_backward() else self._forward_plainly(x)
+            return recompute(self, x) if _in_backward() else self._forward_plainly(x)
         self._check_input_dim(x)
         if self._step == "collect":
-            return self._collect(x)
+            return collect(self, x)
         if self._step == "use":
-            return self._use(x)
-        return self._advance(x, self._step)
+            return use(self, x)
+        return advance(self, x)
 
     def _forward_plainly(self, x: Tensor) -> Tensor:
         """Equation 1, with the averages moved."""
         self._plain = True
-        if self.running_stat == "std" and self.track_running_stats:
-            self._check_input_dim(x)
-            move_together([self], [batch_statistics(x.detach())])
-            return self._normalize_by_itself(x)
-        return super().forward(x)
-
-    def _normalize_by_itself(self, x: Tensor) -> Tensor:
-        """Equation 1, with nothing moved."""
-        return nn.functional.batch_norm(
-            x, None, None, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps
-        )
-
-    def _collect(self, x: Tensor) -> Tensor:
-        """Step 1: gather the statistics of the combined batch."""
-        if self._rows is not None:
-            n, m = self._rows
-            split, rest = divmod(len(x) * n, n + m)
-            if rest:
-                raise RuntimeError(
-                    f"This layer gets {len(x)} rows for the {n} labeled and {m} unlabeled ones "
-                    "of the combined batch, which cannot be told apart in it."
-                )
-            parts = batch_statistics(x[:split]), batch_statistics(x[split:])
-            labeled, unlabeled = pool(parts, self._group)
-            union = merge(labeled, unlabeled, self.unlabeled_weight)
-        elif self.unlabeled_weight is None:
-            (union,), unlabeled = pool((batch_statistics(x),), self._group), None
-        else:
-            raise ValueError(
-                f"unlabeled_weight={self.unlabeled_weight} needs to know which rows are labeled: "
-                "say collecting(model, rows=(labeled, unlabeled)) with their numbers."
-            )
-        self._open_call(union, unlabeled)
-        return normalize(x, union.moments, self.weight, self.bias, self.eps)
-
-    def _use(self, x: Tensor) -> Tensor:
-        """Step 2: normalize the labeled rows by what step 1 collected (equation 4)."""
-        if self._used >= len(self._calls):
-            raise RuntimeError(
-                f"This layer is called {self._used + 1} times in step 2 but was called "
-                f"{len(self._calls)} times in step 1: both steps must take the same path "
-                "through the model."
-            )
-        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
-        (labeled,) = pool((own,), self._group)
-        self._used += 1
-        return self._normalize_labeled(x, own, labeled, self._used - 1)
-
-    def _advance(self, x: Tensor, lockstep: Lockstep) -> Tensor:
-        """Both steps at once for either half of the rows, which exchange their statistics."""
-        unlabeled_half = lockstep.in_unlabeled_half()
-        differentiable = ("all",) if unlabeled_half else ("labeled", "all")
-        own = batch_statistics(x, differentiable=self.stats_grad in differentiable)
-        index = lockstep.meet(self, own, self._combine)
-        if unlabeled_half:
-            union = self._calls[index].union
-            return normalize(x, union.moments, self.weight, self.bias, self.eps)
-        self._used += 1
-        return self._normalize_labeled(x, own, self._calls[index].labeled, index)
-
-    @torch.enable_grad()
-    def _combine(self, labeled: Statistics, unlabeled: Statistics) -> int:
-        """Open a call with the statistics of both halves, in whichever thread has them."""
-        labeled, unlabeled = pool((labeled, unlabeled), self._group)
-        constant = labeled.detach() if self.stats_grad == "labeled" else labeled
-        self._open_call(merge(constant, unlabeled, self.unlabeled_weight), unlabeled, labeled)
-        return len(self._calls) - 1
-
-    def _open_call(
-        self,
-        union: Statistics,
-        unlabeled: Statistics | None = None,
-        labeled: Statistics | None = None,
-    ) -> None:
-        """Note what step 2 and the moving averages will need."""
-        if isinstance(union.count, int) and union.count < 2:
-            raise ValueError(
-                f"The combined batch has {union.count} value per channel: statistics need at "
-                "least 2; give more rows."
-            )
-        reference = union.moments
-        if self.source == "running":
-            before = Moments(self.running_mean, self.running_var)
-            if self._calls:
-                before = self._calls[-1].reference
-            earlier = len(self._calls)
-            reference, _ = average_after(self, before, union.unbiased, earlier)
-        self._calls += (Call(union, labeled, unlabeled, reference),)
-
-    def _normalize_labeled(
-        self, x: Tensor, own: Statistics, labeled: Statistics, index: int
-    ) -> Tensor:
-        """Normalize labeled rows, with the gradient that `stats_grad` asks for."""
-        call = self._calls[index]
-        reference = call.reference
-        if self.stats_grad == "labeled":
-            union = carry_labeled_gradient(call.union, labeled, self.unlabeled_weight)
-            reference = union.moments
-        if self.stats_grad in ("labeled", "all"):
-            out = normalize(x, reference, self.weight, self.bias, self.eps)
-        else:
-            corrected = self.stats_grad == "corrected"
-            if corrected and isinstance(labeled.count, int) and labeled.count < 2:
-                raise ValueError(
-                    'stats_grad="corrected" needs at least 2 labeled values per channel, as '
-                    "batch normalization does, and got 1: give more labeled rows or use "
-                    '"none" or "labeled".'
-                )
-            out, mean, var = NormalizeLabeled.apply(
-                x, self.weight, self.bias, *labeled, *reference, self.eps, corrected, self._group
-            )
-            labeled = Statistics(mean, var, labeled.count)
-        call = call._replace(labeled=labeled, own_mean=own.mean.detach())
-        self._calls = (*self._calls[:index], call, *self._calls[index + 1 :])
-        return out
-
-    def _recompute(self, x: Tensor) -> Tensor:
-        """Activation checkpointing's second forward: the same values again, nothing moved."""
-        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
-        slack = 1e-4 * own.var.detach().sqrt() + 1e-5 * own.mean.detach().abs()
-        for index, call in enumerate(self._calls):
-            if call.own_mean is not None and bool(
-                ((call.own_mean - own.mean).abs() <= slack).all()
-            ):
-                if self.stats_grad == "all":
-                    raise RuntimeError(
-                        'Activation checkpointing does not go with stats_grad="all", whose '
-                        "unlabeled rows have a backward pass of their own."
-                    )
-                labeled = call.labeled.detach()
-                if self.stats_grad == "labeled":
-                    (labeled,) = pool((own,), self._group)
-                return self._normalize_labeled(x, own, labeled, index)
-        if self._plain or not self._calls:
-            return self._normalize_by_itself(x)
-        raise RuntimeError(
-            "Activation checkpointing computes rows again that are not those of the last UBN "
-            "step: call backward before the next step."
-        )
+        if self.running_stat == "var" or not self.track_running_stats:
+            return super().forward(x)
+        self._check_input_dim(x)
+        move_together([self], [batch_statistics(x, differentiable=False)])
+        return normalize_by_itself(self, x)
 
     def own_group(self) -> ProcessGroup | None:
         """Return the ranks that this layer shares statistics with whatever model it is in."""

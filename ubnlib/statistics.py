@@ -69,9 +69,10 @@ def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
         ([2.0, 10.0], [1.0, 0.0], 2)
     """
     count = x.numel() // x.size(1)
-    if count == 0:
-        empty = x.new_zeros(x.size(1), dtype=torch.promote_types(x.dtype, torch.float32))
-        return Statistics(empty, empty, 0)
+    if count == 0:  # nothing, but with a gradient, as other ranks wait for this one's
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        nothing = (x if differentiable else x.detach()).sum([0, *range(2, x.dim())], dtype=dtype)
+        return Statistics(nothing, nothing, 0)
     if differentiable and x.requires_grad and torch.is_grad_enabled():
         mean, var = BatchMoments.apply(x)
     else:
