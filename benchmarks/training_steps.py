@@ -1,22 +1,17 @@
-"""The training steps that are compared, and how their time and memory are measured."""
+"""The training steps that are compared: models, data and methods."""
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ubnlib import DispNet, UnsupervisedBatchNorm2d, convert_ubn, ubn_forward
+from ubnlib import DispNet, convert_ubn, ubn_forward
 from ubnlib.records import Config
 from ubnlib.steps import two_passes
 
 METHODS = ("BN", "two passes", "joint pass", "ubn_forward")
-WARM_UP = 2  # rounds that are not timed
-MEMORY_STEPS = 2  # the second step shows what the first one's freed memory is good for
-LAYER_CALLS = 100  # of one layer in eval mode, timed together
 
 Step = Callable[[], Any]
 
@@ -135,71 +130,3 @@ def training_step(setting: Setting, k: int, method: str) -> Step:
         return loss.detach()
 
     return step
-
-
-def layers_in_eval(device: str, rows: int) -> dict[str, Step]:
-    """Make calls of one layer in eval mode, plain and UBN."""
-    x = torch.randn(rows, 64, 16, 16, device=device)
-
-    def calls_of(layer: nn.Module) -> Step:
-        layer = layer.to(device).eval()
-
-        @torch.no_grad()
-        def call() -> None:
-            for _ in range(LAYER_CALLS):
-                layer(x)
-
-        return call
-
-    return {cls.__name__: calls_of(cls(64)) for cls in (nn.BatchNorm2d, UnsupervisedBatchNorm2d)}
-
-
-def alternate(
-    steps: dict[str, Step], repeats: int, device: str, tick: Step = lambda: None
-) -> dict[str, list[float]]:
-    """Time each step once per repeat, in rotating order, so that noise hits all alike.
-
-    Returns:
-        Milliseconds by name of the step, one for each repeat.
-    """
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    names, times = list(steps), {name: [] for name in steps}
-    for repeat in range(-WARM_UP, repeats):
-        first = repeat % len(names)
-        for name in names[first:] + names[:first]:
-            wait()
-            start = time.perf_counter()
-            steps[name]()
-            wait()
-            if repeat >= 0:
-                times[name].append(round(1000 * (time.perf_counter() - start), 3))
-            tick()
-    return times
-
-
-def peak_on_gpu(step: Step) -> float:
-    """Return by how many MB a step's tensors exceed, at most, what was allocated before it."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-
-
-def peak_of_process(step: Step) -> float:
-    """Return by how many MB this process exceeds, at most, what it held before its first step.
-
-    Linux only. The kernel's own mark for this program: `getrusage` would begin with the peak of
-    the process that started this one.
-    """
-    before = _status_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    for _ in range(MEMORY_STEPS):
-        step()
-    return round(_status_mb("VmHWM") - before, 1)
-
-
-def _status_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 2**10  # given in kB
-    raise OSError(f"/proc/self/status has no {field}: memory cannot be measured on this system.")

@@ -1,70 +1,49 @@
 """Compare what a training step costs: BN, two passes, a joint pass, and ubn_forward.
 
-Every result goes into a JSON file of its own, and all of them into the folder's README.md.
+Every setting's times go into a JSON file of its own, and all of them into the folder's README.md.
 """
 
 import argparse
 import itertools
-import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tables import Comparison, Measurement, details, limits, title, write_comparison, write_table
+from measuring import WARM_UP, alternate, layers_in_eval, peak_of_process, peak_on_gpu
+from tables import Comparison, Measurement, table, write_comparison, write_readme
 from tqdm import tqdm
-from training_steps import (
-    METHODS,
-    WARM_UP,
-    WORKLOADS,
-    Setting,
-    Step,
-    alternate,
-    layers_in_eval,
-    peak_of_process,
-    peak_on_gpu,
-    training_step,
-)
+from training_steps import METHODS, WORKLOADS, Setting, training_step
 
 from ubnlib.records import provenance
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
-ALLOCATORS = {"default": {}, "one arena": {"MALLOC_ARENA_MAX": "1"}}  # by environment
+ARENAS = {"default": False, "one arena": True}
 LAYER_REPEATS = 31
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    several = dict(nargs="+", default=argparse.SUPPRESS)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="cpu, cuda (default: all there are)", **several
-    )
-    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument(
-        "--k", nargs="+", type=int, default=[0, 1, 3], help="unlabeled rows per labeled row"
-    )
-    parser.add_argument("--rows", type=int, help="labeled rows (default: dispnet 4, resnet 32)")
-    parser.add_argument("--width", type=float, default=1.0, help="multiplier of hidden channels")
-    parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="(default: the model's own)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--device", nargs="+", choices=("cpu", "cuda"), help="default: all there are")
+    add("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: both")
+    add("--k", nargs="+", type=int, default=[0, 1, 3], help="unlabeled per labeled row (0 1 3)")
+    add("--rows", type=int, help="labeled rows (4 for dispnet, 32 for resnet)")
+    add("--width", type=float, default=1.0, help="multiplier of the hidden channels (1)")
+    add("--size", nargs=2, type=int, metavar=("H", "W"), help="of the images (128 416; 32 32)")
     for name, choices in {
         "precision": ("fp32", "bf16"),
         "layout": ("contiguous", "channels_last"),
         "mode": ("eager", "compiled"),
     }.items():
-        text = f"{', '.join(choices)} (default: {choices[0]}; on CUDA both)"
-        parser.add_argument(f"--{name}", choices=choices, help=text, **several)
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of every method")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--table", action="store_true", help="only write README.md anew")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
-    parser.add_argument("--peak-memory", help=argparse.SUPPRESS)  # what a fresh process is for
+        text = f"default: {choices[0]} on the CPU, both on CUDA"
+        add(f"--{name}", nargs="+", choices=choices, help=text)
+    add("--repeats", type=int, default=9, help="timed steps of every method (9)")
+    add("--threads", type=int, default=1, help="of torch on the CPU (1)")
+    add("--skip-memory", action="store_true", help="do not measure memory on the CPU")
+    add("--out", type=Path, default=RESULTS, help="folder of the results (results/benchmarks)")
+    add("--table", action="store_true", help="measure nothing, only write README.md anew")
     return parser.parse_args()
 
 
@@ -74,38 +53,35 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: Says which.
     """
-    least = {"rows": 2, "repeats": 1, "threads": 1}  # BN needs two values per channel
+    least = dict(rows=2, repeats=1, threads=1, k=0, size=1)  # BN needs two values per channel
     for name, minimum in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < minimum:
-            raise ValueError(f"--{name} is {value}: it must be at least {minimum}.")
-    if min(arguments.k) < 0:
-        raise ValueError(f"--k holds {min(arguments.k)}: there is no negative number of rows.")
+        given = getattr(arguments, name)
+        smallest = min(given) if isinstance(given, list) else given
+        if smallest is not None and smallest < minimum:
+            raise ValueError(f"--{name} {smallest}: it must be at least {minimum}.")
     if not 0 < arguments.width < float("inf"):
-        raise ValueError(f"--width is {arguments.width:g}: it must be above 0.")
-    if arguments.size and min(arguments.size) < 1:
-        raise ValueError(f"--size is {arguments.size}: height and width must be at least 1.")
-    if "cuda" in getattr(arguments, "device", ()) and not torch.cuda.is_available():
+        raise ValueError(f"--width {arguments.width:g}: it must be above 0.")
+    if "cuda" in (arguments.device or ()) and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu.")
 
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     """Combine the options into settings."""
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    present = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     settings = []
-    for device in getattr(arguments, "device", devices):
-        both = {"cpu": 1, "cuda": 2}[device]
+    for device in arguments.device or present:
+        count = 2 if device == "cuda" else 1
         for model, precision, layout, mode in itertools.product(
             arguments.models,
-            getattr(arguments, "precision", ("fp32", "bf16")[:both]),
-            getattr(arguments, "layout", ("contiguous", "channels_last")[:both]),
-            getattr(arguments, "mode", ("eager", "compiled")[:both]),
+            arguments.precision or ["fp32", "bf16"][:count],
+            arguments.layout or ["contiguous", "channels_last"][:count],
+            arguments.mode or ["eager", "compiled"][:count],
         ):
             setting = Setting(
                 device=device,
                 model=model,
                 width=arguments.width,
-                size=tuple(arguments.size or WORKLOADS[model].size),
+                size=arguments.size or WORKLOADS[model].size,
                 rows=arguments.rows or WORKLOADS[model].rows,
                 precision=precision,
                 layout=layout,
@@ -116,89 +92,59 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     return settings
 
 
-def measure(setting: Setting, k: int, repeats: int, tick: Step) -> Measurement:
-    """Measure all methods at one k."""
-    torch.compiler.reset()  # compiled graphs of other settings count against torch's limit
+def measure(setting: Setting, k: int, repeats: int, memory: bool, tick: Callable) -> Measurement:
+    """Measure all methods at one k; `memory` is whether also in processes of their own."""
+    torch.compiler.reset()  # graphs of other settings count against torch's limit
     steps = {method: training_step(setting, k, method) for method in METHODS}
     losses = {method: float(step()) for method, step in steps.items()}
     times = alternate(steps, repeats, setting.device, tick)
-    memory = {}
+    memory_mb = {}
     if setting.device == "cuda":
-        memory["default"] = {method: peak_on_gpu(step) for method, step in steps.items()}
-    elif setting.mode == "eager" and sys.platform == "linux":  # else the compiler's own would count
-        del steps
-        for name, environment in ALLOCATORS.items():
-            memory[name] = {}
-            for method in METHODS:
-                memory[name][method] = in_fresh_process(setting, k, method, environment)
-                tick()
-    return Measurement(k=k, milliseconds=times, losses=losses, memory_mb=memory)
-
-
-def in_fresh_process(setting: Setting, k: int, method: str, environment: dict[str, str]) -> float:
-    """Measure one method's memory where nothing else has run before."""
-    inherited = {name: os.environ[name] for name in os.environ if name != "MALLOC_ARENA_MAX"}
-    job = json.dumps({"setting": setting.model_dump(), "k": k, "method": method})
-    process = subprocess.run(
-        [sys.executable, __file__, "--peak-memory", job],
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-    )
-    if process.returncode:
-        reason = (process.stderr.strip().splitlines() or ["it was killed"])[-1]
-        raise OSError(f"the process that measures the memory of {method!r} failed: {reason}")
-    return float(process.stdout)
+        memory_mb["default"] = {method: peak_on_gpu(step) for method, step in steps.items()}
+    del steps
+    for name, one_arena in ARENAS.items() if memory else ():
+        memory_mb[name] = {}
+        for method in METHODS:
+            rows = 0 if method == "BN" else k  # which BN does not see
+            memory_mb[name][method] = peak_of_process(setting, rows, method, one_arena)
+            tick()
+    return Measurement(k=k, milliseconds=times, losses=losses, memory_mb=memory_mb)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure everything, writing each comparison when it is done."""
-    settings, origin = settings_of(arguments), provenance()
-    rounds = (WARM_UP + arguments.repeats) * len(METHODS)
-    children = len(ALLOCATORS) * len(METHODS)
-    counts = [rounds + children * (s.device == "cpu" and s.mode == "eager") for s in settings]
-    done = []
-    with tqdm(
-        total=sum(counts) * len(set(arguments.k)), unit="step", disable=arguments.quiet
-    ) as bar:
-        for setting in settings:
+    """Measure everything, and write and print each comparison when it is done."""
+    origin = provenance()  # the files written below are no changes of the code that is measured
+    code = dict(revision=origin.revision, dirty=origin.dirty)
+    settings, ks = settings_of(arguments), sorted(set(arguments.k))
+    can_skip = arguments.skip_memory or sys.platform != "linux"
+    # The compiler's own memory would count where it runs in the first step.
+    in_processes = [s.device == "cpu" and s.mode == "eager" and not can_skip for s in settings]
+    rounds = [WARM_UP + arguments.repeats + len(ARENAS) * memory for memory in in_processes]
+    # Silent where nobody looks.
+    with tqdm(total=sum(rounds) * len(ks) * len(METHODS), unit="step", disable=None) as bar:
+        for setting, memory in zip(settings, in_processes, strict=True):
             bar.set_description(f"{setting.model} on {setting.device}")
+            measurements = [measure(setting, k, arguments.repeats, memory, bar.update) for k in ks]
+            layers = layers_in_eval(setting.device, setting.rows)
             comparison = Comparison(
                 setting=setting,
-                measurements=[
-                    measure(setting, k, arguments.repeats, bar.update)
-                    for k in sorted(set(arguments.k))
-                ],
-                eval_layer_milliseconds=alternate(
-                    layers_in_eval(setting.device, setting.rows), LAYER_REPEATS, setting.device
-                ),
-                # The files written here are no changes of the code that was measured.
-                provenance=provenance().model_copy(
-                    update={"revision": origin.revision, "dirty": origin.dirty}
-                ),
+                measurements=measurements,
+                eval_layer_milliseconds=alternate(layers, LAYER_REPEATS, setting.device),
+                provenance=provenance().model_copy(update=code),
             )
             write_comparison(comparison, arguments.out)
-            done.append(comparison)
-    for comparison in done:
-        print(f"{title(comparison)}\n\n{details(comparison)}")
-    print(limits(done))
+            bar.write(table(comparison))
 
 
 def main() -> int:
-    """Parse the arguments, measure, print the tables."""
+    """Parse the arguments, measure, say where the tables are."""
     arguments = parse_arguments()
     try:
         check_arguments(arguments)
         torch.set_num_threads(arguments.threads)
-        if arguments.peak_memory:
-            job = json.loads(arguments.peak_memory)
-            setting = Setting(**job["setting"])
-            torch.set_num_threads(setting.threads)
-            print(peak_of_process(training_step(setting, job["k"], job["method"])))
-            return 0
         if not arguments.table:
             run(arguments)
-        print(write_table(arguments.out))
+        print(write_readme(arguments.out))
     except torch.OutOfMemoryError:
         print("ubn_step: the GPU's memory is full: give fewer --rows.", file=sys.stderr)
         return 1

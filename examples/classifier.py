@@ -1,7 +1,7 @@
 """A small image classifier with few labels, trained with BN and with UBN side by side.
 
 The task is drawn here: a disk, a square, a cross or a ring somewhere in a noisy image of varying
-brightness and contrast. Of each seed's images, 32 are labeled and 512 more are not. Both nets begin
+brightness and contrast. Of each seed's images, 64 are labeled and 512 more are not. Both nets begin
 with the same weights, see the same labeled batches and make the same number of steps.
 
     python examples/classifier.py
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ubnlib import convert_ubn, ubn_forward
 
 CLASSES, SIZE = 4, 16
-LABELED, UNLABELED, TEST = 32, 512, 1000
-STEPS, LABELED_BATCH, UNLABELED_BATCH, LEARNING_RATE = 150, 16, 48, 2e-3
+LABELED, UNLABELED, TEST = 64, 512, 1000
+STEPS, BATCH, LEARNING_RATE = 100, 64, 2e-3  # BATCH: labeled and unlabeled rows together
 
 
 def draw_images(number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -42,21 +42,27 @@ def draw_images(number: int, generator: torch.Generator) -> tuple[Tensor, Tensor
         ]
     )
     image = uniform(-1, 1) + uniform(0.5, 2) * shapes[shape, torch.arange(number)]
-    image = image + 0.5 * torch.randn(image.shape, generator=generator)
+    image = image + 0.2 * torch.randn(image.shape, generator=generator)
     return image.unsqueeze(1), shape
 
 
 def make_net() -> nn.Module:
     """Return a convolutional classifier with plain batch normalization."""
     layers: list[nn.Module] = []
-    for inputs, outputs in [(1, 16), (16, 32), (32, 32)]:
+    for inputs, outputs in [(1, 8), (8, 16), (16, 32)]:
         convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 4, CLASSES))
 
 
 def train(
-    model: nn.Module, labeled: Tensor, labels: Tensor, unlabeled: Tensor | None, seed: int
+    model: nn.Module,
+    labeled: Tensor,
+    labels: Tensor,
+    unlabeled: Tensor | None,
+    *,
+    labeled_batch: int,
+    seed: int,
 ) -> None:
     """Train on the labels; unlabeled images, where there are any, only enter the statistics."""
     labeled_batches = torch.Generator().manual_seed(seed)
@@ -64,10 +70,10 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     model.train()
     for _ in range(STEPS):
-        x = torch.randint(len(labeled), (LABELED_BATCH,), generator=labeled_batches)
+        x = torch.randint(len(labeled), (labeled_batch,), generator=labeled_batches)
         extra = None
         if unlabeled is not None:
-            y = torch.randint(len(unlabeled), (UNLABELED_BATCH,), generator=unlabeled_batches)
+            y = torch.randint(len(unlabeled), (BATCH - labeled_batch,), generator=unlabeled_batches)
             extra = unlabeled[y]
         output = ubn_forward(model, labeled[x], extra)  # with None, this is model(labeled[x])
         optimizer.zero_grad()
@@ -81,7 +87,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (model.eval()(images).argmax(1) == labels).float().mean().item()
 
 
-def compare(seed: int) -> tuple[float, float]:
+def compare(seed: int, labeled_batch: int) -> tuple[float, float]:
     """Return the test accuracies of BN and of UBN."""
     torch.manual_seed(seed)
     images = torch.Generator().manual_seed(seed)
@@ -91,8 +97,8 @@ def compare(seed: int) -> tuple[float, float]:
 
     bn = make_net()
     ubn = convert_ubn(copy.deepcopy(bn))
-    train(bn, labeled, labels, None, seed)
-    train(ubn, labeled, labels, unlabeled, seed)
+    train(bn, labeled, labels, None, labeled_batch=labeled_batch, seed=seed)
+    train(ubn, labeled, labels, unlabeled, labeled_batch=labeled_batch, seed=seed)
     return accuracy(bn, *test), accuracy(ubn, *test)
 
 
@@ -111,13 +117,20 @@ def verdict(difference: np.ndarray) -> str:
 def main() -> None:
     """Compare over several seeds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="how many, at least 2 (default: 10)")
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--seeds", type=int, default=6, help="how many, at least 2 (default: 6)")
+    parser.add_argument(
+        "--labeled-batch", type=int, default=16, help="labeled rows in a batch (default: 16)"
+    )
+    options = parser.parse_args()
+    seeds, labeled_batch = options.seeds, options.labeled_batch
     if seeds < 2:
         parser.error(f"--seeds is {seeds}: a spread needs at least 2.")
+    if not 2 <= labeled_batch < BATCH:
+        parser.error(f"--labeled-batch is {labeled_batch}: it must be from 2 to {BATCH - 1}.")
     torch.set_num_threads(1)
-    results = np.array([compare(seed) for seed in range(seeds)])
-    print(f"{LABELED} labeled images, {UNLABELED} unlabeled, test accuracy over {seeds} seeds")
+    results = np.array([compare(seed, labeled_batch) for seed in range(seeds)])
+    print(f"{LABELED} labeled images, {UNLABELED} unlabeled, {seeds} seeds; a batch of UBN has")
+    print(f"{labeled_batch} labeled and {BATCH - labeled_batch} unlabeled images. Test accuracy:")
     print("      mean   std    min    max")
     for name, column in zip(["BN", "UBN"], results.T, strict=True):
         print(

@@ -1,6 +1,6 @@
 """UBN under DistributedDataParallel: statistics over the rows of all ranks, however many each has.
 
-    torchrun --nproc-per-node 2 examples/train_ddp.py
+torchrun --nproc-per-node 2 examples/train_ddp.py
 """
 
 import os

@@ -1,81 +1,383 @@
 """convert_ubn and revert_ubn: the same model with another layer class, and back."""
 
 import copy
+import io
+import pickle
+import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
-from ubnlib import UnsupervisedBatchNorm2d, convert_ubn, revert_ubn, ubn_forward
+from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d, convert_ubn, revert_ubn
+from ubnlib.convert import BN_OF, UBN_OF
+from ubnlib.layers import SWITCHES, UnsupervisedBatchNorm, UnsupervisedSyncBatchNorm
+from ubnlib.steps import collecting, ubn_forward
+
+# Older parts of torch (jit, quantization, weight_norm) say that there are newer ones.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
 
 
-def awkward():
-    """A net with shared, frozen, untracked, affine-free, hooked and half-precision layers."""
-    shared = nn.BatchNorm2d(4)
-    model = nn.ModuleDict(
-        {
-            "shared": nn.Sequential(shared, nn.ReLU(), shared),
-            "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
-            "frozen": nn.BatchNorm1d(4, momentum=None).eval().requires_grad_(False),
-            "deep": nn.Sequential(nn.Sequential(nn.BatchNorm3d(4, eps=1e-3).double())),
-            "other": nn.Sequential(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Dropout()),
-        }
-    )
-    calls = []
-    shared.register_forward_hook(lambda *_: calls.append("hook"))
-    model.calls = calls
+class FrozenBatchNorm2d(nn.Module):
+    """Fixed statistics and no batch normalization, like torchvision's."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(channels))
+
+    def forward(self, x):
+        return x * self.scale[:, None, None]
+
+
+class Tower(nn.Module):
+    """Residual, with one norm called twice, as models outside of nn.Sequential are."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(self.norm(x)))
+
+
+class Own2d(nn.BatchNorm2d):
+    """A subclass that convert_ubn cannot know."""
+
+
+class OwnUBN2d(UnsupervisedBatchNorm2d):
+    """A subclass that revert_ubn cannot know."""
+
+
+def net(*layers):
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), *layers, nn.ReLU())
+
+
+def changed(norm, **attributes):
+    for name, value in attributes.items():
+        setattr(norm, name, value)
+    return norm
+
+
+def tied():
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    second.weight = first.weight
+    second.running_mean = first.running_mean
+    return net(first, nn.Conv2d(4, 4, 1), second)
+
+
+def frozen_in_part():
+    model = net(nn.BatchNorm2d(4).eval(), nn.BatchNorm2d(4).requires_grad_(False))
+    model[1].bias.requires_grad_(False)
     return model
 
 
-def test_everything_but_the_class_stays():
-    model = awkward()
-    modules = dict(model.named_modules(remove_duplicate=False))
-    before = {name: (dict(m.__dict__), type(m)) for name, m in modules.items()}
-    parameters = dict(model.named_parameters())
-    converted = convert_ubn(model)
-    assert converted is model
-    after = dict(model.named_modules(remove_duplicate=False))
-    assert all(after[name] is module for name, module in modules.items())
-    assert all(p is parameters[n] for n, p in model.named_parameters())
-    assert model["shared"][0] is model["shared"][2]
-    assert isinstance(model["shared"][0], UnsupervisedBatchNorm2d)
-    assert not model["frozen"].training
-    revert_ubn(model)
-    for name, module in model.named_modules(remove_duplicate=False):
-        state, kind = before[name]
-        assert type(module) is kind
-        assert module.__dict__ == state
+def initialized_lazily():
+    model = net(nn.LazyBatchNorm2d())
+    model(torch.zeros(2, 4, 2, 2))
+    return model
 
 
-def test_checkpoints_load_strictly_both_ways():
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    ubn = convert_ubn(copy.deepcopy(plain))
-    ubn_forward(ubn, torch.randn(2, 3, 5, 5), torch.randn(4, 3, 5, 5))
-    assert plain.load_state_dict(ubn.state_dict(), strict=True)
-    assert torch.equal(plain[1].running_mean, ubn[1].running_mean)
-    assert ubn.load_state_dict(plain.state_dict(), strict=True)
+def with_user_state():
+    norm = changed(nn.BatchNorm2d(4, momentum=0.3), nickname="norm", limits=[1, 2])
+    norm.register_buffer("seen", torch.arange(3), persistent=False)
+    norm.register_buffer("kept", torch.arange(2))
+    norm.register_module("child", nn.Linear(1, 1))
+    return net(norm)
 
 
-def test_an_optimizer_made_before_still_works():
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def quantization_aware():
+    qconfig = torch.ao.quantization.get_default_qat_qconfig()
+    return torch.ao.nn.intrinsic.qat.ConvBnReLU2d(4, 4, 3, qconfig=qconfig)
+
+
+ZOO = {
+    "conv_net": lambda: net(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=1e-3)),
+    "deep": lambda: net(nn.Sequential(nn.ModuleDict({"a": Tower()})["a"], nn.Sequential(Tower()))),
+    "root": lambda: nn.BatchNorm2d(4),
+    "root_1d": lambda: nn.BatchNorm1d(4, momentum=0.2),
+    "root_1d_sequence": lambda: nn.BatchNorm1d(4),
+    "root_3d": lambda: nn.BatchNorm3d(4),
+    "root_sync": lambda: nn.SyncBatchNorm(4),
+    "sync_nested": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(net(Tower())),
+    "called_twice": Tower,
+    "tied_parameters_and_buffers": tied,
+    "no_affine": lambda: net(nn.BatchNorm2d(4, affine=False)),
+    "no_bias": lambda: net(changed(nn.BatchNorm2d(4), bias=None)),
+    "untracked": lambda: net(nn.BatchNorm2d(4, track_running_stats=False)),
+    "bare": lambda: net(nn.BatchNorm2d(4, affine=False, track_running_stats=False)),
+    "cumulative": lambda: net(nn.BatchNorm2d(4, momentum=None)),
+    "momentum_zero": lambda: net(nn.BatchNorm2d(4, momentum=0.0)),
+    "frozen_in_part": frozen_in_part,
+    "all_in_eval": lambda: net(nn.BatchNorm2d(4), Tower()).eval(),
+    "no_gradient": lambda: net(nn.BatchNorm2d(4)).requires_grad_(False),
+    "double": lambda: net(nn.BatchNorm2d(4)).double(),
+    "bfloat16": lambda: net(nn.BatchNorm2d(4)).bfloat16(),
+    "half": lambda: net(nn.BatchNorm2d(4)).half(),
+    "mixed_precision": lambda: net(nn.BatchNorm2d(4)).bfloat16().append(nn.BatchNorm2d(4)),
+    "meta": lambda: net(nn.BatchNorm2d(4)).to("meta"),
+    "channels_last": lambda: net(nn.BatchNorm2d(4)).to(memory_format=torch.channels_last),
+    "other_norms": lambda: net(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), FrozenBatchNorm2d(4)),
+    "initialized_lazily": initialized_lazily,
+    "user_state": with_user_state,
+    "weight_norm": lambda: net(nn.utils.weight_norm(nn.BatchNorm2d(4))),
+    "spectral_norm": lambda: net(nn.utils.spectral_norm(nn.BatchNorm2d(4))),
+    "pruned": lambda: net(prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 1)),
+    "parametrized_neighbor": lambda: net(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)
+    ),
+    "data_parallel": lambda: nn.DataParallel(net(nn.BatchNorm2d(4))),
+    "compiled": lambda: torch.compile(net(nn.BatchNorm2d(4)), backend="eager"),
+    "traced_by_fx": lambda: torch.fx.symbolic_trace(Tower()),
+    "averaged": lambda: torch.optim.swa_utils.AveragedModel(Tower(), use_buffers=True),
+    "fused": lambda: torch.ao.nn.intrinsic.BNReLU2d(nn.BatchNorm2d(4), nn.ReLU()),
+    "quantization_aware": quantization_aware,
+}
+SHAPES = {"root_1d": (5, 4), "root_1d_sequence": (5, 4, 3), "root_3d": (5, 4, 2, 3, 2)}
+# torch refuses to copy or pickle these, converted or not.
+NO_COPY = {"weight_norm", "spectral_norm", "pruned", "parametrized_neighbor", "compiled"}
+zoo = pytest.mark.parametrize("kind", ZOO)
+# Compiling takes seconds and has a test of its own.
+running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k not in ("meta", "compiled")])
+
+
+def build(kind):
+    """Build the same model at every call."""
+    torch.manual_seed(0)
+    return ZOO[kind]()
+
+
+def inputs(kind, model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(SHAPES.get(kind, (5, 4, 6, 6)), generator=generator)
+    dtypes = [p.dtype for p in model.parameters()] or [x.dtype]
+    return x.to(dtypes[0])
+
+
+def snapshot(model):
+    """Return everything that a model's modules hold, each container copied once."""
+    return {
+        name: (
+            type(module),
+            {
+                key: copy.copy(value) if isinstance(value, dict) else value
+                for key, value in vars(module).items()
+            },
+        )
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
+
+
+def same_tensors(one, other):
+    """Whether two state_dicts have the same names, in this order, and values, bit by bit."""
+    return list(one) == list(other) and all(
+        not isinstance(value, torch.Tensor)
+        or value.is_meta
+        or (value.dtype == other[name].dtype and torch.equal(value, other[name]))
+        for name, value in one.items()
+    )
+
+
+@zoo
+def test_convert_changes_the_class_alone(kind):
+    model = build(kind)
+    before, values = snapshot(model), copy.deepcopy(model.state_dict())
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    settings = [(p.requires_grad, p.dtype, p.device) for _, p in parameters]
+    modules = list(model.named_modules(remove_duplicate=False))
+
+    assert convert_ubn(model) is model
+
+    for (name, module), (same_name, same) in zip(
+        modules, model.named_modules(remove_duplicate=False), strict=True
+    ):
+        old_class, old = before[name]
+        assert (name, module) == (same_name, same)
+        assert type(module) is UBN_OF.get(old_class, old_class)
+        added = vars(module).keys() - old.keys()
+        assert not added or type(module) in BN_OF
+        assert {key: vars(module)[key] for key in old} == old
+    after = list(model.named_parameters(remove_duplicate=False))
+    for (name, parameter), (same_name, same) in zip(parameters, after, strict=True):
+        assert name == same_name
+        assert parameter is same
+    assert [(p.requires_grad, p.dtype, p.device) for _, p in after] == settings
+    assert same_tensors(model.state_dict(), values)
+
+
+@zoo
+@pytest.mark.parametrize(
+    "conversions",
+    [
+        [{}],
+        [{"preset": "paper"}],
+        [{"decay": 0.5, "stats_grad": "none"}, {"momentum": None}, {"preset": "paper"}, {}],
+    ],
+    ids=["plain", "paper", "again_and_again"],
+)
+def test_revert_gives_back_everything(kind, conversions):
+    model = build(kind)
+    before, values = snapshot(model), copy.deepcopy(model.state_dict())
+    for options in conversions:
+        convert_ubn(model, **options)
+    assert revert_ubn(model) is model
+    assert snapshot(model) == before
+    assert same_tensors(model.state_dict(), values)
+
+
+@running_zoo
+def test_outputs_and_averages_are_bit_identical(kind):
+    plain, ubn = build(kind), convert_ubn(build(kind))
+    x = inputs(kind, plain)
+    for _ in range(2):
+        assert torch.equal(plain(x), ubn(x))
+        assert same_tensors(plain.state_dict(), ubn.state_dict())
+    assert torch.equal(plain.eval()(x), ubn.eval()(x))
+    assert torch.equal(plain(x), revert_ubn(ubn)(x))
+
+
+@running_zoo
+def test_an_optimizer_made_before_still_works(kind):
+    model = build(kind)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    if not learned:
+        pytest.skip("nothing is learned")
+    optimizer = torch.optim.SGD(learned, lr=0.1)
     convert_ubn(model)
-    before = model[1].bias.clone()
-    ubn_forward(model, torch.randn(4, 2), torch.randn(4, 2)).sum().backward()
+    x, y = inputs(kind, model), inputs(kind, model, seed=2)
+    before = [p.detach().clone() for p in learned]
+    layers = [m for m in model.modules() if isinstance(m, UnsupervisedBatchNorm) and m.training]
+    in_steps = layers and not isinstance(model, nn.DataParallel)
+    output = ubn_forward(model, x, y) if in_steps else model(x)
+    plain = build(kind)
+    for result in (output, plain(x)):
+        (result.float() * torch.linspace(-1, 3, result.numel()).view(result.shape)).sum().backward()
     optimizer.step()
-    assert not torch.equal(before, model[1].bias)
+    for (name, parameter), old in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (parameter.grad is None) == (old.grad is None), name
+    assert any(not torch.equal(old, new) for old, new in zip(before, learned, strict=True))
+    if in_steps:
+        assert all(layer.last_step for layer in layers)
 
 
-def test_hooks_still_run():
-    model = convert_ubn(awkward())
-    ubn_forward(model["shared"], torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3))
-    assert model.calls == ["hook"] * 4
+@running_zoo
+def test_checkpoints_load_strictly_both_ways(kind):
+    plain, ubn = build(kind), convert_ubn(build(kind), preset="paper")
+    ubn(inputs(kind, ubn))
+    for source, target in [(ubn, plain), (plain, convert_ubn(build(kind)))]:
+        file = io.BytesIO()
+        torch.save(source.state_dict(), file)
+        file.seek(0)
+        target.load_state_dict(torch.load(file, weights_only=True), strict=True)
+        assert same_tensors(target.state_dict(), source.state_dict())
 
 
-def test_root_that_is_a_batchnorm():
-    layer = convert_ubn(nn.BatchNorm2d(8))
-    assert type(layer) is UnsupervisedBatchNorm2d
-    assert type(revert_ubn(layer)) is nn.BatchNorm2d
+@pytest.mark.parametrize("kind", sorted(ZOO.keys() - NO_COPY))
+def test_copies_and_pickles_revert_as_the_model_does(kind):
+    model = convert_ubn(convert_ubn(build(kind), preset="paper"), decay=0.6)
+    if kind not in ("meta", "data_parallel", "all_in_eval", "other_norms"):
+        ubn_forward(model, inputs(kind, model), inputs(kind, model, seed=2))
+    fresh = [str(module) for module in build(kind).modules() if type(module) in UBN_OF]
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):
+        assert same_tensors(twin.state_dict(), model.state_dict())
+        assert [vars(m)[s] for m in twin.modules() if type(m) in BN_OF for s in SWITCHES] == [
+            vars(m)[s] for m in model.modules() if type(m) in BN_OF for s in SWITCHES
+        ]
+        revert_ubn(twin)
+        assert [str(module) for module in twin.modules() if type(module) in UBN_OF] == fresh
+        assert not any(isinstance(module, UnsupervisedBatchNorm) for module in twin.modules())
+
+
+def test_reverting_after_training_leaves_no_state_behind():
+    model = convert_ubn(build("conv_net"), preset="paper")
+    ubn_forward(model, torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)).sum().backward()
+    revert_ubn(model)
+    fresh = dict(build("conv_net").named_modules())
+    for name, module in model.named_modules():
+        assert type(module) is type(fresh[name])
+        assert vars(module).keys() == vars(fresh[name]).keys()
+
+
+def test_a_momentum_set_by_the_user_is_kept():
+    norm = convert_ubn(nn.BatchNorm2d(4), preset="paper")
+    assert norm.momentum == 1 - 0.9  # which is not 0.1
+    assert revert_ubn(copy.deepcopy(norm)).momentum == 0.1
+    norm.momentum = 0.05
+    assert revert_ubn(copy.deepcopy(norm)).momentum == 0.05
+    convert_ubn(norm, decay=0.25)
+    assert revert_ubn(norm).momentum == 0.05
+
+
+def test_layers_made_as_ubn_revert_to_their_own_settings():
+    layer = UnsupervisedBatchNorm1d(4, eps=1e-3, decay=0.75, stats_grad="all", affine=False)
+    assert repr(revert_ubn(layer)) == repr(nn.BatchNorm1d(4, 1e-3, 0.25, affine=False))
+    assert vars(layer).keys() == vars(nn.BatchNorm1d(4)).keys()
+
+
+def test_every_hook_runs_as_before():
+    calls = []
+
+    def note(name):
+        return lambda *_, **__: calls.append(name)
+
+    def run(convert):
+        model = build("conv_net")
+        norm = model[1]
+        norm.register_forward_pre_hook(note("forward_pre"))
+        norm.register_forward_hook(note("forward"))
+        norm.register_full_backward_pre_hook(note("backward_pre"))
+        norm.register_full_backward_hook(note("backward"))
+        norm.register_state_dict_pre_hook(note("state_dict_pre"))
+        norm.register_state_dict_post_hook(note("state_dict"))
+        norm.register_load_state_dict_pre_hook(note("load_pre"))
+        norm.register_load_state_dict_post_hook(note("load"))
+        norm.weight.register_hook(note("weight"))
+        calls.clear()
+        convert(model)(torch.ones(2, 4, 5, 5)).sum().backward()
+        model.load_state_dict(model.state_dict())
+        return list(calls)
+
+    plain = run(lambda model: model)
+    assert len(plain) == 9
+    assert run(convert_ubn) == plain
+    assert run(lambda model: revert_ubn(convert_ubn(model))) == plain
+
+
+def test_a_compiled_model_notices_that_it_was_converted_and_reverted():
+    model = build("compiled")
+    oracle = convert_ubn(copy.deepcopy(model._orig_mod))
+    x, y = torch.randn(3, 4, 6, 6), torch.randn(9, 4, 6, 6) + 1
+    plain = model(x)
+    converted = ubn_forward(convert_ubn(model), x, y)
+    torch.testing.assert_close(converted, ubn_forward(oracle, x, y))
+    assert not torch.allclose(converted, plain, atol=0.1)
+    assert torch.equal(revert_ubn(model)(x), plain)
+
+
+def test_inside_distributed_data_parallel(tmp_path):
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(build("conv_net"))
+        before = snapshot(model)
+        keys, parameters = list(model.state_dict()), list(model.parameters())
+        assert type(convert_ubn(model, preset="paper").module[1]) is UnsupervisedBatchNorm2d
+        assert list(model.state_dict()) == keys
+        assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+        x, y = torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)
+        ubn_forward(model, x, y).sum().backward()
+        assert all(p.grad is not None for p in parameters)
+        revert_ubn(model)
+        fresh = snapshot(model)
+        assert all(fresh[name] == state for name, state in before.items() if name)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_preset_and_options():
@@ -85,31 +387,213 @@ def test_preset_and_options():
     convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all")
     assert (layer.momentum, layer.stats_grad) == (0.25, "all")
     assert "stats_grad='all', running_stat='std'" in repr(layer)
+    convert_ubn(layer, unlabeled_weight=0.5, skip_nonfinite=False)
+    assert (layer.unlabeled_weight, layer.skip_nonfinite, layer.stats_grad) == (0.5, False, "all")
     assert "stats_grad" not in repr(convert_ubn(nn.BatchNorm2d(8)))
+    assert convert_ubn(nn.BatchNorm2d(8), momentum=None).momentum is None
+
+
+def test_sync_batchnorm_keeps_its_process_group():
+    group = object()
+    layer = convert_ubn(nn.SyncBatchNorm(4, process_group=group))
+    assert type(layer) is UnsupervisedSyncBatchNorm
+    assert layer.process_group is group
+    assert revert_ubn(layer).process_group is group
+
+
+def parametrized(norm=None):
+    norm = norm or nn.BatchNorm2d(4)
+    parametrize.register_parametrization(norm, "weight", nn.Identity())
+    return norm
+
+
+def patched(norm):
+    return changed(norm, forward=norm.forward)
+
+
+UNKNOWN = {
+    "Own2d": lambda: Own2d(4),
+    "ParametrizedBatchNorm2d": parametrized,
+    "BatchNorm2d": lambda: patched(nn.BatchNorm2d(4)),
+    "QuantizedBatchNorm2d": lambda: torch.ao.nn.quantized.BatchNorm2d(4),
+}
+UNKNOWN_UBN = {
+    "OwnUBN2d": lambda: OwnUBN2d(4),
+    "ParametrizedUnsupervisedBatchNorm2d": lambda: parametrized(UnsupervisedBatchNorm2d(4)),
+    "UnsupervisedBatchNorm2d": lambda: patched(convert_ubn(nn.BatchNorm2d(4), decay=0.4)),
+}
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
-        ({"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
-        ({"gradient": "none"}, TypeError, "'gradient' is no option"),
-        ({"source": "running"}, ValueError, "track_running_stats=False does not keep"),
-    ],
+    ("change", "kind", "make"),
+    [(convert_ubn, *item) for item in UNKNOWN.items()]
+    + [(revert_ubn, *item) for item in UNKNOWN_UBN.items()],
+    ids=lambda value: getattr(value, "__name__", value) if value else None,
 )
-def test_refusals_leave_the_model_as_it_was(options, error, message):
-    model = awkward()
+def test_unknown_layers_are_left_with_a_warning(change, kind, make):
+    root, nested = make(), nn.ModuleDict({"norm": make(), "known": nn.BatchNorm2d(4)})
+    before, before_nested = snapshot(root), snapshot(nested["norm"])
+    with pytest.warns(UserWarning, match=rf"{change.__name__} leaves the model \(") as warned:
+        change(root)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning) as warned:
+        change(nested)
+    assert f"leaves norm ({kind.removeprefix('Quantized')}) as is, since" in str(warned[0].message)
+    assert len(warned) == 1
+    assert snapshot(root) == before
+    assert snapshot(nested["norm"]) == before_nested
+    assert isinstance(nested["known"], UnsupervisedBatchNorm) == (change is convert_ubn)
+
+
+def test_many_unknown_layers_give_one_warning():
+    model = nn.Sequential(*[Own2d(4) for _ in range(30)])
+    with pytest.warns(UserWarning, match="leaves 0, 1, 2 and 27 more") as warned:
+        convert_ubn(model)
+    assert len(warned) == 1
+    with warnings.catch_warnings(), pytest.raises(UserWarning):
+        warnings.simplefilter("error")
+        convert_ubn(model.append(nn.BatchNorm2d(4)))
+    assert type(model[-1]) is nn.BatchNorm2d  # as every refusal, it comes before any change
+
+
+def test_own_ubn_classes_and_parametrized_ones_take_options():
+    model = nn.Sequential(OwnUBN2d(4), parametrized(UnsupervisedBatchNorm2d(4)))
+    convert_ubn(model, stats_grad="none", decay=0.5)
+    assert [(m.stats_grad, m.momentum) for m in model] == [("none", 0.5)] * 2
+    parametrize.remove_parametrizations(model[1], "weight")
+    revert_ubn(model[1])
+    assert (type(model[1]), model[1].momentum) == (nn.BatchNorm2d, 0.1)
+
+
+def test_other_normalization_is_left_in_silence():
+    model = build("other_norms")
+    before = snapshot(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert_ubn(model)
+        assert snapshot(model) == before
+        revert_ubn(model)
+    assert snapshot(model) == before
+
+
+def in_script():
+    return nn.Sequential(nn.BatchNorm2d(4), torch.jit.script(nn.Sequential(nn.BatchNorm2d(4))))
+
+
+def with_running_source():
+    return nn.Sequential(nn.BatchNorm2d(4), convert_ubn(nn.BatchNorm2d(4), source="running"))
+
+
+def with_buffer_called_source():
+    norm = nn.BatchNorm2d(4)
+    norm.register_buffer("source", torch.ones(1))
+    return nn.Sequential(nn.BatchNorm2d(4), norm)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "message"),
+    [
+        (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
+        (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
+        (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
+        (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay and momentum are given"),
+        (
+            lambda: net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)),
+            {"source": "running"},
+            ValueError,
+            "track_running_stats=False does not keep",
+        ),
+        (with_running_source, {"stats_grad": "labeled"}, ValueError, "goes with source"),
+        (with_buffer_called_source, {}, ValueError, r"1 \(BatchNorm2d\) .*: rename source"),
+        (
+            lambda: net(changed(nn.BatchNorm2d(4), _calls=3, last_step=2)),
+            {},
+            ValueError,
+            "rename _calls, last_step",
+        ),
+        (
+            lambda: net(nn.BatchNorm2d(4), nn.LazyBatchNorm2d()),
+            {},
+            TypeError,
+            r"2 \(LazyBatchNorm2d\) .*run one forward pass first",
+        ),
+        (in_script, {}, TypeError, "1.0 was compiled by torch.jit"),
+        (lambda: torch.jit.script(Tower()), {}, TypeError, "The model was compiled by torch.jit"),
+        (
+            lambda: torch.jit.trace(Tower(), torch.ones(2, 4, 5, 5)),
+            {},
+            TypeError,
+            "convert the model before scripting or tracing",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_refusals_leave_the_model_as_it_was(make, options, error, message):
+    model = make()
+    is_script = isinstance(model, torch.jit.ScriptModule)
+    before = None if is_script else snapshot(model)
     with pytest.raises(error, match=message):
         convert_ubn(model, **options)
-    assert not any(type(m).__name__.startswith("Unsup") for m in model.modules())
+    assert is_script or snapshot(model) == before
 
 
-def test_unknown_subclasses_are_left_with_a_warning():
-    class Own(nn.BatchNorm2d):
-        pass
+def test_scripts_without_batch_normalization_do_not_matter():
+    model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.BatchNorm2d(4))
+    assert type(convert_ubn(model)[1]) is UnsupervisedBatchNorm2d
 
-    model = nn.Sequential(Own(3), nn.SyncBatchNorm(3), nn.BatchNorm2d(3))
-    with pytest.warns(UserWarning, match="which convert_ubn does not know") as warned:
-        convert_ubn(model)
-    assert [type(m).__name__ for m in model] == ["Own", "SyncBatchNorm", "UnsupervisedBatchNorm2d"]
-    assert "0 is a Own" in str(warned[0].message)
+
+@pytest.mark.parametrize("change", [convert_ubn, revert_ubn])
+def test_nothing_changes_inside_a_step(change):
+    model = convert_ubn(build("conv_net")).append(nn.BatchNorm2d(4))
+    with collecting(model):
+        before = snapshot(model)
+        with pytest.raises(RuntimeError, match=f"call {change.__name__} outside of it"):
+            change(model)
+        assert snapshot(model) == before
+
+
+momenta = st.none() | st.floats(0.0, 1.0)
+norms = st.builds(
+    lambda kind, eval_mode, learned, **options: (
+        kind(3, **options).train(not eval_mode).requires_grad_(learned)
+    ),
+    st.sampled_from(sorted(UBN_OF, key=lambda kind: kind.__name__)),
+    st.booleans(),
+    st.booleans(),
+    momentum=momenta,
+    affine=st.booleans(),
+    track_running_stats=st.booleans(),
+)
+leaves = norms | st.builds(nn.ReLU) | st.builds(lambda: nn.Linear(1, 1))
+models = st.recursive(
+    leaves,
+    lambda children: st.lists(children, min_size=1, max_size=3).map(
+        # the first child twice: shared modules at every level
+        lambda modules: nn.ModuleList([*modules, modules[0]])
+    ),
+    max_leaves=8,
+)
+conversions = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "momentum": momenta,
+            "preset": st.just("paper"),
+            "stats_grad": st.sampled_from(["corrected", "none", "labeled", "all"]),
+            "unlabeled_weight": st.none() | st.floats(0.1, 1.0),
+            "skip_nonfinite": st.booleans(),
+        },
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(models, conversions)
+@settings(max_examples=50, deadline=None)
+def test_any_model_comes_back_from_any_conversions(model, conversions):
+    before = snapshot(model)
+    for options in conversions:
+        convert_ubn(model, **options)
+    assert not any(type(m) in UBN_OF for m in model.modules())
+    assert snapshot(revert_ubn(model)) == before

@@ -27,7 +27,7 @@ def move_averages(layers: Iterable["UnsupervisedBatchNorm"]) -> None:
     calls = [
         (turn, layer, call.union)
         for layer in layers
-        if layer.track_running_stats
+        if layer.running_mean is not None
         for turn, call in enumerate(layer.last_step)
     ]
     alike = defaultdict(list)

@@ -40,7 +40,7 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
     Each layer stays the object that it was and changes its class, as torch's own
     parametrizations do: parameters (an optimizer made before still works), buffers, hooks, shared
     modules, names, mode and device are untouched, and checkpoints load both ways. Layers that are
-    UBN already take the options. `revert_ubn` undoes it.
+    UBN already take the options. `revert_ubn` undoes it. If it raises, nothing has changed.
 
     Args:
         model: Any module, also one that is itself a BatchNorm, or a wrapper such as
@@ -59,7 +59,6 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
         TypeError: An unknown option; or a model that cannot be converted, since torch.jit has
             compiled it or a lazy BatchNorm of it has yet to see its first input.
         RuntimeError: The model is inside a UBN step.
-            Whatever is raised, nothing has changed.
 
     Warns:
         UserWarning: Layers are left as they are: a subclass of BatchNorm that is not known here,
@@ -84,7 +83,7 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
     norms = _named(model, _BatchNorm)
     _refuse_unconvertible(model, norms)
     ubn = {type(norm) for norm in norms.values() if isinstance(norm, UnsupervisedBatchNorm)}
-    layers = _changeable(norms, ubn.union(UBN_OF), "convert_ubn")
+    layers = _changeable(norms, ubn | UBN_OF.keys(), "convert_ubn")
     twins = [_configured_twin(layer, chosen) for layer in layers]  # refuses before any change
     for layer, twin in zip(layers, twins, strict=True):
         layer.__class__ = type(twin)

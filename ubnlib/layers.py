@@ -140,6 +140,9 @@ class UnsupervisedBatchNorm(_BatchNorm):
                     f"{name!r} is no option of {type(self).__name__}: it has momentum, decay, "
                     f"{', '.join(SWITCHES)}."
                 )
+        for name in ("momentum", "decay"):
+            if options.get(name) is not None and not 0 <= options[name] <= 1:
+                raise ValueError(f"{name} is {options[name]!r}: it must be from 0 to 1.")
         switches = {name: getattr(self, name) for name in SWITCHES}
         switches.update((name, value) for name, value in options.items() if name in SWITCHES)
         _check_switches(switches, self.track_running_stats)
@@ -181,7 +184,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     def _forward_plainly(self, x: Tensor) -> Tensor:
         """Equation 1, with the averages moved."""
         self._plain = True
-        if self.running_stat == "var" or not self.track_running_stats:
+        if self.running_stat == "var" or self.running_mean is None:
             return super().forward(x)
         self._check_input_dim(x)
         move_together([self], [batch_statistics(x, differentiable=False)])
@@ -193,7 +196,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave a step's statistics behind: they may hold a graph, which cannot be copied."""
-        state = self.__dict__.copy()
+        state = dict(super().__getstate__())
         for name in STEP_STATE:
             state.pop(name, None)
         return state
@@ -227,24 +230,36 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
     Args:
         num_features: Number of channels C.
         eps: Added to the variance.
-        momentum: Weight of a new batch in the moving averages; None averages all batches equally.
+        momentum: Weight of a new batch in the moving averages, 0 to freeze them; None averages all
+            batches equally.
         affine: Whether gamma (`weight`) and beta (`bias`) are learned.
         track_running_stats: Whether moving averages are kept for evaluation.
         decay: The paper's lambda = 1 - momentum (equations 2 and 3); give it or `momentum`.
         source: What normalizes x in step 2: the combined `"batch"`, or the `"running"` averages
-            that it has just moved.
+            that it moves.
         stats_grad: The gradient through these statistics. `"corrected"`: equation 4's values with
-            batch normalization's gradient (see `ubnlib.statistics.normalize_corrected`);
+            batch normalization's gradient (see `ubnlib.kernels.NormalizeLabeled`);
             `"none"`: constants, the paper's literal two steps; `"labeled"`: the labeled rows'
             share carries gradient (with `source="batch"` only); `"all"`: both shares do, as one
             joint pass would.
         running_stat: Whether the averages follow the variance (`"var"`, as torch) or the standard
             deviation (`"std"`, equation 3); `running_var` holds a variance in both cases.
+        unlabeled_weight: Weight of the unlabeled rows' statistics in those of n, above 0; 1 leaves
+            the labeled rows out. None weighs all rows alike.
+        skip_nonfinite: Whether a UBN step whose statistics are not all finite leaves the moving
+            averages as they are, which one such batch would spoil for good.
+        bias: Whether there is a beta (in versions of torch that have this option).
         device: Where the parameters live.
         dtype: Their type.
 
+    Shape:
+        [N, C, H, W] to [N, C, H, W]; the statistics are per channel, over N, H and W.
+
     Raises:
-        ValueError: A value is not allowed, or `decay` and `momentum` are both given.
+        ValueError: A value is not allowed, or `decay` and `momentum` are both given; in a step,
+            statistics of fewer than two values per channel.
+        RuntimeError: The two steps, or the two halves of the rows, take different paths through
+            the model; activation checkpointing meets rows of an earlier step.
 
     Example:
         >>> import torch

@@ -48,8 +48,8 @@ def collect(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
         (union,), unlabeled = pool((batch_statistics(x),), layer._group), None
     else:
         n, m = layer._rows
-        split, rest = divmod(len(x) * n, max(n + m, 1))
-        if rest:
+        split = len(x) * n // max(n + m, 1)
+        if split * (n + m) != len(x) * n:
             raise RuntimeError(
                 f"This layer gets {len(x)} rows for the {n} labeled and {m} unlabeled ones of the "
                 "combined batch, which cannot be told apart in it."
@@ -72,12 +72,12 @@ def use(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
     own = batch_statistics(x, differentiable=layer.stats_grad == "labeled")
     (labeled,) = pool((own,), layer._group)
     layer._used += 1
-    return _normalize_labeled(layer, x, own, labeled, layer._used - 1)
+    return _normalize_labeled(layer, x, own, labeled, layer._used - 1, affine_of(layer))
 
 
 def advance(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
     """Both steps at once, for either half of the rows (see `ubnlib.lockstep`)."""
-    lockstep = layer._step
+    lockstep, affine = layer._step, affine_of(layer)
     unlabeled_half = lockstep.in_unlabeled_half()
     differentiable = ("all",) if unlabeled_half else ("labeled", "all")
     own = batch_statistics(x, differentiable=layer.stats_grad in differentiable)
@@ -92,17 +92,18 @@ def advance(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
     index = lockstep.meet(layer, own, combine)
     call = layer._calls[index]
     if unlabeled_half:
-        return normalize(x, call.union.moments, layer.weight, layer.bias, layer.eps)
+        return normalize(x, call.union.moments, *affine, layer.eps)
     layer._used += 1
-    return _normalize_labeled(layer, x, own, call.labeled, index)
+    return _normalize_labeled(layer, x, own, call.labeled, index, affine)
 
 
 def recompute(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
     """Activation checkpointing's second forward: the same values again, and nothing moved."""
     own = batch_statistics(x, differentiable=layer.stats_grad == "labeled")
-    slack = 1e-4 * own.var.detach().sqrt() + 1e-5 * own.mean.detach().abs()
+    mean, var, _ = own.detach()
+    slack = 1e-4 * var.sqrt() + 1e-5 * mean.abs()
     for index, call in enumerate(layer._calls):
-        if call.own_mean is None or ((call.own_mean - own.mean).abs() > slack).any():
+        if call.own_mean is None or ((call.own_mean - mean).abs() > slack).any():
             continue
         if layer.stats_grad == "all":
             raise RuntimeError(
@@ -112,7 +113,7 @@ def recompute(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
         labeled = call.labeled.detach()
         if layer.stats_grad == "labeled":
             (labeled,) = pool((own,), layer._group)
-        return _normalize_labeled(layer, x, own, labeled, index)
+        return _normalize_labeled(layer, x, own, labeled, index, affine_of(layer))
     if layer._plain or not layer._calls:
         return normalize_by_itself(layer, x)
     raise RuntimeError(
@@ -123,7 +124,11 @@ def recompute(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
 
 def normalize_by_itself(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
     """Equation 1, and nothing moved."""
-    return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
+    mean = var = None
+    if layer.running_mean is not None and layer.running_stat == "var":
+        # Checkpointing compares with the first forward, in which autograd saw the averages.
+        mean, var = layer.running_mean.clone(), layer.running_var.clone()
+    return F.batch_norm(x, mean, var, layer.weight, layer.bias, True, 0.0, layer.eps)
 
 
 def _open_call(
@@ -147,17 +152,33 @@ def _open_call(
     layer._calls += (Call(union, labeled, unlabeled, reference),)
 
 
+def affine_of(layer: "UnsupervisedBatchNorm") -> tuple[Tensor | None, Tensor | None]:
+    """Return gamma and beta as they are now.
+
+    A hook, such as weight normalization's, may make them anew for each half of the rows.
+    """
+    return layer.weight, layer.bias
+
+
 def _normalize_labeled(
-    layer: "UnsupervisedBatchNorm", x: Tensor, own: Statistics, labeled: Statistics, index: int
+    layer: "UnsupervisedBatchNorm",
+    x: Tensor,
+    own: Statistics,
+    labeled: Statistics,
+    index: int,
+    affine: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
     """Normalize labeled rows by a call's reference, with the gradient that `stats_grad` says."""
     call = layer._calls[index]
     reference = call.reference
     if layer.stats_grad == "labeled":
-        union = carry_labeled_gradient(call.union, labeled, layer.unlabeled_weight)
+        if call.unlabeled is None:
+            union = carry_labeled_gradient(call.union, labeled)
+        else:
+            union = merge(labeled, call.unlabeled, layer.unlabeled_weight)
         reference = union.moments
     if layer.stats_grad in ("labeled", "all"):
-        out = normalize(x, reference, layer.weight, layer.bias, layer.eps)
+        out = normalize(x, reference, *affine, layer.eps)
     else:
         corrected = layer.stats_grad == "corrected"
         if corrected and isinstance(labeled.count, int) and labeled.count < 2:
@@ -166,7 +187,7 @@ def _normalize_labeled(
                 'normalization does, and got 1: give more labeled rows or use "none" or "labeled".'
             )
         out, mean, var = NormalizeLabeled.apply(
-            x, layer.weight, layer.bias, *labeled, *reference, layer.eps, corrected, layer._group
+            x, *affine, *labeled, *reference, layer.eps, corrected, layer._group
         )
         labeled = Statistics(mean, var, labeled.count)
     call = call._replace(labeled=labeled, own_mean=own.mean.detach())

@@ -189,7 +189,8 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
 
     The labeled and the unlabeled rows pass through the model once each, side by side, and meet at
     every UBN layer (see `ubnlib.lockstep`); the result is that of the two steps by hand. The model
-    sees two calls, and so do its hooks: first the labeled rows, then the unlabeled ones. Where
+    sees two calls, one for each half, that take turns, and so do its hooks; a model must not keep
+    activations on itself from one layer for a later one (run such a model by hand). Where
     this cannot be, with `source="running"` or in a compiled model, the two steps run one after
     the other, and layers that draw at random, such as dropout, draw anew in each.
 
@@ -242,7 +243,8 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
 
 def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     """Run step 1 and then step 2, as the paper has it: `ubn_forward` without its shortcut."""
-    with collecting(model, rows=(len(labeled), len(unlabeled))):
+    weighted = any(layer.unlabeled_weight is not None for layer in ubn_layers(model))
+    with collecting(model, rows=(len(labeled), len(unlabeled)) if weighted else None):
         model(torch.cat([labeled, unlabeled]))
     with using(model):
         return model(labeled)
