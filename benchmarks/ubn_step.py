@@ -116,9 +116,9 @@ def run(arguments: argparse.Namespace) -> None:
     origin = provenance()  # the files written below are no changes of the code that is measured
     code = dict(revision=origin.revision, dirty=origin.dirty)
     settings, ks = settings_of(arguments), sorted(set(arguments.k))
-    can_skip = arguments.skip_memory or sys.platform != "linux"
+    no_processes = arguments.skip_memory or sys.platform != "linux"
     # The compiler's own memory would count where it runs in the first step.
-    in_processes = [s.device == "cpu" and s.mode == "eager" and not can_skip for s in settings]
+    in_processes = [s.device == "cpu" and s.mode == "eager" and not no_processes for s in settings]
     rounds = [WARM_UP + arguments.repeats + len(ARENAS) * memory for memory in in_processes]
     # Silent where nobody looks.
     with tqdm(total=sum(rounds) * len(ks) * len(METHODS), unit="step", disable=None) as bar:

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, ubn_forward, using
+from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, using
+from ubnlib.steps import side_by_side
 
 WORLD = 2
 # How many labeled and unlabeled rows each rank has.
@@ -86,16 +87,18 @@ def main(rank, folder):
         _, _, xs, ys = rows(split)
         for reading, options in READINGS.items():
             model = DistributedDataParallel(convert_ubn(network(), **options))
-            results[split_name, reading, "at once"] = step(model, xs[rank], ys[rank], ubn_forward)
+            if options.get("source") != "running":
+                at_once = step(model, xs[rank], ys[rank], side_by_side)
+                results[split_name, reading, "at once"] = at_once
             model = DistributedDataParallel(convert_ubn(network(), **options))
             results[split_name, reading, "by hand"] = step(model, xs[rank], ys[rank], by_hand)
     _, _, xs, ys = rows(SPLITS["uneven"])
 
     model = DistributedDataParallel(convert_ubn(network()))
-    results["gap"] = step(model, xs[rank], ys[rank], ubn_forward, gap=10.0)
+    results["gap"] = step(model, xs[rank], ys[rank], side_by_side, gap=10.0)
 
     sync = convert_ubn(nn.SyncBatchNorm.convert_sync_batchnorm(network()))
-    output = ubn_forward(sync, xs[rank], ys[rank])
+    output = side_by_side(sync, xs[rank], ys[rank])
     results["sync"] = output.detach(), {name: b.clone() for name, b in sync.named_buffers()}
 
     # Three batches on one rank and one on the other.

@@ -12,12 +12,11 @@ from ubnlib import (
     UnsupervisedBatchNorm2d,
     collecting,
     convert_ubn,
-    ubn_forward,
     using,
 )
 from ubnlib.kernels import batch_moments
 from ubnlib.statistics import batch_statistics, merge
-from ubnlib.steps import two_passes
+from ubnlib.steps import side_by_side, two_passes
 
 SHAPES = [(6, 3), (6, 3, 40), (5, 4, 7, 6), (5, 4, 3, 2), (2, 3, 4, 5, 6), (1, 2, 1, 1), (3, 1)]
 
@@ -76,14 +75,14 @@ def test_statistics_keep_their_digits_at_a_large_mean(layout):
         assert (error < 0.02 * expected.sqrt()).all()
         torch.testing.assert_close(whole.var.double(), expected, rtol=1e-3, atol=0)
     norm = nn.Sequential(UnsupervisedBatchNorm2d(2, eps=1e-8))
-    output = ubn_forward(norm, x[:3], x[3:]).double()
+    output = side_by_side(norm, x[:3], x[3:]).double()
     mean, var = exact.mean((0, 2, 3), keepdim=True), expected.view(1, 2, 1, 1)
     torch.testing.assert_close(output, (exact[:3] - mean) / var.sqrt(), rtol=2e-3, atol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stats_grad", ["corrected", "none", "labeled", "all"])
-@pytest.mark.parametrize("forward", [ubn_forward, two_passes])
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
 def test_autocast_keeps_statistics_in_float32(dtype, stats_grad, forward):
     model = convert_ubn(network(), stats_grad=stats_grad)
     exact = copy.deepcopy(model)
@@ -91,7 +90,7 @@ def test_autocast_keeps_statistics_in_float32(dtype, stats_grad, forward):
     with torch.autocast("cpu", dtype):
         output = forward(model, x, y)
     output.float().sin().sum().backward()
-    expected = ubn_forward(exact, x, y)
+    expected = side_by_side(exact, x, y)
     expected.sin().sum().backward()
     for layer in (model[1], model[4]):
         (call,) = layer.last_step
@@ -123,10 +122,10 @@ def test_step_1_by_hand_leaves_no_cast_weights_without_gradient():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_models_of_another_type(dtype):
     model = convert_ubn(network()).to(dtype)
-    output = ubn_forward(model, rows(4, 1).to(dtype), rows(6, 2).to(dtype))
+    output = side_by_side(model, rows(4, 1).to(dtype), rows(6, 2).to(dtype))
     assert output.dtype == dtype
     output.sum().backward()
-    expected = ubn_forward(convert_ubn(network()), rows(4, 1), rows(6, 2))
+    expected = side_by_side(convert_ubn(network()), rows(4, 1), rows(6, 2))
     torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
 
 
@@ -135,35 +134,35 @@ def test_channels_last_stays():
     x, y = (r.to(memory_format=torch.channels_last) for r in (rows(4, 1), rows(6, 2)))
     seen = []
     model[1].register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
-    output = ubn_forward(model, x, y)
+    output = side_by_side(model, x, y)
     assert all(s.is_contiguous(memory_format=torch.channels_last) for s in seen)
     output.square().sum().backward()
     plain = convert_ubn(network())
-    expected = ubn_forward(plain, rows(4, 1), rows(6, 2))
+    expected = side_by_side(plain, rows(4, 1), rows(6, 2))
     expected.square().sum().backward()
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("forward", [ubn_forward, two_passes])
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_batch_that_is_not_finite_moves_no_average(value, forward):
     model = convert_ubn(network())
-    ubn_forward(model, rows(4, 1), rows(6, 2))
+    side_by_side(model, rows(4, 1), rows(6, 2))
     before = copy.deepcopy(model.state_dict())
     bad = rows(6, 3)
     bad[0, 0, 0, 0] = value
     assert not forward(model, rows(4, 1), bad).isfinite().all(), "the output hides nothing"
     for name, ours in model.state_dict().items():
         assert torch.equal(ours, before[name]), name
-    ubn_forward(model, rows(4, 1), rows(6, 2))
+    side_by_side(model, rows(4, 1), rows(6, 2))
     assert model[1].num_batches_tracked == 2
 
 
 def test_a_batch_that_is_not_finite_is_taken_where_asked():
     model = nn.Sequential(UnsupervisedBatchNorm1d(2, skip_nonfinite=False))
-    ubn_forward(model, torch.full((3, 2), float("nan")), torch.randn(4, 2))
+    side_by_side(model, torch.full((3, 2), float("nan")), torch.randn(4, 2))
     assert model[0].running_mean.isnan().all()
     assert "skip_nonfinite=False" in repr(model[0])
 
@@ -172,7 +171,7 @@ def test_skipped_batches_do_not_count_in_the_cumulative_average():
     norm = UnsupervisedBatchNorm1d(2, momentum=None)
     good = [torch.randn(8, 2) + i for i in range(3)]
     for batch in (good[0], torch.full((8, 2), float("inf")), good[1], good[2]):
-        ubn_forward(nn.Sequential(norm), batch[:3], batch[3:])
+        side_by_side(nn.Sequential(norm), batch[:3], batch[3:])
     torch.testing.assert_close(norm.running_mean, torch.stack(good).mean((0, 1)))
     assert norm.num_batches_tracked == 3
 
@@ -181,7 +180,7 @@ def test_dispnet_in_half_precision_trains_a_step():
     torch.manual_seed(0)
     model = convert_ubn(DispNet(width=0.05))
     with torch.autocast("cpu", torch.bfloat16):
-        depth = ubn_forward(model, torch.randn(2, 3, 64, 128), torch.randn(2, 3, 64, 128))
+        depth = side_by_side(model, torch.randn(2, 3, 64, 128), torch.randn(2, 3, 64, 128))
         loss = sum(d.float().log().mean() for d in depth)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

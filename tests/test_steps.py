@@ -17,6 +17,7 @@ from ubnlib import (
     ubn_forward,
     using,
 )
+from ubnlib.steps import two_passes
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ class Branching(nn.Module):
 
 def test_layer_reached_in_step_1_only(batches):
     with pytest.raises(RuntimeError, match="1 of 2 UBN layers were reached in step 1 and not"):
-        ubn_forward(Branching(), *batches)
+        two_passes(Branching(), *batches)
 
 
 def test_layer_reached_more_often_in_step_2(model, batches):
@@ -243,3 +244,99 @@ def test_monte_carlo_predictions_differentiate_the_inputs(model, batches):
     assert x.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="no reference batch"):
         monte_carlo_predictions(model, x, [])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, foreach=True, momentum=0.9),
+        lambda p: torch.optim.Adam(p),
+        lambda p: torch.optim.AdamW(p, fused=True),
+    ],
+)
+def test_statistics_of_weights_that_have_moved(model, batches, optimizer):
+    x, y = batches
+    optimizer = optimizer(model.parameters())
+    with collecting(model):
+        model(torch.cat([x, y]))
+    with using(model):
+        model(x).sin().sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="weights have changed since its statistics were"):
+        with using(model):
+            pass
+    convert_ubn(model, stats_grad="none")
+    with using(model, allow_stale=True):
+        assert model(x).shape == (5, 4)
+    ubn_forward(model, x, y)
+    with pytest.raises(RuntimeError, match="No statistics were collected"), using(model):
+        pass
+    with collecting(model):
+        model(torch.cat([x, y]))
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+    with pytest.raises(RuntimeError, match="weights have changed"), using(model):
+        pass
+
+
+@pytest.mark.parametrize("stats_grad", ["corrected", "labeled", "all"])
+def test_micro_batches_are_refused_where_their_gradient_would_be_wrong(model, batches, stats_grad):
+    x, y = batches
+    convert_ubn(model, stats_grad=stats_grad)
+    with collecting(model):
+        model(torch.cat([x, y]))
+    with using(model):
+        model(x[:3])
+    message = f"entered again with stats_grad='{stats_grad}', whose gradient needs all"
+    with pytest.raises(RuntimeError, match=message), using(model):
+        model(x[3:])
+
+
+def test_a_failed_collection_moves_no_average(model, batches):
+    with pytest.raises(ArithmeticError), collecting(model):
+        model(torch.cat(batches))
+        raise ArithmeticError
+    assert model[1].num_batches_tracked == 0 and not model[1].running_mean.any()
+    with pytest.raises(RuntimeError, match="No statistics were collected"), using(model):
+        pass
+
+
+def test_a_hook_reads_the_statistics_of_the_step(model, batches):
+    x, y = batches
+    seen = []
+
+    def read(layer, inputs, output):
+        if len(inputs[0]) == len(x):
+            seen.append(layer.last_step[-1])
+
+    model[1].register_forward_hook(read)
+    ubn_forward(model, x, y)
+    (call,) = seen
+    h, g = model[0](x), model[0](y)
+    torch.testing.assert_close(call.labeled.mean, h.mean(0))
+    torch.testing.assert_close(call.unlabeled.var, g.var(0, correction=0))
+    torch.testing.assert_close(call.union.mean, torch.cat([h, g]).mean(0))
+    assert (call.labeled.count, call.unlabeled.count, call.union.count) == (5, 9, 14)
+
+
+def test_rows_of_the_combined_batch_must_be_told_apart(model, batches):
+    convert_ubn(model, unlabeled_weight=0.5)
+    with pytest.raises(ValueError, match="needs to know which rows are labeled"):
+        with collecting(model):
+            model(torch.cat(batches))
+    with pytest.raises(RuntimeError, match="gets 14 rows for the 4 labeled and 9 unlabeled"):
+        with collecting(model, rows=(4, 9)):
+            model(torch.cat(batches))
+
+
+def test_gap_after_step_1_only(model, batches):
+    with collecting(model):
+        model(torch.cat(batches))
+    with pytest.raises(RuntimeError, match="has made step 1 only"):
+        statistics_gap(model)
+
+
+def test_a_finished_step_can_be_copied_and_pickled_after_it(model, batches):
+    ubn_forward(model, *batches).sum()
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert again[1].last_step == () and len(model[1].last_step) == 1

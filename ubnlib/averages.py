@@ -28,7 +28,7 @@ def move_averages(layers: Iterable["UnsupervisedBatchNorm"]) -> None:
         (turn, layer, call.union)
         for layer in layers
         if layer.running_mean is not None
-        for turn, call in enumerate(layer.last_step)
+        for turn, call in enumerate(layer._calls)
     ]
     alike = defaultdict(list)
     for turn, layer, union in calls:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubnlib.distributed import group_of, pool
 from ubnlib.layers import UnsupervisedBatchNorm
-from ubnlib.statistics import Statistics, batch_statistics, merge, remove
+from ubnlib.statistics import Statistics, batch_statistics, merge
 from ubnlib.steps import collecting, ubn_layers, using
 
 
@@ -40,9 +40,11 @@ def statistics_gap(model: nn.Module) -> Tensor:
                 raise RuntimeError(
                     "The model has made step 1 only: run the labeled rows inside using(model)."
                 )
-            if unlabeled is None:  # two steps by hand know the union only
-                part = labeled if union.mean.requires_grad else labeled.detach()
-                unlabeled = remove(union, part)
+            if unlabeled is None:
+                raise ValueError(
+                    "The last UBN step had no unlabeled rows beside the labeled ones: there is no "
+                    "gap between the two."
+                )
             gaps.append(_gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")

@@ -13,7 +13,10 @@ from ubnlib.statistics import Statistics
 
 def group_of(model: nn.Module) -> ProcessGroup | None:
     """Return the processes that train a model together; None for a model that trains alone."""
-    return model.process_group if isinstance(model, DistributedDataParallel) else None
+    for module in model.modules():  # the wrapper may itself be compiled, or part of a model
+        if isinstance(module, DistributedDataParallel):
+            return module.process_group
+    return None
 
 
 def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Statistics, ...]:

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
 SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite")
-STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weight_version")
+STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weights")
 
 
 def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
@@ -74,7 +74,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _calls: tuple[Call, ...] = ()
     _used: int = 0  # how many of the calls step 2 has made
     _plain: bool = False  # whether the layer was called outside a step since the last one
-    _weight_version: int = 0  # of the model when step 1 began
+    _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
             >>> [call.union.mean.item() for call in norm.last_step]
             [4.0]
         """
-        return self._calls
+        return tuple(call.complete() for call in self._calls)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x; outside a UBN step exactly as nn.BatchNorm does."""

@@ -101,7 +101,8 @@ class Lockstep:
                 self._error = error
             finally:
                 self._finished = True
-                self._turns[False].release()
+                if self._turns[False].locked():  # an interrupted labeled half does not wait
+                    self._turns[False].release()
 
         for turn in self._turns.values():
             turn.acquire()

@@ -16,6 +16,7 @@ from ubnlib.statistics import (
     carry_labeled_gradient,
     merge,
     normalize,
+    remove,
 )
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ class Call(NamedTuple):
     """The statistics that one call of a layer saw in a UBN step, over all ranks.
 
     The labeled ones carry gradient, the others only with `stats_grad="all"`. In two steps by hand,
-    `labeled` is None until step 2, and `unlabeled` stays None unless `collecting` was told which
-    rows are labeled.
+    `labeled` and `unlabeled` are None until step 2.
     """
 
     union: Statistics
@@ -35,6 +35,15 @@ class Call(NamedTuple):
     unlabeled: Statistics | None
     reference: Moments  # what normalizes the labeled rows
     own_mean: Tensor | None = None  # of this rank's labeled rows, to know them again
+
+    def complete(self) -> "Call":
+        """Return the call with the unlabeled rows' share, where step 1 saw the union only."""
+        if self.labeled is None or self.unlabeled is not None:
+            return self
+        part = self.labeled if self.union.mean.requires_grad else self.labeled.detach()
+        if isinstance(part.count, int) and part.count >= self.union.count:
+            return self  # nothing was unlabeled
+        return self._replace(unlabeled=remove(self.union, part))
 
 
 def collect(layer: "UnsupervisedBatchNorm", x: Tensor) -> Tensor:
@@ -184,7 +193,8 @@ def _normalize_labeled(
         if corrected and isinstance(labeled.count, int) and labeled.count < 2:
             raise ValueError(
                 'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '
-                'normalization does, and got 1: give more labeled rows or use "none" or "labeled".'
+                f"normalization does, and got {labeled.count}: give more labeled rows or use "
+                '"none" or "labeled".'
             )
         out, mean, var = NormalizeLabeled.apply(
             x, *affine, *labeled, *reference, layer.eps, corrected, layer._group

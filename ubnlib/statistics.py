@@ -96,10 +96,18 @@ def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statisti
         Statistics(mean=tensor([4.]), var=tensor([5.]), count=4)
     """
     count = a.count + b.count
-    share = b.count / count if weight is None else weight
+    share = b.count / count if weight is None else _share_of_present(a.count, b.count, weight)
     mean, within = torch.lerp(a.mean, b.mean, share), torch.lerp(a.var, b.var, share)
     shift = b.mean - a.mean
     return Statistics(mean, within + share * (1 - share) * shift**2, count)
+
+
+def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float | Tensor:
+    """Return b's weight, which goes to the other batch where one has no rows."""
+    if isinstance(b, int):
+        return 0.0 if b == 0 else 1.0 if a == 0 else weight
+    share = torch.full_like(b, weight)
+    return torch.where(a == 0, torch.ones_like(b), torch.where(b == 0, torch.zeros_like(b), share))
 
 
 def remove(union: Statistics, part: Statistics) -> Statistics:

@@ -13,6 +13,10 @@ from ubnlib.distributed import group_of
 from ubnlib.layers import UnsupervisedBatchNorm
 from ubnlib.lockstep import Lockstep, in_same_setting
 
+# Numbers in both batches below which taking turns costs more than a second pass: measured with
+# the spiral's net, where a step of two passes takes half as long as a step side by side.
+SMALL = 20_000
+
 
 def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
     """Return the model's UBN layers, each once, in the order of `model.modules()`.
@@ -48,13 +52,16 @@ def _step(
             "model.train() first."
         )
     try:
-        for layer in layers:
-            layer._step = step
-            layer._used = 0
+        _set(layers, _step=step, _used=0)
         yield
     finally:
-        for layer in layers:
-            layer._step = None
+        _set(layers, _step=None)
+
+
+def _set(layers: list[UnsupervisedBatchNorm], **state: Any) -> None:
+    """Set state of all layers, without nn.Module's search for parameters in it."""
+    for layer in layers:
+        layer.__dict__.update(state)
 
 
 @contextmanager
@@ -62,22 +69,25 @@ def _new_step(
     model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None = None
 ) -> Iterator[None]:
     """Forget the last step's statistics, and this one's too if it fails."""
-    version = _weight_version(model)
+    group = group_of(model)
     for layer in layers:
-        layer._calls, layer._plain, layer._rows = (), False, rows
-        layer._weight_version = version
-        layer._group = group_of(model) or layer.own_group()
+        _set([layer], _group=group or layer.own_group())
+    _set(layers, _calls=(), _plain=False, _rows=rows, _weights=None)
     try:
         yield
     except BaseException:
-        for layer in layers:
-            layer._calls = ()
+        _set(layers, _calls=())
         raise
 
 
-def _weight_version(model: nn.Module) -> int:
-    """Return a number that grows whenever a parameter changes in place, as optimizers do it."""
-    return sum(p._version for p in model.parameters() if not p.is_inference())
+def _weights_of(model: nn.Module) -> str:
+    """Return what tells a model's weights from those of another training step.
+
+    Changes in place count up a parameter's version; fused optimizers do not, but change its values.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+    probes = [p.detach().flatten()[0].item() for p in parameters if p.numel() and not p.is_meta]
+    return f"{sum(p._version for p in parameters)} {probes}"
 
 
 def _records_gradient(layers: list[UnsupervisedBatchNorm]) -> bool:
@@ -115,6 +125,16 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
         torch.Size([5, 4])
     """
     layers = ubn_layers(model)
+    with _collecting(model, layers, rows):
+        yield
+    layers[0]._weights = _weights_of(model)
+
+
+@contextmanager
+def _collecting(
+    model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None
+) -> Iterator[None]:
+    """Step 1, without a note of the weights."""
     with _step(layers, "collect"), _new_step(model, layers, rows):
         # Autocast would keep the weights that it casts here, without gradient, for step 2.
         cached = torch.is_autocast_cache_enabled()
@@ -159,11 +179,11 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
         ...         model(micro_batch).square().sum().backward()
     """
     layers = ubn_layers(model)
-    if not any(layer._calls for layer in layers):
+    if layers[0]._weights is None:
         raise RuntimeError(
             "No statistics were collected: run the combined batch inside collecting(model) first."
         )
-    if not allow_stale and layers[0]._weight_version != _weight_version(model):
+    if not allow_stale and layers[0]._weights != _weights_of(model):
         raise RuntimeError(
             "The model's weights have changed since its statistics were collected: collect "
             "again, or say using(model, allow_stale=True)."
@@ -174,6 +194,13 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
             f"Step 2 is entered again with stats_grad={min(again - {'none'})!r}, whose gradient "
             'needs all labeled rows at once: give them together, or use stats_grad="none".'
         )
+    with _using(layers):
+        yield
+
+
+@contextmanager
+def _using(layers: list[UnsupervisedBatchNorm]) -> Iterator[None]:
+    """Step 2, of the step that was just collected."""
     with _step(layers, "use"):
         yield
         missed = [layer for layer in layers if layer._used != len(layer._calls)]
@@ -190,9 +217,10 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
     The labeled and the unlabeled rows pass through the model once each, side by side, and meet at
     every UBN layer (see `ubnlib.lockstep`); the result is that of the two steps by hand. The model
     sees two calls, one for each half, that take turns, and so do its hooks; a model must not keep
-    activations on itself from one layer for a later one (run such a model by hand). Where
-    this cannot be, with `source="running"` or in a compiled model, the two steps run one after
-    the other, and layers that draw at random, such as dropout, draw anew in each.
+    activations on itself from one layer for a later one (run such a model by hand). The two steps
+    run one after the other where this cannot be, with `source="running"` or in a compiled model,
+    and where it would not pay, with little data (`ubnlib.steps.SMALL`); then layers that draw at
+    random, such as dropout, draw anew in each step.
 
     Under DistributedDataParallel, give the wrapped model: statistics are then over the rows of
     all ranks, of which each may have any number, also none.
@@ -236,25 +264,26 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
     alone = group_of(model) is None and all(layer.own_group() is None for layer in layers)
     if len(unlabeled) == 0 and alone:
         return model(labeled)
-    if any(layer.source == "running" for layer in layers) or _is_compiled(model):
+    small = labeled.numel() + unlabeled.numel() < SMALL
+    running = any(layer.source == "running" for layer in layers)
+    if small or running or not _may_take_turns(model):
         return two_passes(model, labeled, unlabeled)
-    return _side_by_side(model, layers, labeled, unlabeled)
+    return side_by_side(model, labeled, unlabeled)
 
 
 def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     """Run step 1 and then step 2, as the paper has it: `ubn_forward` without its shortcut."""
-    weighted = any(layer.unlabeled_weight is not None for layer in ubn_layers(model))
-    with collecting(model, rows=(len(labeled), len(unlabeled)) if weighted else None):
+    layers = ubn_layers(model)
+    weighted = any(layer.unlabeled_weight is not None for layer in layers)
+    with _collecting(model, layers, (len(labeled), len(unlabeled)) if weighted else None):
         model(torch.cat([labeled, unlabeled]))
-    with using(model):
+    with _using(layers):
         return model(labeled)
 
 
-def _side_by_side(
-    model: nn.Module, layers: list[UnsupervisedBatchNorm], labeled: Tensor, unlabeled: Tensor
-) -> Any:
-    """Run both halves in lockstep."""
-    lockstep = Lockstep()
+def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
+    """Run both steps at once: `ubn_forward` where it takes its shortcut."""
+    layers, lockstep = ubn_layers(model), Lockstep()
     with _step(layers, lockstep), _new_step(model, layers):
         # The wrapper prepares for backward, which only the labeled half needs.
         bare = model.module if isinstance(model, DistributedDataParallel) else model
@@ -265,9 +294,15 @@ def _side_by_side(
         return output
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether any part of a model was compiled, which cannot wait in the middle of a graph."""
-    return torch.compiler.is_compiling() or any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+def _may_take_turns(model: nn.Module) -> bool:
+    """Whether two halves can be in a model at once.
+
+    They cannot in a compiled graph, which does not stop at a layer, nor in a part of the model that
+    is wrapped for distributed training and would call its group for each half.
+    """
+    return not torch.compiler.is_compiling() and not any(
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or (isinstance(module, DistributedDataParallel) and module is not model)
         for module in model.modules()
     )
