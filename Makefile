@@ -19,7 +19,7 @@ make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce test lab notebooks lock clean
+.PHONY: help reproduce test test-code test-notebooks lab notebooks lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -39,19 +39,26 @@ $(INSTALLED): requirements.lock pyproject.toml
 reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)'
 
-# nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used.
 # With tensors this small, more threads only wait for each other.
-test notebooks: export OMP_NUM_THREADS := 1
+test test-code test-notebooks notebooks: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(MAKE) --no-print-directory --jobs 2 test-code test-notebooks
+
+test-code:
 	MPLBACKEND=agg $(BIN)/python -m pytest
+
+# nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used, and
+# reports when it is done, since the code is tested meanwhile.
+test-notebooks:
 	rm -rf build/nbval
 	mkdir -p build/nbval
 	cp -R notebooks profiles claims.yaml build/nbval
 	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/synthetic/quick
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 60 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -p no:cacheprovider \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks > build/nbval.log 2>&1; \
+	  status=$$?; cat build/nbval.log; exit $$status
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
@@ -73,4 +80,4 @@ lock:
 
 clean:
 	rm -rf .venv build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find ubnlib workflow tests data_scripts -name __pycache__ -prune -exec rm -rf {} +
+	find ubnlib workflow tests data_scripts benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

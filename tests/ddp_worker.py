@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, using
+from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, ubn_forward, using
 from ubnlib.steps import side_by_side
 
 WORLD = 2
@@ -65,6 +65,10 @@ def by_hand(model, x, y):
         return model(x)
 
 
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
 def step(model, x, y, forward, gap=0.0):
     """Two steps of training, as one finds the averages of the first changed in the second."""
     for _ in range(2):
@@ -74,7 +78,8 @@ def step(model, x, y, forward, gap=0.0):
         if gap:
             loss = loss + gap * statistics_gap(model)
         loss.backward()
-    state = {name.removeprefix("module."): b.clone() for name, b in model.named_buffers()}
+    # Wrappers put prefixes before the names.
+    state = {".".join(name.split(".")[-2:]): b.clone() for name, b in model.named_buffers()}
     return output.detach(), [p.grad for p in model.parameters()], state
 
 
@@ -96,6 +101,10 @@ def main(rank, folder):
 
     model = DistributedDataParallel(convert_ubn(network()))
     results["gap"] = step(model, xs[rank], ys[rank], side_by_side, gap=10.0)
+
+    for way, wrap in {"inside": nn.Sequential, "compiled": compiled}.items():
+        model = wrap(DistributedDataParallel(convert_ubn(network())))
+        results[way] = step(model, xs[rank], ys[rank], ubn_forward)
 
     sync = convert_ubn(nn.SyncBatchNorm.convert_sync_batchnorm(network()))
     output = side_by_side(sync, xs[rank], ys[rank])

@@ -61,6 +61,12 @@ def test_two_processes_equal_one(ranks, split, reading, way):
     assert_same([rank[split, reading, way] for rank in ranks], alone)
 
 
+@pytest.mark.parametrize("way", ["inside", "compiled"])
+def test_a_wrapper_inside_or_compiled_from_outside_is_found(ranks, way):
+    x, y, *_ = rows(SPLITS["uneven"])
+    assert_same([rank[way] for rank in ranks], step(convert_ubn(network()), x, y, ubn_forward))
+
+
 def test_the_gap_over_all_ranks_has_its_gradient(ranks):
     x, y, *_ = rows(SPLITS["uneven"])
     # Each rank adds the gap of all ranks to its loss.
