@@ -18,7 +18,17 @@ from ubnlib.kernels import batch_moments
 from ubnlib.statistics import batch_statistics, merge
 from ubnlib.steps import side_by_side, two_passes
 
-SHAPES = [(6, 3), (6, 3, 40), (5, 4, 7, 6), (5, 4, 3, 2), (2, 3, 4, 5, 6), (1, 2, 1, 1), (3, 1)]
+SHAPES = [
+    (6, 3),
+    (6, 3, 40),
+    (5, 4, 7, 6),
+    (5, 4, 3, 2),
+    (3, 2, 17, 16),
+    (9, 64, 32, 32),
+    (2, 3, 4, 5, 6),
+    (1, 2, 1, 1),
+    (3, 1),
+]
 
 
 def network():

@@ -22,15 +22,26 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return mean, var
     if half and x.device.type == "cpu":  # the kernel would answer in half precision
         x = x.float()
-    rows, channels, positions = x.size(0), x.size(1), x[:1, :1].numel()
-    if x.device.type == "cpu" and positions >= 32 and x.is_contiguous():
-        # Each row by itself and then merged: three times as fast as the other kernel, here.
-        _, means, invstd = torch.native_group_norm(
-            x, None, None, rows, channels, positions, channels, 0.0
-        )
-        between, mean = torch.var_mean(means, 0, correction=0)
-        return mean, between.add_(invstd.pow_(-2).mean(0))
+    if x.device.type == "cpu" and x[:1, :1].numel() >= 256 and x.is_contiguous():
+        return _moments_row_by_row(x)
     return torch.batch_norm_update_stats(x, None, None, 0.0)
+
+
+def _moments_row_by_row(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the moments of a contiguous x through those of each row, all of the same count.
+
+    On the CPU, group normalization finds them in a third of the time that batch normalization
+    takes. It also normalizes, which nobody asked for: a few rows at once keep that small.
+    """
+    channels, positions = x.size(1), x[:1, :1].numel()
+    at_once = max(1, 2**18 // (channels * positions))
+    parts = [
+        torch.native_group_norm(r, None, None, len(r), channels, positions, channels, 0.0)[1:]
+        for r in x.split(at_once)
+    ]
+    means, invstd = (torch.cat(values) for values in zip(*parts, strict=True))
+    between, mean = torch.var_mean(means, 0, correction=0)
+    return mean, between.add_(invstd.pow_(-2).mean(0))
 
 
 class BatchMoments(torch.autograd.Function):
