@@ -63,10 +63,16 @@ def train(model, x, y, forward, steps=2):
     return output
 
 
+@pytest.fixture(autouse=True)
+def no_graphs_of_other_tests():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_both_steps_compile_as_one_graph_each(options):
-    torch._dynamo.reset()
     eager = convert_ubn(network(), **options)
     inner = copy.deepcopy(eager)
     compiled = torch.compile(inner, fullgraph=True, backend="aot_eager")
