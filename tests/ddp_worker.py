@@ -102,6 +102,12 @@ def main(rank, folder):
     model = DistributedDataParallel(convert_ubn(network()))
     results["gap"] = step(model, xs[rank], ys[rank], side_by_side, gap=10.0)
 
+    # One rank has little data and the other has not, yet both must go the same way.
+    generator = torch.Generator().manual_seed(rank)
+    many = torch.randn(3000 if rank else 3, 2, 7, 6, generator=generator, dtype=torch.float64)
+    model = DistributedDataParallel(convert_ubn(network()))
+    results["lopsided"] = step(model, xs[rank], many, ubn_forward)[0], many
+
     for way, wrap in {"inside": nn.Sequential, "compiled": compiled}.items():
         model = wrap(DistributedDataParallel(convert_ubn(network())))
         results[way] = step(model, xs[rank], ys[rank], ubn_forward)

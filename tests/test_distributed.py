@@ -67,6 +67,13 @@ def test_a_wrapper_inside_or_compiled_from_outside_is_found(ranks, way):
     assert_same([rank[way] for rank in ranks], step(convert_ubn(network()), x, y, ubn_forward))
 
 
+def test_little_data_on_one_rank_and_much_on_another(ranks):
+    x, *_ = rows(SPLITS["uneven"])
+    outputs, many = zip(*(rank["lopsided"] for rank in ranks), strict=True)
+    alone = step(convert_ubn(network()), x, torch.cat(many), side_by_side)
+    torch.testing.assert_close(torch.cat(outputs), alone[0], rtol=1e-9, atol=1e-9)
+
+
 def test_the_gap_over_all_ranks_has_its_gradient(ranks):
     x, y, *_ = rows(SPLITS["uneven"])
     # Each rank adds the gap of all ranks to its loss.

@@ -264,7 +264,7 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
     alone = group_of(model) is None and all(layer.own_group() is None for layer in layers)
     if len(unlabeled) == 0 and alone:
         return model(labeled)
-    small = labeled.numel() + unlabeled.numel() < SMALL
+    small = alone and labeled.numel() + unlabeled.numel() < SMALL  # ranks must agree on the way
     running = any(layer.source == "running" for layer in layers)
     if small or running or not _may_take_turns(model):
         return two_passes(model, labeled, unlabeled)
