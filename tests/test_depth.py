@@ -1,6 +1,7 @@
-"""Depth metrics, downscaling and loss against loops written from their definitions."""
+"""Depth metrics against a plain numpy loop over images."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubnlib.depth import depth_metrics, downscale_depth, multiscale_depth_loss
+from ubnlib.depth import as_depth, average_metrics, crop_region, depth_metrics, per_image_metrics
 
 NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "delta1", "delta2", "delta3"]
+SHARES = {
+    "garg": ("0.40810811", "0.99189189", "0.03594771", "0.96405229"),
+    "eigen": ("0.3324324", "0.91351351", "0.0359477", "0.96405229"),
+}
+KITTI_SIZES = [(375, 1242), (370, 1224), (374, 1238), (370, 1226), (376, 1241)]
 
 
 def sparse_depth(seed, shape, density=0.3, low=1.0, high=95.0):
@@ -19,68 +25,160 @@ def sparse_depth(seed, shape, density=0.3, low=1.0, high=95.0):
     return np.where(generator.uniform(size=shape) < density, depth, 0.0)
 
 
-def metrics_by_loops(prediction, target, cap, box=None):
-    """Average over images of each metric's definition, one pixel at a time."""
+def wrong_by(seed, target, spread=0.4):
+    """Return a dense prediction, off by random factors."""
+    generator = np.random.default_rng(seed)
+    guess = np.where(target > 0, target, generator.uniform(1, 95, target.shape))
+    return guess * generator.lognormal(0.1, spread, target.shape)
+
+
+def box_of(crop, height, width):
+    """Return first and one past the last row and column, in exact arithmetic."""
+    if crop is None:
+        return 0, height, 0, width
+    sizes = (height, height, width, width)
+    return tuple(
+        math.floor(Fraction(share) * size) for share, size in zip(SHARES[crop], sizes, strict=True)
+    )
+
+
+def oracle(prediction, target, crop=None, cap=80.0, median_scaling=False):
+    """Return the metrics of each image, as evaluation scripts do it: a list of seven or of NaN."""
     per_image = []
-    for p_map, t_map in zip(prediction, target, strict=True):
-        height, width = t_map.shape
-        top, bottom, left, right = box or (0, height, 0, width)
-        pairs = [
-            (min(max(float(p_map[row, column]), 1e-3), cap), float(t_map[row, column]))
-            for row in range(top, bottom)
-            for column in range(left, right)
-            if 0 < t_map[row, column] <= cap
-        ]
-        n = len(pairs)
-        if n == 0:
+    for p, t in zip(prediction.astype(np.float64), target.astype(np.float64), strict=True):
+        mask = np.logical_and(t > 0, t <= cap)
+        top, bottom, left, right = box_of(crop, *t.shape)
+        inside = np.zeros_like(mask)
+        inside[top:bottom, left:right] = True
+        mask = np.logical_and(mask, inside)
+        if not mask.any():
+            per_image.append([np.nan] * 7)
             continue
-        ratios = [max(p / t, t / p) for p, t in pairs]
+        p, t = p[mask], t[mask]
+        if median_scaling:
+            p = p * (np.median(t) / np.median(p))
+        p = np.minimum(np.maximum(p, 1e-3), cap)
+        worse = np.maximum(t / p, p / t)
         per_image.append(
             [
-                sum(abs(p - t) / t for p, t in pairs) / n,
-                sum((p - t) ** 2 / t for p, t in pairs) / n,
-                math.sqrt(sum((p - t) ** 2 for p, t in pairs) / n),
-                math.sqrt(sum((math.log(p) - math.log(t)) ** 2 for p, t in pairs) / n),
-                *(sum(ratio < 1.25**power for ratio in ratios) / n for power in (1, 2, 3)),
+                np.average(np.abs(t - p) / t),
+                np.average((t - p) ** 2 / t),
+                np.average((t - p) ** 2) ** 0.5,
+                np.average((np.log(t) - np.log(p)) ** 2) ** 0.5,
+                *(np.count_nonzero(worse < 1.25**power) / worse.size for power in (1, 2, 3)),
             ]
         )
-    return dict(zip(NAMES, np.mean(per_image, axis=0), strict=True))
+    return np.array(per_image)
 
 
-@pytest.mark.parametrize("cap", [80.0, 50.0])
-def test_metrics_agree_with_the_loops(cap):
-    target = sparse_depth(0, (3, 20, 30))
-    prediction = target * np.random.default_rng(1).lognormal(0, 0.4, target.shape) + 1e-4
-    prediction[0, :3] = -1.0  # clipped
-    expected = metrics_by_loops(prediction, target, cap)
-    assert depth_metrics(prediction, target, cap=cap) == pytest.approx(expected, rel=1e-12)
+def table(metrics):
+    """Return per-image metrics as [N, 7]."""
+    assert list(metrics) == NAMES
+    return torch.stack(list(metrics.values()), dim=1).cpu().numpy()
 
 
-@pytest.mark.parametrize(
-    # The crops of a 375x1242 image as rows and columns, computed by hand from their shares.
-    ("crop", "box"),
-    [("garg", (153, 371, 44, 1197)), ("eigen", (124, 342, 44, 1197))],
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([None, "garg", "eigen"]),
+    st.sampled_from([80.0, 50.0]),
+    st.booleans(),
+    st.floats(0, 1),
+    st.sampled_from([np.float32, np.float64]),
 )
-def test_crops_are_the_usual_ones(crop, box):
-    target = sparse_depth(2, (1, 375, 1242), density=0.02)
-    top, bottom, left, right = box
-    # Right on the frame of pixels just inside, wrong by a factor of 10 everywhere outside.
-    for row in (top - 1, top, bottom - 1, bottom):
-        target[0, row] = 7.0
-    for column in (left - 1, left, right - 1, right):
-        target[0, :, column] = 7.0
-    prediction = target * 1.1
-    prediction[0, :top] = prediction[0, bottom:] = 0.1
-    prediction[0, :, :left] = prediction[0, :, right:] = 0.1
-    ours = depth_metrics(prediction, target, crop=crop)
-    assert ours["delta1"] == 1.0
-    assert ours == pytest.approx(metrics_by_loops(prediction, target, 80.0, box), rel=1e-12)
-    # And no pixel inside is left out: spoil the four corners.
-    for row in (top, bottom - 1):
-        for column in (left, right - 1):
-            spoiled = prediction.copy()
-            spoiled[0, row, column] = 70.0
-            assert depth_metrics(spoiled, target, crop=crop)["delta1"] < 1.0
+def test_metrics_agree_with_the_oracle(seed, crop, cap, median_scaling, density, dtype):
+    target = sparse_depth(seed, (4, 20, 30), density).astype(dtype)
+    target[1, :, 5:] = 0.0  # images with different numbers of pixels, of which one has none
+    target[3] = 0.0
+    prediction = wrong_by(seed + 1, target).astype(dtype)
+    prediction[2, 9] = 1e-5  # clipped from both sides
+    prediction[2, 11] = 500.0
+    options = dict(crop=crop, cap=cap, median_scaling=median_scaling)
+    expected = oracle(prediction, target, **options)
+    ours = per_image_metrics(prediction, target, **options)
+    np.testing.assert_allclose(table(ours), expected, rtol=1e-9, atol=1e-12)
+    assert np.isnan(table(ours)[3]).all()
+    if np.isfinite(expected).any():
+        means = dict(zip(NAMES, np.nanmean(expected, axis=0), strict=True))
+        assert depth_metrics(prediction, target, **options) == pytest.approx(means, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", KITTI_SIZES)
+@pytest.mark.parametrize("crop", [None, "garg", "eigen"])
+def test_native_maps_agree_with_the_oracle(size, crop):
+    target = sparse_depth(size[0], (2, *size), 0.05).astype(np.float32)
+    prediction = wrong_by(size[1], target).astype(np.float32)
+    ours = table(per_image_metrics(prediction, target, crop=crop))
+    np.testing.assert_allclose(ours, oracle(prediction, target, crop), rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", KITTI_SIZES)
+@pytest.mark.parametrize("crop", ["garg", "eigen"])
+def test_crops_are_exact_at_all_kitti_sizes(size, crop):
+    top, bottom, left, right = box_of(crop, *size)
+    assert crop_region(crop, *size) == (slice(top, bottom), slice(left, right))
+    # One pixel each on the inner side of the border and on the outer side.
+    for row, column, counts in (
+        (top, left, True),
+        (bottom - 1, right - 1, True),
+        (top - 1, left, False),
+        (top, left - 1, False),
+        (bottom, right - 1, False),
+        (bottom - 1, right, False),
+    ):
+        target = np.zeros((1, *size), np.float32)
+        target[0, row, column] = 7.0
+        delta = per_image_metrics(target, target, crop=crop)["delta1"]
+        assert delta.isfinite().item() is counts
+
+
+@given(st.sampled_from(["garg", "eigen"]), st.integers(1, 1_000_000), st.integers(1, 1_000_000))
+def test_crops_are_exact_at_any_size(crop, height, width):
+    top, bottom, left, right = box_of(crop, height, width)
+    assert crop_region(crop, height, width) == (slice(top, bottom), slice(left, right))
+
+
+def test_crops_of_the_largest_size_are_the_numbers_seen_elsewhere():
+    assert box_of("garg", 375, 1242) == (153, 371, 44, 1197)
+    assert box_of("eigen", 375, 1242) == (124, 342, 44, 1197)
+
+
+def test_a_batch_is_its_images_one_by_one_in_any_order():
+    target = sparse_depth(5, (6, 25, 40), 0.2)
+    target[2] = 0.0
+    target[4, :, 3:] = 0.0
+    prediction = wrong_by(6, target)
+    together = table(per_image_metrics(prediction, target, median_scaling=True))
+    for p, t, row in zip(prediction, target, together, strict=True):
+        alone = per_image_metrics(p, t, median_scaling=True)
+        np.testing.assert_allclose(table(alone), row[None], rtol=1e-12)
+    order = [3, 2, 0, 5, 4, 1]
+    shuffled = table(per_image_metrics(prediction[order], target[order], median_scaling=True))
+    np.testing.assert_array_equal(shuffled, together[order])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
+def test_median_scaling_takes_any_scale_away(scale, seed):
+    target = sparse_depth(seed, (2, 9, 10), 0.8)
+    prediction = wrong_by(seed + 1, target)
+    reference = depth_metrics(prediction, target, median_scaling=True)
+    scaled = depth_metrics(prediction * scale, target, median_scaling=True)
+    assert scaled == pytest.approx(reference, rel=1e-9)
+    assert depth_metrics(target * scale, target, median_scaling=True) == pytest.approx(
+        depth_metrics(target, target), abs=1e-12
+    )
+
+
+def test_median_is_over_the_evaluated_pixels_and_before_clipping():
+    target = np.array([[[10.0, 20.0, 40.0, 60.0, 0.0, 90.0]]])
+    prediction = np.array([[[100.0, 200.0, 400.0, 600.0, 1.0, 1.0]]])
+    metrics = depth_metrics(prediction, target, median_scaling=True)
+    assert list(metrics.values()) == pytest.approx([0, 0, 0, 0, 1, 1, 1], abs=1e-12)
+    prediction[0, 0, 1] = np.nan  # medians of 10, 20, 40, 60 and of 100, 400, 600
+    metrics = depth_metrics(prediction, target, median_scaling=True)
+    assert math.isnan(metrics["rmse"]) and metrics["delta1"] == 0.0
+    assert metrics["delta2"] == 0.75  # each 0.75 of the truth
 
 
 def test_metrics_are_per_image_means_and_empty_images_are_left_out():
@@ -91,6 +189,11 @@ def test_metrics_are_per_image_means_and_empty_images_are_left_out():
     prediction[1] = 20.0
     metrics = depth_metrics(prediction, target)
     assert metrics["abs_rel"] == pytest.approx(0.5) and metrics["delta1"] == 0.5
+    per_image = per_image_metrics(prediction, target)
+    np.testing.assert_allclose(per_image["abs_rel"], [0.0, 1.0, np.nan])
+    assert average_metrics(per_image) == metrics
+    nothing = average_metrics({name: values[2:] for name, values in per_image.items()})
+    assert np.isnan(list(nothing.values())).all()
 
 
 def test_metrics_of_tensors_arrays_and_single_maps_are_the_same():
@@ -101,19 +204,76 @@ def test_metrics_of_tensors_arrays_and_single_maps_are_the_same():
     assert depth_metrics(gradient, torch.from_numpy(target)) == reference
     assert depth_metrics(prediction[None], target[None]) == reference
     assert list(reference) == NAMES and all(type(value) is float for value in reference.values())
+    per_image = per_image_metrics(prediction, target)
+    assert all(v.shape == (1,) and v.dtype == torch.float64 for v in per_image.values())
 
 
-def test_perfect_prediction_and_nan():
+def test_inputs_stay_as_they_are_and_odd_arrays_are_taken():
+    target = sparse_depth(4, (2, 12, 9), 0.9, 1.0, 60.0).round()
+    prediction = wrong_by(5, target)
+    reference = depth_metrics(prediction, target, median_scaling=True)
+    before = prediction.copy(), target.copy()
+    tensors = torch.from_numpy(prediction), torch.from_numpy(target)
+    assert depth_metrics(*tensors, median_scaling=True) == reference
+    np.testing.assert_array_equal(prediction, before[0])
+    np.testing.assert_array_equal(target, before[1])
+    turned = np.ascontiguousarray(prediction[:, ::-1])[:, ::-1]  # negative strides
+    turned.flags.writeable = False
+    for same in (target.astype(np.uint16), target.astype(">f4"), target.astype(np.float16)):
+        assert depth_metrics(turned, same, median_scaling=True) == reference
+    assert as_depth(target.astype(np.uint16)).dtype == torch.float32
+    assert as_depth(target).dtype == torch.float64
+    integers = tensors[1].to(torch.uint16)
+    assert depth_metrics(tensors[0], integers, median_scaling=True) == reference
+
+
+def test_perfect_prediction_nan_and_infinity():
     target = sparse_depth(4, (5, 8))
     perfect = depth_metrics(target, target)
     assert list(perfect.values()) == [0, 0, 0, 0, 1, 1, 1]
-    missing = np.where(target > 0, target, np.nan)
-    assert depth_metrics(target, missing) == perfect  # NaN in the target: no measurement
+    for none in (np.nan, -1.0, -np.inf, np.inf):
+        missing = np.where(target > 0, target, none)
+        assert depth_metrics(target, missing) == perfect  # no measurement
     broken = depth_metrics(np.full_like(target, np.nan), target)
-    assert math.isnan(broken["abs_rel"]) and broken["delta3"] == 0.0
+    assert all(math.isnan(broken[name]) for name in NAMES[:4])
+    assert broken["delta3"] == 0.0
+    infinite = depth_metrics(np.full_like(target, np.inf), target)
+    assert infinite == depth_metrics(np.full_like(target, 80.0), target)
+    negative = depth_metrics(np.full_like(target, -np.inf), target)
+    assert negative == depth_metrics(np.full_like(target, 1e-3), target)
 
 
-def test_metrics_refuse_wrong_shapes_crops_and_empty_targets():
+def test_nan_shows_in_its_own_image_alone():
+    target = np.full((2, 4, 5), 10.0)
+    prediction = target.copy()
+    prediction[0, 0, 0] = np.nan
+    per_image = per_image_metrics(prediction, target)
+    assert all(math.isnan(per_image[name][0]) for name in NAMES[:4])
+    assert per_image["delta1"].tolist() == [0.95, 1.0]
+    assert per_image["abs_rel"][1] == 0.0
+    assert math.isnan(depth_metrics(prediction, target)["abs_rel"])  # not passed over
+    target[0, 0, 0] = 0.0  # where nothing is measured, nothing is asked
+    assert depth_metrics(prediction, target)["abs_rel"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cap", [80.0, 50.0])
+def test_a_depth_of_exactly_the_cap_counts(dtype, cap):
+    target = np.array([[cap, np.nextafter(dtype(cap), dtype(100)), 0.0]], dtype)
+    prediction = np.array([[cap / 2, 1.0, 1.0]], dtype)
+    assert depth_metrics(prediction, target, cap=cap)["abs_rel"] == 0.5
+    with pytest.raises(ValueError, match="no pixel"):
+        depth_metrics(prediction[:, 1:], target[:, 1:], cap=cap)
+
+
+def test_a_ratio_of_exactly_the_bound_is_wrong():
+    target = np.array([[8.0, 8.0, 8.0, 8.0]])
+    prediction = np.array([[10.0, 9.99, 6.4, 12.5]])
+    metrics = depth_metrics(prediction, target)
+    assert (metrics["delta1"], metrics["delta2"], metrics["delta3"]) == (0.25, 0.75, 1.0)
+
+
+def test_metrics_refuse_wrong_shapes_crops_caps_and_empty_targets():
     ones = np.ones((2, 4, 6))
     with pytest.raises(ValueError, match=r"\(2, 1, 4, 6\) and target \(2, 4, 6\).*resize"):
         depth_metrics(ones[:, None], ones)
@@ -121,133 +281,21 @@ def test_metrics_refuse_wrong_shapes_crops_and_empty_targets():
         depth_metrics(ones[0, 0], ones[0, 0])
     with pytest.raises(ValueError, match="crop is 'center'"):
         depth_metrics(ones, ones, crop="center")
-    for target in (0 * ones, 90 * ones):
+    for cap in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"cap is {cap}, expected a finite depth"):
+            depth_metrics(ones, ones, cap=cap)
+    for target in (0 * ones, 90 * ones, ones[:0]):
         with pytest.raises(ValueError, match="no pixel with 0 < depth <= 80"):
-            depth_metrics(ones, target)
+            depth_metrics(ones[: len(target)], target)
 
 
-def cell(index, size, full):
-    """First and one past the last pixel of a cell: those that it covers, also in part."""
-    return index * full // size, -((-(index + 1) * full) // size)
-
-
-def downscale_by_loops(depth, size, mode):
-    out = np.zeros((len(depth), *size))
-    for n, row, column in np.ndindex(out.shape):
-        (top, bottom), (left, right) = (
-            cell(i, s, f) for i, s, f in zip((row, column), size, depth.shape[1:], strict=True)
-        )
-        measured = [d for d in depth[n, top:bottom, left:right].ravel() if d > 0]
-        if mode == "nearest":
-            out[n, row, column] = depth[
-                n,
-                int((row + 0.5) * depth.shape[1] / size[0]),
-                int((column + 0.5) * depth.shape[2] / size[1]),
-            ]
-        elif measured:
-            out[n, row, column] = min(measured) if mode == "nearest_surface" else np.mean(measured)
-    return out
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.sampled_from(["nearest_surface", "nearest", "mean"]),
-    st.tuples(st.integers(1, 13), st.integers(1, 17)),
-    st.floats(0, 1),
-    st.integers(0, 2**32 - 1),
-)
-def test_downscaling_agrees_with_the_loops(mode, size, density, seed):
-    depth = sparse_depth(seed, (2, 13, 17), density)
-    ours = downscale_depth(torch.from_numpy(depth), size, mode).numpy()
-    np.testing.assert_allclose(ours, downscale_by_loops(depth, size, mode), rtol=1e-12)
-
-
-def test_nearest_surface_keeps_measured_values_exactly_and_is_the_default():
-    depth = torch.from_numpy(sparse_depth(5, (1, 16, 16), 0.2)).float()
-    small = downscale_depth(depth, (4, 4))
-    assert set(small[small > 0].tolist()) <= set(depth[depth > 0].tolist())
-    assert torch.equal(downscale_depth(depth, (16, 16)), depth)
-
-
-def test_downscaling_refuses_larger_sizes_and_unknown_modes():
-    with pytest.raises(ValueError, match=r"size is \(5, 9\), expected at most the \(4, 9\)"):
-        downscale_depth(torch.ones(1, 4, 9), (5, 9))
-    with pytest.raises(ValueError, match="mode is 'bilinear'"):
-        downscale_depth(torch.ones(1, 4, 9), (2, 2), "bilinear")
-
-
-def make_predictions(seed, batch=2, sizes=((12, 20), (6, 10), (3, 5), (2, 3))):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        2.5 + 60 * torch.rand(batch, 1, *size, generator=generator, dtype=torch.float64)
-        for size in sizes
-    )
-
-
-@pytest.mark.parametrize("mode", ["nearest_surface", "nearest", "mean"])
-@pytest.mark.parametrize("norm", ["l1", "l2", "log_l1"])
-def test_loss_agrees_with_the_loops(mode, norm):
-    error = {
-        "l1": lambda p, t: abs(p - t),
-        "l2": lambda p, t: (p - t) ** 2,
-        "log_l1": lambda p, t: abs(math.log(p / t)),
-    }[norm]
-    target = sparse_depth(6, (2, 12, 20))
-    predictions = make_predictions(7)
-    means = []
-    for prediction in predictions:
-        p_maps = prediction[:, 0].numpy()
-        t_maps = downscale_by_loops(target, p_maps.shape[1:], mode)
-        measured = zip(p_maps[t_maps > 0], t_maps[t_maps > 0], strict=True)
-        means.append(np.mean([error(float(p), float(t)) for p, t in measured]))
-    ours = multiscale_depth_loss(predictions, torch.from_numpy(target), mode=mode, norm=norm)
-    assert ours.item() == pytest.approx(np.mean(means), rel=1e-12)
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "log_l1"])
-def test_gradient_flows_from_measured_cells_alone(norm):
-    target = torch.from_numpy(sparse_depth(8, (2, 12, 20), density=0.1))
-    target[1] = 0  # an image without any measurement, in a batch with some
-    predictions = make_predictions(9)
-    spoiled = []
-    for prediction in predictions:
-        measured = downscale_depth(target, prediction.shape[-2:])[:, None] > 0
-        spoiled.append(prediction.where(measured, torch.nan).requires_grad_())
-    loss = multiscale_depth_loss(tuple(spoiled), target, norm=norm)
-    loss.backward()
-    assert loss.isfinite()
-    for prediction in spoiled:
-        measured = prediction.isfinite()
-        assert measured.any() and not measured.all()
-        assert (prediction.grad[measured] != 0).all()
-        assert (prediction.grad[~measured] == 0).all()
-
-
-def test_scales_weigh_the_same_and_empty_scales_drop_out():
-    target = torch.zeros(1, 4, 4)
-    target[0, 0, 0] = 10.0  # "nearest" looks at other pixels at half the size
-    predictions = tuple(torch.full((1, 1, size, size), 12.0) for size in (4, 2))
-    assert multiscale_depth_loss(predictions, target, mode="nearest").item() == 2.0
-    predictions[1].fill_(16.0)
-    assert multiscale_depth_loss(predictions, target).item() == 4.0
-
-
-def test_loss_in_reduced_precision_is_computed_in_float32():
-    target = torch.from_numpy(sparse_depth(10, (2, 12, 20))).float()
-    predictions = tuple(prediction.bfloat16() for prediction in make_predictions(11))
-    loss = multiscale_depth_loss(predictions, target)
-    assert loss.dtype == torch.float32
-    exact = multiscale_depth_loss(tuple(p.double() for p in predictions), target.double())
-    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
-
-
-def test_loss_refuses_batches_without_depth_and_wrong_shapes():
-    predictions = tuple(p.float() for p in make_predictions(12))
-    with pytest.raises(ValueError, match=r"labeled batch .* has no measured depth"):
-        multiscale_depth_loss(predictions, torch.zeros(2, 12, 20))
-    with pytest.raises(ValueError, match=r"\(2, 1, 12, 20\), expected \[3, 1, h, w\]"):
-        multiscale_depth_loss(predictions, torch.ones(3, 12, 20))
-    with pytest.raises(ValueError, match=r"\(2, 12, 20\), expected \[2, 1, h, w\]"):
-        multiscale_depth_loss((predictions[0][:, 0],), torch.ones(2, 12, 20))
-    with pytest.raises(ValueError, match="norm is 'huber'"):
-        multiscale_depth_loss(predictions, torch.ones(2, 12, 20), norm="huber")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_metrics_on_a_gpu_are_those_of_the_cpu():
+    target = torch.from_numpy(sparse_depth(7, (5, 375, 1242), 0.05)).float()
+    target[3] = 0.0
+    prediction = torch.from_numpy(wrong_by(8, target.numpy())).float()
+    options = dict(crop="garg", median_scaling=True)
+    here = per_image_metrics(prediction, target, **options)
+    there = per_image_metrics(prediction.cuda(), target, **options)
+    assert all(values.is_cuda and values.dtype == torch.float64 for values in there.values())
+    np.testing.assert_allclose(table(there), table(here), rtol=1e-9)

@@ -1,15 +1,15 @@
-"""Depth from sparse ground truth: metrics, and the multi-scale training loss.
+"""Depth metrics over sparse ground truth.
 
 The metrics and crops are the usual ones of D. Eigen et al. (2014) and R. Garg et al. (2016); the
-paper reports the first delta. How the paper brings sparse depth maps to the coarser predictions
-and which norm its loss has is unstated: both are arguments here. A depth of 0 means no measurement.
+paper reports the first delta. A depth of 0 means no measurement.
 """
 
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 MIN_DEPTH = 1e-3  # meters; predictions are clipped to [MIN_DEPTH, cap]
 # Top, bottom, left, right as shares of height and width.
@@ -17,29 +17,23 @@ CROPS = {
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
+METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta1", "delta2", "delta3")
 
-Downscale = Literal["nearest_surface", "nearest", "mean"]
-LossNorm = Literal["l1", "l2", "log_l1"]
+Crop = Literal["garg", "eigen"]
 
 
 def depth_metrics(
-    prediction: np.ndarray | torch.Tensor,
-    target: np.ndarray | torch.Tensor,
+    prediction: np.ndarray | Tensor,
+    target: np.ndarray | Tensor,
     *,
-    crop: Literal["garg", "eigen"] | None = None,
+    crop: Crop | None = None,
     cap: float = 80.0,
+    median_scaling: bool = False,
 ) -> dict[str, float]:
-    """Compare predicted depth maps with measured ones.
+    """Compare predicted depth maps with measured ones: means over images of `per_image_metrics`.
 
-    Metrics are computed per image, in float64 over the pixels with 0 < target <= cap, and averaged
-    over the images; an image without such a pixel is left out. There is no median scaling.
-
-    Args:
-        prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
-            and counts as wrong in the deltas.
-        target: Same shape, meters; 0 or NaN = no measurement.
-        crop: Region to evaluate, in shares of the image: Garg's, Eigen's, or None for all of it.
-        cap: Largest depth evaluated, meters.
+    An image without a pixel to evaluate is left out. The arguments are those of
+    `per_image_metrics`.
 
     Returns:
         `abs_rel` mean |p - t| / t, `sq_rel` mean (p - t)^2 / t in meters, `rmse` in meters,
@@ -47,154 +41,149 @@ def depth_metrics(
         max(p / t, t / p) < 1.25, 1.25^2, 1.25^3.
 
     Raises:
-        ValueError: If the shapes differ or are no maps, the crop is unknown, or there is no pixel
-            to evaluate.
+        ValueError: If the shapes differ or are no maps, the crop or the cap is none, or there is
+            no pixel to evaluate.
 
     Example:
         >>> depth_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))["abs_rel"]
         0.1
     """
-    prediction, target = _as_float64(prediction), _as_float64(target)
+    per_image = per_image_metrics(
+        prediction, target, crop=crop, cap=cap, median_scaling=median_scaling
+    )
+    if per_image["delta1"].isnan().all():
+        raise ValueError(
+            f"target of shape {tuple(target.shape)} has no pixel with 0 < depth <= {cap} to "
+            f"evaluate (crop: {crop})."
+        )
+    return average_metrics(per_image)
+
+
+@torch.no_grad()
+def per_image_metrics(
+    prediction: np.ndarray | Tensor,
+    target: np.ndarray | Tensor,
+    *,
+    crop: Crop | None = None,
+    cap: float = 80.0,
+    median_scaling: bool = False,
+) -> dict[str, Tensor]:
+    """Compare each predicted depth map with the measured one.
+
+    Metrics are means over an image's pixels with 0 < target <= cap inside the crop, computed on
+    the prediction's device, in float64 where it has that.
+
+    Args:
+        prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
+            and counts as wrong in the deltas.
+        target: Same shape, meters; 0 or NaN = no measurement.
+        crop: Region to evaluate, in shares of the image: Garg's, Eigen's, or None for all of it.
+        cap: Largest depth evaluated, meters.
+        median_scaling: Whether to multiply each prediction, before clipping, by the ratio of the
+            evaluated pixels' medians, target to prediction. For methods that do not know the
+            scale; a prediction of NaN is not part of the median.
+
+    Returns:
+        The metrics of `depth_metrics`, each [N] (1 for a single map). An image without a pixel to
+        evaluate is NaN in all of them, and only such an image is NaN in the deltas.
+
+    Raises:
+        ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
+    """
+    prediction = as_depth(prediction)
+    target = as_depth(target).to(prediction.device)
     if prediction.shape != target.shape or target.ndim not in (2, 3):
         raise ValueError(
-            f"prediction has shape {prediction.shape} and target {target.shape}: expected the same "
-            f"[H, W] or [N, H, W]; resize the prediction to the target's size first."
+            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
+            f"expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
+            f"first."
         )
-    if crop is not None and crop not in CROPS:
-        raise ValueError(f"crop is {crop!r}, expected None, 'garg' or 'eigen'.")
+    if not MIN_DEPTH < cap < np.inf:
+        raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")
+    dtype = torch.float32 if target.device.type == "mps" else torch.float64
     if target.ndim == 2:
         prediction, target = prediction[None], target[None]
-    evaluated = (target > 0) & (target <= cap) & _inside(crop, *target.shape[1:])
-    per_image = [
-        _pixel_metrics(p[valid].clip(MIN_DEPTH, cap), t[valid])
-        for p, t, valid in zip(prediction, target, evaluated, strict=True)
-        if valid.any()
-    ]
-    if not per_image:
-        raise ValueError(
-            f"target of shape {target.shape} has no pixel with 0 < depth <= {cap} to evaluate "
-            f"(crop: {crop})."
+    rows, columns = crop_region(crop, *target.shape[1:])
+    prediction, target = prediction[:, rows, columns], target[:, rows, columns]
+    # Few pixels have a measurement: what follows sees each image's evaluated ones as a row.
+    evaluated = (target > 0) & (target <= cap)
+    counts = evaluated.sum((1, 2))
+    lengths = counts.tolist()
+    if not any(lengths):
+        return {name: torch.full_like(counts, torch.nan, dtype=dtype) for name in METRICS}
+    p, t = (
+        pad_sequence(
+            maps.masked_select(evaluated).to(dtype).split(lengths),
+            batch_first=True,
+            padding_value=torch.nan,
         )
-    return {name: float(np.mean([m[name] for m in per_image])) for name in per_image[0]}
-
-
-def downscale_depth(
-    depth: torch.Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
-) -> torch.Tensor:
-    """Bring sparse depth maps to a lower resolution; cells without a measurement stay 0.
-
-    Args:
-        depth: [N, H, W], meters, 0 = no measurement.
-        size: (height, width) of the result, not larger than the input's.
-        mode: `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the
-            nearest surface (a max pool of inverse depth); `"nearest"`, the one pixel at each
-            cell's center, measured or not; `"mean"`, the mean of the measured depths.
-
-    Returns:
-        [N, height, width], meters.
-
-    Raises:
-        ValueError: If the mode is unknown or the size is larger than the input's.
-    """
-    if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
-        raise ValueError(
-            f"size is {size}, expected at most the {tuple(depth.shape[-2:])} of depth."
-        )
-    measured = depth > 0
-    if mode == "nearest_surface":
-        nearest = -F.adaptive_max_pool2d(-depth.where(measured, torch.inf), size)
-        return nearest.where(nearest < torch.inf, 0.0)
-    if mode == "nearest":
-        return F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
-    if mode == "mean":
-        total = F.adaptive_avg_pool2d(depth.where(measured, 0.0), size)
-        share = F.adaptive_avg_pool2d(measured.to(depth.dtype), size)
-        return (total / share).where(share > 0, 0.0)
-    raise ValueError(f"mode is {mode!r}, expected 'nearest_surface', 'nearest' or 'mean'.")
-
-
-def multiscale_depth_loss(
-    predictions: tuple[torch.Tensor, ...],
-    target: torch.Tensor,
-    *,
-    mode: Downscale = "nearest_surface",
-    norm: LossNorm = "l1",
-) -> torch.Tensor:
-    """Average a masked loss over the resolutions of a prediction.
-
-    At each resolution the target is downscaled and the error averaged over the batch's measured
-    cells; no gradient flows from the others, whatever is predicted there. A resolution at which
-    `"nearest"` leaves no cell at all is not part of the average.
-
-    Args:
-        predictions: Depth maps [N, 1, h, w] in meters, as `DispNet` returns them.
-        target: [N, H, W], meters, 0 = no measurement.
-        mode: How the target is downscaled; see `downscale_depth`.
-        norm: `"l1"` |p - t|, `"l2"` (p - t)^2, or `"log_l1"` |log p - log t|.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If a shape does not fit, the norm is unknown, or the whole batch has no
-            measurement.
-    """
-    errors = []
-    for prediction in predictions:
-        if prediction.ndim != 4 or prediction.shape[:2] != (len(target), 1):
-            raise ValueError(
-                f"A prediction has shape {tuple(prediction.shape)}, expected "
-                f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}."
-            )
-        goal = downscale_depth(target, tuple(prediction.shape[-2:]), mode)
-        measured = goal > 0
-        if measured.any():
-            errors.append(_error(prediction[:, 0][measured], goal[measured], norm).mean())
-    if not errors:
-        raise ValueError(
-            f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "
-            f"resolution: expected depth maps with values above 0; leave unlabeled frames out."
-        )
-    return torch.stack(errors).mean()
-
-
-def _as_float64(depth: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Return depth maps as a float64 array on the CPU."""
-    if isinstance(depth, torch.Tensor):
-        return depth.detach().cpu().double().numpy()
-    return np.asarray(depth, dtype=np.float64)
-
-
-def _inside(crop: str | None, height: int, width: int) -> np.ndarray:
-    """Mark the pixels inside a crop: [height, width] bool."""
-    if crop is None:
-        return np.ones((height, width), dtype=bool)
-    top, bottom, left, right = CROPS[crop]
-    inside = np.zeros((height, width), dtype=bool)
-    inside[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True
-    return inside
-
-
-def _pixel_metrics(p: np.ndarray, t: np.ndarray) -> dict[str, float]:
-    """Compute the metrics of one image from its evaluated pixels, predicted and measured."""
-    ratio = np.maximum(p / t, t / p)
-    return dict(
-        abs_rel=np.mean(np.abs(p - t) / t),
-        sq_rel=np.mean((p - t) ** 2 / t),
-        rmse=np.sqrt(np.mean((p - t) ** 2)),
-        rmse_log=np.sqrt(np.mean((np.log(p) - np.log(t)) ** 2)),
-        delta1=np.mean(ratio < 1.25),
-        delta2=np.mean(ratio < 1.25**2),
-        delta3=np.mean(ratio < 1.25**3),
+        for maps in (prediction, target)
     )
+    if median_scaling:
+        p *= (_median(t) / _median(p))[:, None]
+    return _row_metrics(p.clip_(MIN_DEPTH, cap), t, counts)
 
 
-def _error(p: torch.Tensor, t: torch.Tensor, norm: LossNorm) -> torch.Tensor:
-    """Return the error of each pixel in a norm."""
-    if norm == "l1":
-        return (p - t).abs()
-    if norm == "l2":
-        return (p - t).square()
-    if norm == "log_l1":
-        return (p.log() - t.log()).abs()
-    raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
+def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
+    """Average metrics over the images that had a pixel to evaluate.
+
+    Args:
+        per_image: [N] each, as `per_image_metrics` returns them, or several of these joined.
+
+    Returns:
+        The means by name; NaN if no image had a pixel.
+    """
+    values = torch.stack([per_image[name] for name in METRICS]).cpu().double()
+    # NaN in an error can be a prediction's, which must show; NaN in a delta is an image left out.
+    kept = ~per_image["delta1"].isnan().cpu()
+    return dict(zip(METRICS, values[:, kept].mean(1).tolist(), strict=True))
+
+
+def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
+    """Return the rows and columns of an image that a crop evaluates.
+
+    Raises:
+        ValueError: If the crop is unknown.
+
+    Example:
+        >>> crop_region("garg", 375, 1242)
+        (slice(153, 371, None), slice(44, 1197, None))
+    """
+    if crop is None:
+        return slice(0, height), slice(0, width)
+    if crop not in CROPS:
+        raise ValueError(f"crop is {crop!r}, expected None, 'garg' or 'eigen'.")
+    top, bottom, left, right = CROPS[crop]
+    rows = slice(int(top * height), int(bottom * height))
+    return rows, slice(int(left * width), int(right * width))
+
+
+def as_depth(depth: np.ndarray | Tensor) -> Tensor:
+    """Return depth maps as a floating-point tensor; arrays are copied to the CPU's memory."""
+    if not isinstance(depth, Tensor):
+        depth = np.asarray(depth)
+        wide = np.result_type(depth, np.float32)
+        return torch.from_numpy(np.array(depth, dtype=wide.newbyteorder("=")))
+    return depth.detach() if depth.is_floating_point() else depth.float()
+
+
+def _median(rows: Tensor) -> Tensor:
+    """Return each row's median, NaN passed over; of an even number, the mean of the middle two."""
+    return (rows.nanmedian(1).values - (-rows).nanmedian(1).values) / 2
+
+
+def _row_metrics(p: Tensor, t: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Compute the metrics of rows [N, K] of pixels, of which the first `counts` are evaluated."""
+    padding = t.isnan()
+
+    def mean(error: Tensor) -> Tensor:
+        return error.masked_fill_(padding, 0).sum(1, dtype=t.dtype) / counts
+
+    metrics = dict(
+        abs_rel=mean((p - t).abs_().div_(t)),
+        sq_rel=mean((p - t).square_().div_(t)),
+        rmse=mean((p - t).square_()).sqrt(),
+        rmse_log=mean((p.log() - t.log()).square_()).sqrt(),
+    )
+    ratio = torch.maximum(p / t, t / p)
+    return metrics | {f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)}

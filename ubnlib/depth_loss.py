@@ -1,0 +1,104 @@
+"""The multi-scale training loss on sparse depth maps.
+
+How the paper brings sparse depth maps to the coarser predictions and which norm its loss has is
+unstated: both are arguments here. A depth of 0 means no measurement.
+"""
+
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+Downscale = Literal["nearest_surface", "nearest", "mean"]
+LossNorm = Literal["l1", "l2", "log_l1"]
+
+
+def downscale_depth(
+    depth: torch.Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
+) -> torch.Tensor:
+    """Bring sparse depth maps to a lower resolution; cells without a measurement stay 0.
+
+    Args:
+        depth: [N, H, W], meters, 0 = no measurement.
+        size: (height, width) of the result, not larger than the input's.
+        mode: `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the
+            nearest surface (a max pool of inverse depth); `"nearest"`, the one pixel at each
+            cell's center, measured or not; `"mean"`, the mean of the measured depths.
+
+    Returns:
+        [N, height, width], meters.
+
+    Raises:
+        ValueError: If the mode is unknown or the size is larger than the input's.
+    """
+    if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
+        raise ValueError(
+            f"size is {size}, expected at most the {tuple(depth.shape[-2:])} of depth."
+        )
+    measured = depth > 0
+    if mode == "nearest_surface":
+        nearest = -F.adaptive_max_pool2d(-depth.where(measured, torch.inf), size)
+        return nearest.where(nearest < torch.inf, 0.0)
+    if mode == "nearest":
+        return F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
+    if mode == "mean":
+        total = F.adaptive_avg_pool2d(depth.where(measured, 0.0), size)
+        share = F.adaptive_avg_pool2d(measured.to(depth.dtype), size)
+        return (total / share).where(share > 0, 0.0)
+    raise ValueError(f"mode is {mode!r}, expected 'nearest_surface', 'nearest' or 'mean'.")
+
+
+def multiscale_depth_loss(
+    predictions: tuple[torch.Tensor, ...],
+    target: torch.Tensor,
+    *,
+    mode: Downscale = "nearest_surface",
+    norm: LossNorm = "l1",
+) -> torch.Tensor:
+    """Average a masked loss over the resolutions of a prediction.
+
+    At each resolution the target is downscaled and the error averaged over the batch's measured
+    cells; no gradient flows from the others, whatever is predicted there. A resolution at which
+    `"nearest"` leaves no cell at all is not part of the average.
+
+    Args:
+        predictions: Depth maps [N, 1, h, w] in meters, as `DispNet` returns them.
+        target: [N, H, W], meters, 0 = no measurement.
+        mode: How the target is downscaled; see `downscale_depth`.
+        norm: `"l1"` |p - t|, `"l2"` (p - t)^2, or `"log_l1"` |log p - log t|.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If a shape does not fit, the norm is unknown, or the whole batch has no
+            measurement.
+    """
+    errors = []
+    for prediction in predictions:
+        if prediction.ndim != 4 or prediction.shape[:2] != (len(target), 1):
+            raise ValueError(
+                f"A prediction has shape {tuple(prediction.shape)}, expected "
+                f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}."
+            )
+        goal = downscale_depth(target, tuple(prediction.shape[-2:]), mode)
+        measured = goal > 0
+        if measured.any():
+            errors.append(_error(prediction[:, 0][measured], goal[measured], norm).mean())
+    if not errors:
+        raise ValueError(
+            f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "
+            f"resolution: expected depth maps with values above 0; leave unlabeled frames out."
+        )
+    return torch.stack(errors).mean()
+
+
+def _error(p: torch.Tensor, t: torch.Tensor, norm: LossNorm) -> torch.Tensor:
+    """Return the error of each pixel in a norm."""
+    if norm == "l1":
+        return (p - t).abs()
+    if norm == "l2":
+        return (p - t).square()
+    if norm == "log_l1":
+        return (p.log() - t.log()).abs()
+    raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
