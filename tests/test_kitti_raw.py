@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,60 +9,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from small_kitti import (
+    CAM_TO_CAM,
+    DATE,
+    DRIVE,
+    HEIGHT,
+    WIDTH,
+    color,
+    image_path,
+    scan_path,
+    write_frame,
+    write_root,
+)
 from torch.utils.data import DataLoader
 
-from ubnlib.kitti import FrameKey, KittiRaw, keep_every, load_frames, split_by_drive
+from ubnlib.kitti import FrameKey, KittiRaw, split_by_drive
 from ubnlib.kitti.raw import read_image
-
-DATE, HEIGHT, WIDTH = "2000_01_01", 20, 60
-CAM_TO_CAM = """S_rect_02: 60 20
-S_rect_03: 60 20
-R_rect_00: 1 0 0 0 1 0 0 0 1
-P_rect_02: 40 0 29.5 0 0 40 9.5 0 0 0 1 0
-P_rect_03: 40 0 29.5 -20 0 40 9.5 0 0 0 1 0
-"""
-VELO_TO_CAM = "R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n"
-DRIVE = f"{DATE}_drive_0001"
-
-
-def color(drive, camera, frame):
-    """A color that tells which image was read."""
-    return drive, 10 * camera, 20 * frame
-
-
-def write_frame(root: Path, drive: int, frame: int, cameras=(2, 3), scan=True) -> None:
-    """Write plain images, and a scan of a wall at 10 + frame meters that fills them."""
-    folder = root / DATE / f"{DATE}_drive_{drive:04d}_sync"
-    for camera in cameras:
-        path = folder / f"image_{camera:02d}" / "data" / f"{frame:010d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (WIDTH, HEIGHT), color(drive, camera, frame)).save(path)
-    if scan:
-        path = folder / "velodyne_points" / "data" / f"{frame:010d}.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        generator = np.random.default_rng(frame)
-        points = np.full((4000, 4), 10.0 + frame, np.float32)
-        points[:, 1:3] = generator.uniform((-12, -4), (12, 4), (4000, 2))
-        points.tofile(path)
-
-
-def scan_path(root, frame, drive=1):
-    return root / DATE / f"{DATE}_drive_{drive:04d}_sync/velodyne_points/data/{frame:010d}.bin"
-
-
-def image_path(root, frame, drive=1, camera=2):
-    return root / DATE / f"{DATE}_drive_{drive:04d}_sync/image_0{camera}/data/{frame:010d}.png"
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Drive 1: frames 0, 2, 3 of both cameras. Drive 2: frame 1 of the left camera alone."""
-    for frame in (0, 2, 3):
-        write_frame(tmp_path, 1, frame)
-    write_frame(tmp_path, 2, 1, cameras=(2,))
-    (tmp_path / DATE / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
-    (tmp_path / DATE / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
-    return tmp_path
+    return write_root(tmp_path)
 
 
 def test_keys_are_sorted_and_drives_named(root):
@@ -244,54 +210,25 @@ def test_no_truncated_image_is_taken_for_a_whole_one(tmp_path):
 def test_corrupt_image_and_missing_image_are_named(root):
     dataset = KittiRaw(root)
     image_path(root, 0).write_bytes(b"not a PNG at all")
+    with pytest.raises(ValueError, match=r"0000000000\.png cannot be read"):
+        dataset.image(0)
     image_path(root, 2).unlink()
-    for index, name in ((0, "0000000000"), (1, "0000000002")):
-        with pytest.raises(ValueError, match=rf"{name}\.png cannot be read"):
-            dataset.image(index)
+    with pytest.raises(FileNotFoundError, match=r"0000000002\.png is missing"):
+        dataset.image(1)
+
+
+def test_an_image_with_a_damaged_byte_is_never_read(root):
+    dataset, path = KittiRaw(root), image_path(root, 0)
+    whole = path.read_bytes()
+    for place in range(8, len(whole) - 12):  # all but the signature and the end mark
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"cannot be read|pixels: expected"):
+            dataset.image(0)
 
 
 def test_grayscale_images_are_repeated_over_channels(tmp_path):
     Image.new("L", (4, 3), 77).save(tmp_path / "gray.png")
     assert (read_image(tmp_path / "gray.png") == torch.full((3, 3, 4), 77)).all()
-
-
-def test_load_frames_holds_every_item_in_order(root):
-    dataset = KittiRaw(root)
-    frames = load_frames(dataset, workers=3, progress=False)
-    assert frames.keys == tuple(dataset.keys) and len(frames) == 7
-    for index in range(7):
-        assert torch.equal(frames.images[index], dataset.image(index))
-        assert torch.equal(frames.depth[index], dataset.depth(index))
-
-
-def test_fingerprint_tells_data_apart(root):
-    def fingerprint(**options):
-        return load_frames(KittiRaw(root, **options), progress=False).fingerprint
-
-    first = fingerprint()
-    assert re.fullmatch("[0-9a-f]{16}", first) and first == fingerprint()
-    others = [fingerprint(cameras=(2,)), fingerprint(size=(10, 30))]
-    scan = np.fromfile(scan_path(root, 0), np.float32)
-    (scan * 1.001).tofile(scan_path(root, 0))
-    others.append(fingerprint())
-    assert len({first, *others}) == 4
-
-
-def test_load_frames_passes_errors_on_and_wants_one_size(root):
-    other = root / "2000_01_02"
-    shutil.copytree(root / DATE, other)
-    for drive in other.glob("*_sync"):
-        drive.rename(other / drive.name.replace(DATE, other.name))
-    calibration = CAM_TO_CAM.replace("60 20", "30 10")
-    (other / "calib_cam_to_cam.txt").write_text(calibration)
-    for path in other.glob("*/image_*/data/*.png"):
-        Image.new("RGB", (30, 10)).save(path)
-    with pytest.raises(ValueError, match=r"is \(10, 30\) in size, the first one \(20, 60\)"):
-        load_frames(KittiRaw(root), progress=False)
-    assert load_frames(KittiRaw(root, size=(8, 24)), progress=False).images.shape == (14, 3, 8, 24)
-    image_path(root, 3).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"0000000003\.png cannot be read"):
-        load_frames(KittiRaw(root, size=(8, 24)), progress=False)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2), st.floats(0.01, 0.99), st.randoms())
@@ -312,40 +249,6 @@ def test_split_refuses_what_cannot_be_split():
             split_by_drive(["a", "b"], share)
 
 
-def make_keys(lengths, step=2):
-    return [
-        FrameKey(DATE, f"{drive:04d}", camera, frame * step)
-        for drive, length in enumerate(lengths)
-        for camera in (2, 3)
-        for frame in range(length)
-    ]
-
-
-@given(st.lists(st.integers(1, 20), max_size=4), st.integers(1, 9), st.integers(0, 20))
-def test_keep_every_keeps_one_in_k_of_each_sequence(lengths, k, phase):
-    keys = make_keys(lengths)
-    kept = keep_every(keys, k, phase)
-    assert kept.dtype == bool and kept.shape == (len(keys),)
-    expected = [key.frame // 2 % k == phase % k for key in keys]
-    assert kept.tolist() == expected
-
-
-@given(st.integers(0, 9), st.randoms())
-def test_keep_every_is_nested_and_ignores_order(phase, random):
-    keys = make_keys([16, 7])
-    kept = {k: keep_every(keys, k, phase) for k in (1, 2, 4, 8)}
-    assert kept[1].all()
-    for k in (1, 2, 4):
-        assert (kept[2 * k] <= kept[k]).all()
-    order = random.sample(range(len(keys)), len(keys))
-    np.testing.assert_array_equal(keep_every([keys[i] for i in order], 4, phase), kept[4][order])
-
-
-def test_keep_every_refuses_zero():
-    with pytest.raises(ValueError, match="k is 0"):
-        keep_every(make_keys([3]), 0)
-
-
 def test_real_frames(kitti_sample):
     """Drive 0001 has frames 0 to 5 of both cameras, 0052 has 39 of the left one alone."""
     dataset = KittiRaw(kitti_sample / "kitti_raw", size=(64, 208))
@@ -359,3 +262,29 @@ def test_real_frames(kitti_sample):
         assert 1.5 < measured.min() and measured.max() < 100 and 5 < measured.median() < 25
     native = KittiRaw(kitti_sample / "kitti_raw", cameras=(3,), drives=["2011_09_26_drive_0001"])
     assert native[5]["image"].shape == (3, 375, 1242) and native[5]["depth"].shape == (375, 1242)
+
+
+def test_frames_asked_for_by_key(root):
+    everything = KittiRaw(root)
+    chosen = [everything.keys[5], everything.keys[1]]
+    dataset = KittiRaw(root, keys=reversed(chosen))
+    assert dataset.keys == sorted(chosen) and dataset.drives == [DRIVE]
+    assert [dataset.index(key) for key in dataset.keys] == [0, 1]
+    assert torch.equal(dataset[0]["image"], everything[1]["image"])
+    with pytest.raises(KeyError):
+        dataset.index(everything.keys[0])
+    gone = FrameKey(DATE, "0001", 2, 9)
+    with pytest.raises(ValueError, match=r"1 of the 3 frames asked for .*'0001', 2, 9"):
+        KittiRaw(root, keys=[*chosen, gone])
+    with pytest.raises(ValueError, match=r"3 frames asked for"):
+        KittiRaw(root, drives=[f"{DATE}_drive_0002"], keys=everything.keys[:3])
+
+
+def test_convention_reaches_the_projection(root):
+    points = np.array([[10.0, 0, 0, 0]], np.float32)  # to pixel (29.5, 9.5), so to (30, 10)
+    points.tofile(scan_path(root, 0))
+    places = [
+        tuple(map(int, KittiRaw(root, convention=name).depth(0).nonzero()[0]))
+        for name in ("zero_based", "eigen")
+    ]
+    assert places == [(10, 30), (9, 29)]

@@ -1,15 +1,21 @@
 """The depth experiment of section 4: DispNet trained with few depth maps and all images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ubnlib.depth import Downscale, LossNorm, depth_metrics, multiscale_depth_loss
+from ubnlib.depth_loss import Downscale, LossNorm, multiscale_depth_loss
 from ubnlib.dispnet import DispNet
-from ubnlib.kitti import Frames, keep_every
+from ubnlib.evaluation import Evaluation, evaluate_depth
+from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, PackedDepth, keep_every, keep_random
+from ubnlib.kitti.framesets import compact, digest
 from ubnlib.records import Config, Result, recorded
 from ubnlib.training import (
     Batch,
@@ -19,9 +25,35 @@ from ubnlib.training import (
     evaluating,
     fit,
     initialized_by,
-    random_batches,
 )
 from ubnlib.weights import save_weights
+
+
+class EveryLabels(Config):
+    """Keep the depth maps of a sensor whose frame rate is k times lower, as the paper does."""
+
+    kind: Literal["every"] = "every"
+    k: int
+    phase: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        return keep_every(keys, self.k, self.phase)
+
+
+class RandomLabels(Config):
+    """Keep one depth map in k of each drive and camera at random."""
+
+    kind: Literal["random"] = "random"
+    k: int
+    seed: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        return keep_random(keys, self.k, self.seed)
+
+
+LabelsConfig = Annotated[EveryLabels | RandomLabels, Field(discriminator="kind")]
 
 
 class DepthConfig(Config):
@@ -30,7 +62,7 @@ class DepthConfig(Config):
     experiment: Literal["depth"] = "depth"
     data: str  # fingerprint of the frames, so that a record says what it saw
     norm: NormConfig = BNConfig()
-    label_every: int  # a depth sensor whose frame rate is this many times lower
+    labels: LabelsConfig
     width: float = 1.0
     scale: float = 0.4
     min_disparity: float = 0.0125
@@ -44,35 +76,72 @@ class DepthConfig(Config):
     seed: int = 0
 
 
-class DepthData(NamedTuple):
-    """Training and test frames."""
+@dataclass(frozen=True, eq=False)
+class DepthData:
+    """Packed frames, and which of them are for training and for testing.
 
-    train: Frames
-    test: Frames
+    Args:
+        frames: The packed set.
+        train_keys: Frames to train on, labeled or not.
+        test_keys: Frames to test on.
 
-    @property
+    Raises:
+        ValueError: If a frame is on both sides, or one side is empty.
+        KeyError: If a frame is not in the packed set.
+    """
+
+    frames: PackedDepth
+    train_keys: Sequence[FrameKey]
+    test_keys: Sequence[FrameKey]
+
+    def __post_init__(self):
+        both = set(self.train_keys) & set(self.test_keys)
+        if both or not self.train_keys or not self.test_keys:
+            raise ValueError(
+                f"There are {len(self.train_keys)} frames to train on, {len(self.test_keys)} to "
+                f"test on, and {len(both)} on both sides: expected some on each and none on both."
+            )
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Positions of the training frames in the packed set, [n] int64."""
+        return np.array([self.frames.index(key) for key in self.train_keys])
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """Positions of the test frames in the packed set, [n] int64."""
+        return np.array([self.frames.index(key) for key in self.test_keys])
+
+    @cached_property
     def fingerprint(self) -> str:
         """What data this is, for `DepthConfig.data`."""
-        return f"{self.train.fingerprint}+{self.test.fingerprint}"
+        parts = self.frames.fingerprint, digest(self.train_keys), digest(self.test_keys)
+        return "-".join(parts)
 
-    def labeled(self, label_every: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of training frames that keep their depth map, and of the others."""
-        kept = torch.from_numpy(keep_every(self.train.keys, label_every))
-        return kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
+    def labeled(self, labels: LabelsConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions of training frames that keep their depth map, and of the others."""
+        kept = labels.choose(self.train_keys)
+        return self.train[kept], self.train[~kept]
 
 
-def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """Return uint8 images as the network's float input on a device, in [-0.5, 0.5]."""
-    return images.to(device).float() / 255 - 0.5
+def to_input(images: Tensor) -> Tensor:
+    """Return uint8 images as the network's float input, in [-0.5, 0.5], where they are."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255 - 0.5
 
 
 def train_depth(
-    config: DepthConfig, data: DepthData, *, progress: str | None = None
+    config: DepthConfig, data: DepthData, *, progress: str | None = None, workers: int = 0
 ) -> tuple[DispNet, dict[str, list[float]]]:
     """Train DispNet, on a GPU if there is one; runs of a seed share weights and labeled batches.
 
     All runs make the same number of optimizer steps, so that fewer labels do not mean less
     training, and batch normalization never sees an unlabeled image.
+
+    Args:
+        config: The run.
+        data: Its data.
+        progress: Label of a progress bar; None shows none.
+        workers: Processes that read batches ahead; the result does not depend on them.
 
     Returns:
         The net, and curves: the loss of each step, and accuracies (delta < 1.25) of labeled,
@@ -108,7 +177,7 @@ def train_depth(
         net,
         optimizer,
         criterion,
-        _batches(config, data, device),
+        _batches(config, data, device, workers),
         progress=progress,
         total=config.steps,
         after_step=evaluate,
@@ -116,31 +185,51 @@ def train_depth(
     return net, {"loss": losses, **accuracies}
 
 
-def _batches(config: DepthConfig, data: DepthData, device: torch.device) -> Iterator[Batch]:
-    labeled, unlabeled = data.labeled(config.label_every)
-    rows, others = (
-        random_batches(size, len(indices), torch.Generator().manual_seed(config.seed))
-        for size, indices in (
-            (config.labeled_batch, labeled),
-            (config.unlabeled_batch, unlabeled),
-        )
+def _batches(
+    config: DepthConfig, data: DepthData, device: torch.device, workers: int
+) -> Iterator[Batch]:
+    labeled, unlabeled = data.labeled(config.labels)
+    loader = LabeledUnlabeledLoader(
+        data.frames,
+        labeled,
+        unlabeled if config.norm.kind == "ubn" else (),
+        labeled_batch=config.labeled_batch,
+        unlabeled_batch=config.unlabeled_batch,
+        steps=config.steps,
+        seed=config.seed,
+        workers=workers,
+        pin_memory=device.type == "cuda",
     )
-    uses_unlabeled = config.norm.kind == "ubn" and len(unlabeled) > 0
-    for _ in range(config.steps):
-        row = labeled[next(rows)]
-        other = None
-        if uses_unlabeled:
-            other = to_input(data.train.images[unlabeled[next(others)]], device)
-        target = data.train.depth[row].to(device)
-        yield Batch(to_input(data.train.images[row], device), target, other)
+    for rows, others in loader:
+        rows = rows.to(device, non_blocking=True)
+        other = None if others is None else to_input(others.images.to(device, non_blocking=True))
+        yield Batch(to_input(rows.images), rows.depth(), other)
 
 
 def predict_depth(net: DispNet, images: Tensor, batch: int = 16) -> Tensor:
     """Return the finest depth maps [N, H, W], in meters, of uint8 images [N, 3, H, W]."""
     device = next(net.parameters()).device
     with evaluating(net):
-        parts = [net(to_input(part, device))[0][:, 0].cpu() for part in images.split(batch)]
+        parts = [net(to_input(part.to(device)))[0][:, 0].cpu() for part in images.split(batch)]
     return torch.cat(parts)
+
+
+def predict_frames(
+    net: DispNet, frames: PackedDepth, indices: Iterable[int], batch: int = 16
+) -> Iterator[tuple[FrameKey, Tensor]]:
+    """Yield the key and the finest depth map, [H, W] in meters, of each of some frames."""
+    for some in torch.tensor(list(indices)).split(batch):
+        maps = predict_depth(net, frames.batch(some, depth=False).images, batch)
+        yield from zip((frames.keys[index] for index in some), maps, strict=True)
+
+
+def evaluate_frames(net: DispNet, frames: PackedDepth, indices: Iterable[int]) -> Evaluation:
+    """Evaluate a net on packed frames at their own resolution, uncropped."""
+
+    def lidar(key: FrameKey) -> Tensor:
+        return frames.depth(frames.index(key))
+
+    return evaluate_depth(predict_frames(net, frames, indices), lidar)
 
 
 def accuracy_of_parts(
@@ -150,18 +239,12 @@ def accuracy_of_parts(
 
     Labeled against unlabeled accuracy is where a reading of UBN goes wrong first.
     """
-    labeled, unlabeled = data.labeled(config.label_every)
-    parts = {
-        "labeled": (data.train, labeled),
-        "unlabeled": (data.train, unlabeled),
-        "test": (data.test, torch.arange(len(data.test))),
-    }
+    labeled, unlabeled = data.labeled(config.labels)
     accuracies = {}
-    for name, (source, indices) in parts.items():
-        if len(indices):
-            some = indices[torch.linspace(0, len(indices) - 1, min(frames, len(indices))).long()]
-            prediction = predict_depth(net, source.images[some])
-            accuracies[name] = depth_metrics(prediction, source.depth[some])["delta1"]
+    for name, part in {"labeled": labeled, "unlabeled": unlabeled, "test": data.test}.items():
+        if len(part):
+            some = part[np.linspace(0, len(part) - 1, min(frames, len(part))).astype(int)]
+            accuracies[name] = evaluate_frames(net, data.frames, some).means["delta1"]
     return accuracies
 
 
@@ -172,18 +255,20 @@ def run_depth(
     *,
     weights: Path | None = None,
     progress: str | None = None,
+    workers: int = 0,
 ) -> Result:
     """Train one net and measure it on all test frames, at the frames' resolution, uncropped.
 
-    Where `weights` names a file, the trained net is kept there; see `ubnlib.weights`.
+    Where `weights` names a file, the trained net is kept there; see `ubnlib.weights`. The record
+    names the labeled frames.
     """
-    net, curves = train_depth(config, data, progress=progress)
+    net, curves = train_depth(config, data, progress=progress, workers=workers)
     if weights is not None:
         save_weights(net, weights)
-    metrics = depth_metrics(predict_depth(net, data.test.images), data.test.depth)
+    metrics = evaluate_frames(net, data.frames, data.test).means
     parts = accuracy_of_parts(net, config, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
-    labeled, unlabeled = data.labeled(config.label_every)
+    labeled, unlabeled = data.labeled(config.labels)
     metrics |= {"labeled_frames": float(len(labeled)), "unlabeled_frames": float(len(unlabeled))}
     curves["loss"] = curves["loss"][:: max(1, config.steps // 100)]
-    return Result(metrics, curves)
+    return Result(metrics, curves, {"labeled": compact(data.frames.keys[i] for i in labeled)})

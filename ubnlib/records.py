@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -39,11 +40,13 @@ class Config(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-class Result(NamedTuple):
-    """What a run gives: final numbers, and curves by optimizer step."""
+@dataclass(frozen=True)
+class Result:
+    """What a run gives: final numbers, curves by optimizer step, and sets of frames by role."""
 
     metrics: dict[str, float]
     curves: dict[str, list[float]]
+    frames: dict[str, list[str]] = field(default_factory=dict)  # as in `ubnlib.kitti.framesets`
 
 
 class Provenance(BaseModel):
@@ -73,6 +76,7 @@ class Record(BaseModel):
     config: dict[str, Any]
     metrics: dict[str, float]
     curves: dict[str, list[float]]
+    frames: dict[str, list[str]] = {}
     seconds: float
     peak_memory_mb: float  # of the process so far; of the GPU's allocator where there is one
     provenance: Provenance
@@ -95,6 +99,7 @@ def recorded(run: Callable[..., Result]) -> Run:
             config=config.model_dump(mode="json"),
             metrics=result.metrics,
             curves=result.curves,
+            frames=result.frames,
             seconds=round(time.perf_counter() - start, 3),
             peak_memory_mb=_peak_memory_mb(),
             provenance=provenance(),

@@ -1,20 +1,30 @@
-"""KITTI Raw: calibration, lidar projection, and the drives as a dataset."""
+"""KITTI Raw: calibration, lidar projection, the drives as datasets, splits and label sets."""
 
 from ubnlib.kitti.calibration import Calibration
-from ubnlib.kitti.frames import Frames, keep_every, load_frames, split_by_drive
+from ubnlib.kitti.ground_truth import ImprovedGroundTruth, read_depth_png
+from ubnlib.kitti.labels import keep_every, keep_random
 from ubnlib.kitti.layout import FrameKey
+from ubnlib.kitti.packed import LabeledUnlabeledLoader, PackedBatch, PackedDepth, prepare
 from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
 from ubnlib.kitti.raw import KittiRaw
+from ubnlib.kitti.splits import load_split, select, split_by_drive
 
 __all__ = [
     "Calibration",
     "FrameKey",
-    "Frames",
+    "ImprovedGroundTruth",
     "KittiRaw",
+    "LabeledUnlabeledLoader",
+    "PackedBatch",
+    "PackedDepth",
     "keep_every",
-    "load_frames",
+    "keep_random",
+    "load_split",
+    "prepare",
     "project_velodyne",
+    "read_depth_png",
     "read_velodyne",
     "scale_projection",
+    "select",
     "split_by_drive",
 ]

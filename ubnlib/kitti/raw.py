@@ -10,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ubnlib.kitti.calibration import Calibration
 from ubnlib.kitti.layout import FrameKey, find_drives, pair_frames
-from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
+from ubnlib.kitti.png import read_png
+from ubnlib.kitti.projection import (
+    Convention,
+    project_velodyne,
+    read_velodyne,
+    scale_projection,
+)
 
 
 class KittiRaw(Dataset):
@@ -32,6 +37,9 @@ class KittiRaw(Dataset):
         size: (height, width) to bring images and depth maps to; None for each date's native size.
             Images are resized with antialiasing; scans are projected straight at this size.
         drives: Names of the drives to use, such as `"2011_09_26_drive_0001"`; None for all.
+        keys: The frames to use, such as those of `load_split`; None for all of these drives and
+            cameras.
+        convention: How points fall into pixels; see `project_velodyne`.
 
     Attributes:
         keys: The frames, sorted; `keys[i]` names item i.
@@ -41,8 +49,8 @@ class KittiRaw(Dataset):
     Raises:
         FileNotFoundError: If the root or a calibration file is missing.
         ValueError: If `size` is no size, the root holds no drives, a drive asked for does not
-            exist, a drive holds no image of the cameras, no frame is complete, or a calibration
-            is malformed.
+            exist, a drive holds no image of the cameras, no frame is complete, one asked for is
+            not, or a calibration is malformed.
 
     Example:
         >>> frames = KittiRaw("kitti_raw", cameras=(2,), size=(256, 832))  # doctest: +SKIP
@@ -56,10 +64,13 @@ class KittiRaw(Dataset):
         cameras: Sequence[int] = (2, 3),
         size: tuple[int, int] | None = None,
         drives: Iterable[str] | None = None,
+        keys: Iterable[FrameKey] | None = None,
+        convention: Convention = "zero_based",
     ):
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size is {size}, expected (height, width) in pixels or None.")
         self.root, self.cameras, self.size = Path(root), tuple(cameras), size
+        self.convention = convention
         folders = find_drives(self.root)
         chosen = list(folders) if drives is None else sorted(set(drives))
         if unknown := [name for name in chosen if name not in folders]:
@@ -67,22 +78,23 @@ class KittiRaw(Dataset):
                 f"Drive {', '.join(unknown)} is not below {self.root}: expected names among "
                 f"{', '.join(folders)}."
             )
-        keys: list[FrameKey] = []
+        complete: list[FrameKey] = []
         self.left_out: list[tuple[Path, str]] = []
         for name in chosen:
-            complete, left_out = pair_frames(folders[name], self.cameras)
-            keys += complete
+            paired, left_out = pair_frames(folders[name], self.cameras)
+            complete += paired
             self.left_out += left_out
-        self.keys = sorted(keys)
-        if not keys:
+        self.keys = sorted(complete if keys is None else self._among(complete, keys))
+        if not self.keys:
             raise ValueError(
                 f"No frame below {self.root} has both an image and a scan ({self.report()}): "
                 f"expected pairs of the same file name; extract the drives again."
             )
-        self.drives = sorted({key.drive_name for key in keys})
+        self.drives = sorted({key.drive_name for key in self.keys})
+        self._index = {key: index for index, key in enumerate(self.keys)}
         self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
         self._projections: dict[tuple[str, int], np.ndarray] = {}
-        for date, camera in sorted({(key.date, key.camera) for key in keys}):
+        for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
             calibration = Calibration.load(self.root / date)
             native = calibration.image_size(camera)
             projection = scale_projection(calibration.projection(camera), native, size or native)
@@ -95,10 +107,30 @@ class KittiRaw(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | FrameKey]:
         return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
 
+    def _among(self, complete: list[FrameKey], keys: Iterable[FrameKey]) -> set[FrameKey]:
+        """Return the frames asked for, all of which must be complete."""
+        asked = set(keys)
+        if missing := sorted(asked - set(complete)):
+            raise ValueError(
+                f"{len(missing)} of the {len(asked)} frames asked for are not complete below "
+                f"{self.root}, the first {tuple(missing[0])}: choose among those that are there "
+                f"(see `select`), or download the rest."
+            )
+        return asked
+
+    def index(self, key: FrameKey) -> int:
+        """Return the position of a frame.
+
+        Raises:
+            KeyError: If the frame is not in this dataset.
+        """
+        return self._index[key]
+
     def image(self, index: int) -> torch.Tensor:
         """Read an image: uint8 [3, H, W].
 
         Raises:
+            FileNotFoundError: If the file has gone since the folder was listed.
             ValueError: If the file cannot be decoded, or its size is not the calibration's.
         """
         key = self.keys[index]
@@ -125,7 +157,10 @@ class KittiRaw(Dataset):
         camera = (key.date, key.camera)
         path = key.scan_path(self.root)
         shape = self.size or self._shapes[camera]
-        depth = project_velodyne(read_velodyne(path), self._projections[camera], shape)
+        points = read_velodyne(path)
+        depth = project_velodyne(
+            points, self._projections[camera], shape, convention=self.convention
+        )
         if not depth.any():
             raise ValueError(
                 f"Velodyne scan {path} has no point in the image of camera {key.camera}: expected "
@@ -148,13 +183,8 @@ def read_image(path: Path) -> torch.Tensor:
     """Read a PNG as uint8 [3, height, width], grayscale repeated over the three channels.
 
     Raises:
-        ValueError: If the file is missing, truncated or no image.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, damaged or no PNG.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise ValueError(
-            f"Image {path} cannot be read ({error}): expected a whole PNG; extract it again."
-        ) from error
+    pixels = np.array(read_png(path, "Image", "a whole PNG").convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)

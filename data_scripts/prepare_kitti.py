@@ -1,0 +1,74 @@
+"""Pack KITTI Raw frames into the memory-mapped set that training reads."""
+
+import argparse
+import sys
+
+from ubnlib.kitti import KittiRaw, load_split, prepare, select
+from ubnlib.kitti.packed import Preparation
+from ubnlib.kitti.packed.prepare import usable_cores
+from ubnlib.kitti.splits import SPLITS
+
+
+def main() -> int:
+    """Parse the arguments, show the plan, pack the frames, print the folder."""
+    arguments = parse()
+    try:
+        dataset = choose(arguments)
+        task = Preparation(dataset, arguments.folder)
+        print(task.describe(arguments.workers), file=sys.stderr)
+        if arguments.dry_run:
+            return 0
+        packed = prepare(
+            dataset, arguments.folder, workers=arguments.workers, progress=not arguments.quiet
+        )
+        if arguments.verify:
+            packed.verify(workers=arguments.workers, progress=not arguments.quiet)
+    except (ValueError, OSError) as error:
+        print(f"prepare_kitti: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "prepare_kitti: interrupted; the same command goes on where it was.", file=sys.stderr
+        )
+        return 130
+    print(packed.report(), file=sys.stderr)
+    print(packed.folder)
+    return 0
+
+
+def choose(arguments: argparse.Namespace) -> KittiRaw:
+    """Return the frames that the arguments ask for, at their size."""
+    options = dict(cameras=arguments.cameras, size=tuple(arguments.size), drives=arguments.drives)
+    dataset = KittiRaw(arguments.root, **options)
+    if arguments.split is None:
+        return dataset
+    wanted = [key for name in arguments.split for key in load_split(name)]
+    if arguments.drives is not None:
+        wanted = [key for key in wanted if key.drive_name in set(arguments.drives)]
+    selection = select(dataset.keys, [key for key in wanted if key.camera in arguments.cameras])
+    print(selection.report(), file=sys.stderr)
+    return KittiRaw(arguments.root, **options, keys=selection.present)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("root", help="folder of KITTI Raw, above the dates; synthetic drives do")
+    parser.add_argument("folder", help="folder to make")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 832), metavar=("HEIGHT", "WIDTH"), help="pixels"
+    )
+    parser.add_argument("--cameras", type=int, nargs="+", default=(2, 3), help="color cameras")
+    parser.add_argument("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
+    parser.add_argument("--split", nargs="+", choices=list(SPLITS), help="frames of these splits")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+    parser.add_argument("--verify", action="store_true", help="read everything again at the end")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Batches of labeled and unlabeled frames together, the same ones whenever a run goes on.
+
+Which frames a step trains on is a pure function of the seed and the step's number, so the state of
+the order is one number, and neither worker processes nor frames fetched ahead can disturb it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from ubnlib.kitti.packed.dataset import PackedBatch, PackedDepth
+
+
+class StepData(NamedTuple):
+    """The frames of one training step."""
+
+    labeled: PackedBatch
+    unlabeled: PackedBatch | None
+    """Without depth codes; None where there are no unlabeled frames."""
+
+
+class LabeledUnlabeledLoader:
+    """Iterate over training steps, each with a labeled and an unlabeled batch.
+
+    Every epoch of either kind visits all its frames once, in a new order; batches run across the
+    borders of epochs, so that none is short. Iterating goes on where it stopped, at `step`.
+
+    Args:
+        frames: The packed frames.
+        labeled: Positions of the frames that have a label.
+        unlabeled: Positions of those that give their image only; none for batch normalization.
+        labeled_batch: Labeled frames a step.
+        unlabeled_batch: Unlabeled frames a step.
+        steps: Number of steps in all.
+        seed: Seed of both orders.
+        workers: Processes that read ahead; 0 reads in this one. Reading a batch is one copy, so
+            one or two keep a GPU busy.
+        pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
+
+    Raises:
+        ValueError: If there is no labeled frame, or a batch size is not positive.
+
+    Example:
+        >>> loader = LabeledUnlabeledLoader(
+        ...     frames, labeled, unlabeled, labeled_batch=32, unlabeled_batch=96, steps=50, seed=0
+        ... )  # doctest: +SKIP
+        >>> for labeled, unlabeled in loader:  # doctest: +SKIP
+        ...     target = labeled.to("cuda").depth()
+    """
+
+    def __init__(
+        self,
+        frames: PackedDepth,
+        labeled: Sequence[int],
+        unlabeled: Sequence[int] = (),
+        *,
+        labeled_batch: int,
+        unlabeled_batch: int,
+        steps: int,
+        seed: int,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        if not len(labeled):
+            raise ValueError("There is no labeled frame: expected at least one to train on.")
+        if min(labeled_batch, unlabeled_batch) < 1:
+            raise ValueError(
+                f"labeled_batch is {labeled_batch} and unlabeled_batch {unlabeled_batch}: expected "
+                f"whole numbers from 1 upward."
+            )
+        self.step, self.steps = 0, steps
+        self._data = _Steps(
+            frames,
+            np.array(labeled),
+            np.array(unlabeled, np.int64),
+            labeled_batch,
+            unlabeled_batch,
+            seed,
+        )
+        self._options = dict(num_workers=workers, pin_memory=pin_memory)
+
+    def __len__(self) -> int:
+        """Return the number of steps left."""
+        return self.steps - self.step
+
+    def __iter__(self) -> Iterator[StepData]:
+        steps = range(self.step, self.steps)
+        for data in DataLoader(self._data, batch_size=None, sampler=steps, **self._options):
+            self.step += 1  # of what was handed out, not of what was fetched ahead
+            yield data
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Return what `load_state_dict` needs to go on after the last batch handed out."""
+        return dict(step=self.step, order=self._data.order)
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go on where another loader of the same frames, batch sizes and seed was.
+
+        Raises:
+            ValueError: If the state is that of other frames, batch sizes or another seed.
+        """
+        if state["order"] != self._data.order:
+            raise ValueError(
+                f"The state is that of the order {state['order']}, and this loader's is "
+                f"{self._data.order}: give the same frames, labels, batch sizes and seed."
+            )
+        self.step = state["step"]
+
+
+class _Steps(Dataset):
+    """Map-style dataset whose items are whole steps."""
+
+    def __init__(self, frames, labeled, unlabeled, labeled_batch, unlabeled_batch, seed):
+        self.frames, self.seed = frames, seed
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.labeled_batch, self.unlabeled_batch = labeled_batch, unlabeled_batch
+
+    @cached_property
+    def order(self) -> str:
+        """Digest that is the same only if all steps are."""
+        settings = self.frames.fingerprint, self.labeled_batch, self.unlabeled_batch, self.seed
+        digest = hashlib.sha256(repr((settings, len(self.labeled))).encode())
+        digest.update(self.labeled.astype("<i8"))
+        digest.update(self.unlabeled.astype("<i8"))
+        return digest.hexdigest()[:16]
+
+    def __getitem__(self, step: int) -> StepData:
+        rows = rows_of_step(step, self.labeled_batch, len(self.labeled), (self.seed, 0))
+        labeled = self.frames.batch(self.labeled[rows])
+        if not len(self.unlabeled):
+            return StepData(labeled, None)
+        rows = rows_of_step(step, self.unlabeled_batch, len(self.unlabeled), (self.seed, 1))
+        return StepData(labeled, self.frames.batch(self.unlabeled[rows], depth=False))
+
+
+def rows_of_step(step: int, size: int, of: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Return the positions that a step's batch takes from shuffled epochs laid end to end.
+
+    Args:
+        step: From 0.
+        size: Of a batch; may be larger than an epoch.
+        of: Number of items in an epoch.
+        seed: Nonnegative numbers; each epoch's order is drawn from them and the epoch's number.
+
+    Returns:
+        [size] int64, each from 0 to `of` - 1.
+    """
+    places = np.arange(step * size, (step + 1) * size)
+    epochs = range(places[0] // of, places[-1] // of + 1)
+    orders = np.concatenate([_shuffled(of, (*seed, epoch)) for epoch in epochs])
+    return orders[places - epochs[0] * of]
+
+
+@lru_cache(maxsize=8)
+def _shuffled(of: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(of)
