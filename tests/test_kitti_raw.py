@@ -288,3 +288,12 @@ def test_convention_reaches_the_projection(root):
         for name in ("zero_based", "eigen")
     ]
     assert places == [(10, 30), (9, 29)]
+
+
+def test_projection_is_that_of_the_frame_at_the_datasets_size(root):
+    for dataset, factor in ((KittiRaw(root), 1.0), (KittiRaw(root, size=(10, 30)), 0.5)):
+        for camera, index in ((2, 0), (3, 3)):
+            u, v, depth = dataset.projection(index) @ [10.0, 1.0, -1.0, 1.0]
+            baseline = 2.0 if camera == 3 else 0.0  # 20 / 10 m
+            expected = (29.5 - 4 - baseline + 0.5) * factor - 0.5, (9.5 + 4 + 0.5) * factor - 0.5
+            assert (u / depth, v / depth) == pytest.approx(expected)

@@ -188,7 +188,7 @@ def test_select_finds_what_is_there(available, wanted):
 def test_selection_is_reported_in_one_sentence():
     wanted = [FrameKey("2000_01_01", f"{n:04d}", 2, f) for n in range(5) for f in range(3)]
     assert select(wanted, wanted).report() == (
-        "15 of the split's 15 images are there, 5 drives, all complete."
+        "15 of the split's 15 images are there; drives: 5, all complete."
     )
     selection = select([*wanted[1:3], *wanted[6:9]], wanted)
     assert selection.report(shown=2) == (

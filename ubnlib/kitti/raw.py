@@ -126,6 +126,14 @@ class KittiRaw(Dataset):
         """
         return self._index[key]
 
+    def projection(self, index: int) -> np.ndarray:
+        """Return a frame's projection, [3, 4] float64: velodyne meters to its pixels, at `size`.
+
+        Calibration differs from date to date; an average over dates fits none of them.
+        """
+        key = self.keys[index]
+        return self._projections[key.date, key.camera]
+
     def image(self, index: int) -> torch.Tensor:
         """Read an image: uint8 [3, H, W].
 
@@ -154,13 +162,10 @@ class KittiRaw(Dataset):
             ValueError: If the scan is malformed, or none of its points lies in the image.
         """
         key = self.keys[index]
-        camera = (key.date, key.camera)
         path = key.scan_path(self.root)
-        shape = self.size or self._shapes[camera]
+        shape = self.size or self._shapes[key.date, key.camera]
         points = read_velodyne(path)
-        depth = project_velodyne(
-            points, self._projections[camera], shape, convention=self.convention
-        )
+        depth = project_velodyne(points, self.projection(index), shape, convention=self.convention)
         if not depth.any():
             raise ValueError(
                 f"Velodyne scan {path} has no point in the image of camera {key.camera}: expected "

@@ -103,7 +103,7 @@ class Selection:
         lacking = [(name, *counts) for name, counts in drives.items() if counts[0] < counts[1]]
         found = f"{len(self.present)} of the split's {total} images are there"
         if not lacking:
-            return f"{found}, {len(drives)} drives, all complete."
+            return f"{found}; drives: {len(drives)}, all complete."
         named = [f"{name} has {here} of {wanted}" for name, here, wanted in lacking[:shown]]
         if len(lacking) > shown:
             named.append(f"and {len(lacking) - shown} more")
