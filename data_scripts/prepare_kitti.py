@@ -27,9 +27,7 @@ def main() -> int:
         print(f"prepare_kitti: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "prepare_kitti: interrupted; the same command goes on where it was.", file=sys.stderr
-        )
+        print("prepare_kitti: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130
     print(packed.report(), file=sys.stderr)
     print(packed.folder)
@@ -50,6 +48,13 @@ def choose(arguments: argparse.Namespace) -> KittiRaw:
     return KittiRaw(arguments.root, **options, keys=selection.present)
 
 
+def positive(text: str) -> int:
+    """Read a whole number from 1 upward."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 upward")
+    return number
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -63,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cameras", type=int, nargs="+", default=(2, 3), help="color cameras")
     parser.add_argument("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
     parser.add_argument("--split", nargs="+", choices=list(SPLITS), help="frames of these splits")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads")
+    parser.add_argument("--workers", type=positive, default=usable_cores(), help="threads")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--verify", action="store_true", help="read everything again at the end")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")

@@ -43,12 +43,12 @@ def write_frame(
         points.tofile(path)
 
 
-def scan_path(root, frame, drive=1):
-    return root / DATE / f"{DATE}_drive_{drive:04d}_sync/velodyne_points/data/{frame:010d}.bin"
+def scan_path(root, frame, drive=1, date=DATE):
+    return root / date / f"{date}_drive_{drive:04d}_sync/velodyne_points/data/{frame:010d}.bin"
 
 
-def image_path(root, frame, drive=1, camera=2):
-    return root / DATE / f"{DATE}_drive_{drive:04d}_sync/image_0{camera}/data/{frame:010d}.png"
+def image_path(root, frame, drive=1, camera=2, date=DATE):
+    return root / date / f"{date}_drive_{drive:04d}_sync/image_0{camera}/data/{frame:010d}.png"
 
 
 def write_root(root: Path) -> Path:
@@ -64,3 +64,32 @@ def write_calibration(root: Path) -> None:
     """Write the date's calibration files."""
     (root / DATE / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
     (root / DATE / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
+
+
+def write_textured(
+    root: Path, date=DATE, drive=1, frames=range(5), cameras=(2, 3), size=(HEIGHT, WIDTH)
+) -> Path:
+    """Write images of noise, scans of scattered points 2 to 90 m ahead, and the calibration.
+
+    The principal point is in the middle, so that mirroring y mirrors the image of camera 2.
+    """
+    height, width = size
+    folder = root / date / f"{date}_drive_{drive:04d}_sync"
+    for sensor in (*(f"image_{camera:02d}" for camera in cameras), "velodyne_points"):
+        (folder / sensor / "data").mkdir(parents=True)
+    for frame in frames:
+        generator = np.random.default_rng((drive, frame, height))
+        for camera in cameras:
+            pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(image_path(root, frame, drive, camera, date))
+        x = generator.uniform(2, 90, 900)
+        y, z = generator.uniform(-1.2, 1.2, (2, 900)) * x * ((width / 80,), (height / 80,))
+        points = np.stack([x, y, z, np.ones(900)], axis=1).astype(np.float32)
+        points.tofile(scan_path(root, frame, drive, date))
+    center = f"{(width - 1) / 2} 0 0 40 {(height - 1) / 2} 0 0 0 1 0"
+    (root / date / "calib_cam_to_cam.txt").write_text(
+        f"S_rect_02: {width} {height}\nS_rect_03: {width} {height}\nR_rect_00: 1 0 0 0 1 0 0 0 1\n"
+        f"P_rect_02: 40 0 {center}\nP_rect_03: 40 0 {center.replace(' 0 0 40', ' -20 0 40')}\n"
+    )
+    (root / date / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
+    return root

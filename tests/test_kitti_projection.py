@@ -22,7 +22,7 @@ def brute_force(points, projection, shape, shift=0):
         if not all(math.isfinite(value) for value in (x, y, z)) or x < 0:
             continue
         u, v, depth = (a * x + b * y + c * z + d for a, b, c, d in projection.tolist())
-        if not 0 < depth < math.inf:
+        if not 0 < np.float32(depth) < math.inf:
             continue
         if not (abs(u) < 1e9 * depth and abs(v) < 1e9 * depth):
             continue  # far outside, and floor would overflow

@@ -67,8 +67,9 @@ class CalibrationFile:
         expected = f"expected {count} numbers as in KITTI's own file"
         if key not in self.entries:
             raise ValueError(f"Calibration file {self.path} has no key {key}: {expected}.")
+        words = self.entries[key].split()
         try:
-            values = np.array(self.entries[key].split(), dtype=np.float64)
+            values = np.array([float(word) for word in words])
         except ValueError:
             values = np.array([np.nan])
         if not np.isfinite(values).all():
@@ -142,5 +143,11 @@ class Calibration:
         Raises:
             ValueError: If `S_rect_0c` is missing or malformed.
         """
-        width, height = self.cam_to_cam.numbers(f"S_rect_{camera:02d}", 2)
+        size = self.cam_to_cam.numbers(f"S_rect_{camera:02d}", 2)
+        if not ((size >= 1) & (size < 2**16) & (size % 1 == 0)).all():
+            raise ValueError(
+                f"Calibration file {self.cam_to_cam.path}, key S_rect_{camera:02d}: "
+                f"{size.tolist()} is no image size, expected width and height in whole pixels."
+            )
+        width, height = size
         return int(height), int(width)

@@ -102,6 +102,8 @@ def project_velodyne(
         raise ValueError(f"projection has shape {projection.shape}, expected (3, 4).")
     if convention not in ("zero_based", "eigen"):
         raise ValueError(f"convention is {convention!r}, expected 'zero_based' or 'eigen'.")
+    if points.dtype not in (np.float32, np.float64):  # the compiled loop takes no other
+        points = points.astype(np.float64)
     depth = np.zeros(shape, np.float32)
     shift = 0 if convention == "zero_based" else 1
     _keep_nearest(depth, points, np.asarray(projection, np.float64), shift)
@@ -120,12 +122,13 @@ def _keep_nearest(depth: np.ndarray, points: np.ndarray, projection: np.ndarray,
         if not x >= 0:
             continue
         d = to_depth[0] * x + to_depth[1] * y + to_depth[2] * z + to_depth[3]
-        if not 0 < d < np.inf:
+        near = np.float32(d)
+        if not 0 < near < np.inf:
             continue
         u = (to_column[0] * x + to_column[1] * y + to_column[2] * z + to_column[3]) / d
         v = (to_row[0] * x + to_row[1] * y + to_row[2] * z + to_row[3]) / d
         column, row = np.floor(u + 0.5) - shift, np.floor(v + 0.5) - shift
         if 0 <= column < width and 0 <= row < height:  # false for NaN, too
-            pixel, near = (int(row), int(column)), np.float32(d)
+            pixel = int(row), int(column)
             if depth[pixel] == 0 or near < depth[pixel]:
                 depth[pixel] = near

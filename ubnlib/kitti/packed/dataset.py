@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.packed.codes import decode_depth
+from ubnlib.kitti.packed.codes import DEPTH_BITS, decode_depth
 from ubnlib.kitti.packed.files import (
     DEPTH,
     IMAGES,
@@ -25,6 +25,7 @@ from ubnlib.kitti.packed.files import (
     read_manifest,
     read_table,
 )
+from ubnlib.kitti.packed.positions import positions
 
 
 class PackedBatch(NamedTuple):
@@ -136,8 +137,12 @@ class PackedDepth(Dataset):
         return torch.from_numpy(self.stored(index)[0].copy()).permute(2, 0, 1)
 
     def depth(self, index: int) -> Tensor:
-        """Return a depth map: float32 [H, W], meters, 0 = no return."""
-        codes = torch.from_numpy(self.stored(index)[1].view(np.int32).copy())
+        """Return a depth map: float32 [H, W], meters, 0 = no return.
+
+        Raises:
+            ValueError: If the codes are damaged so that a point lies outside of the map.
+        """
+        codes = self._joined([self.stored(index)[1]])
         return decode_depth(codes, torch.tensor([len(codes)]), self.size)[0]
 
     def batch(
@@ -154,9 +159,10 @@ class PackedDepth(Dataset):
 
         Raises:
             IndexError: If there is no such frame.
-            ValueError: If `out` has another shape or type.
+            ValueError: If `out` has another shape or type, `indices` is a mask, or codes are
+                damaged so that a point lies outside of its map.
         """
-        chosen = np.asarray(indices, dtype=np.intp)
+        chosen = positions(indices, len(self))
         shape = (len(chosen), *self.size, 3)
         if out is None:
             out = np.empty(shape, np.uint8)
@@ -167,9 +173,18 @@ class PackedDepth(Dataset):
         counts = self._counts[chosen] if depth else np.zeros(len(chosen), np.int64)
         starts = self._ends[chosen] - counts
         pieces = [self._codes[a : a + n] for a, n in zip(starts, counts, strict=True)]
-        codes = np.concatenate([self._codes[:0], *pieces]).view(np.int32)
         images = torch.from_numpy(out).permute(0, 3, 1, 2)
-        return PackedBatch(images, torch.from_numpy(codes), torch.from_numpy(counts))
+        return PackedBatch(images, self._joined(pieces), torch.from_numpy(counts))
+
+    def _joined(self, pieces: list[np.ndarray]) -> Tensor:
+        """Copy codes into one tensor; refuse what would land in another map or stop a GPU."""
+        codes = np.concatenate([self._codes[:0], *pieces])
+        if len(codes) and codes.max() >> DEPTH_BITS >= self.size[0] * self.size[1]:
+            raise ValueError(
+                f"{self.folder / DEPTH} holds a point outside of its map: remove the folder and "
+                f"prepare it again."
+            )
+        return torch.from_numpy(codes.view(np.int32))
 
     def report(self) -> str:
         """Say in one line what is there."""

@@ -111,7 +111,7 @@ def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
             f"{path} is not the table that {MANIFEST} was written for: remove the folder and "
             f"prepare it again."
         )
-    header, *lines = text.splitlines()
+    header, *lines = text.splitlines() or [""]
     matches = [_LINE.fullmatch(line) for line in lines]
     if header != _HEADER or len(lines) != manifest.frames or not all(matches):
         raise ValueError(
@@ -151,10 +151,11 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
         f"expected {dtype} {shape} as {MANIFEST} says; remove the folder and prepare it again"
     )
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be mapped ({error}): {expected}.") from error
-    if not isinstance(mapped, np.ndarray) or (mapped.dtype, mapped.shape) != (dtype, shape):
+        mapped = np.lib.format.open_memmap(path, mode="r")  # neither pickles nor archives
+    except Exception as error:  # a broken header can make numpy's parser raise almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be mapped ({reason}): {expected}.") from error
+    if (mapped.dtype, mapped.shape) != (dtype, shape) or not mapped.flags.c_contiguous:
         raise ValueError(f"{path} holds something else: {expected}.")
     return np.asarray(mapped)  # the subclass that numpy returns is slow to index
 

@@ -6,20 +6,22 @@ only if its digests fit, so that even a power cut leaves nothing wrong behind.
 """
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from ubnlib.kitti.packed.files import IMAGES, frame_digest
+from ubnlib.kitti.packed.files import IMAGES, frame_digest, map_array
 from ubnlib.kitti.packed.preparation import Preparation
 
 Outcome = tuple[int, str] | str
 """Of a frame: its number of codes and its digest, or why it is left out."""
+
+_OUTCOMES = TypeAdapter(list[Outcome])
 
 
 class PackingFolder:
@@ -57,11 +59,13 @@ class PackingFolder:
         The disk space is taken now, so that a full disk shows at once and not after an hour.
         """
         begun = self.chunks / "source"
-        if begun.exists() and begun.read_text() == self.task.source:
-            return
+        shape = (len(self.task.dataset), *self.task.dataset.size, 3)
+        if begun.exists() and begun.read_bytes() == self.task.source.encode():
+            with suppress(FileNotFoundError, ValueError):
+                map_array(self.images, np.dtype(np.uint8), shape)
+                return
         shutil.rmtree(self.chunks, ignore_errors=True)
         self.chunks.mkdir()
-        shape = (len(self.task.dataset), *self.task.dataset.size, 3)
         np.lib.format.open_memmap(self.images, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):
             with self.images.open("r+b") as file:
@@ -86,18 +90,21 @@ class PackingFolder:
                 all_codes.append(codes)
                 outcomes.append((len(codes), frame_digest(image, codes)))
         codes_path, outcomes_path = self._paths(chunk)
-        np.save(codes_path, np.concatenate(all_codes))
+        codes_path.write_bytes(np.concatenate(all_codes))
         partial = outcomes_path.with_suffix(".partial")
-        partial.write_text(json.dumps(outcomes))
+        partial.write_bytes(_OUTCOMES.dump_json(outcomes))
         partial.replace(outcomes_path)
 
     def read(self, chunk: range) -> tuple[np.ndarray, list[Outcome]]:
         """Return the codes of a chunk, uint32, frame after frame, and each frame's outcome."""
         codes_path, outcomes_path = self._paths(chunk)
-        return np.load(codes_path, allow_pickle=False), json.loads(outcomes_path.read_text())
+        return np.fromfile(codes_path, "<u4"), _OUTCOMES.validate_json(outcomes_path.read_bytes())
 
     def complete(self) -> None:
-        """Give the folder its name, then tidy up."""
+        """Give the folder its name once all of it is on the disk, then tidy up."""
+        for path in self.task.partial.glob("*.*"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         self.task.partial.rename(self.task.folder)
         shutil.rmtree(self.task.folder / "chunks")
 
@@ -114,7 +121,7 @@ class PackingFolder:
                     if frame_digest(image, codes[:count]) != digest:
                         return False
                     codes = codes[count:]
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             return False
         return not len(codes)
 
@@ -126,4 +133,4 @@ class PackingFolder:
     def _paths(self, chunk: range) -> tuple[Path, Path]:
         """Return where a chunk's codes and, written last, its outcomes are kept."""
         stem = self.chunks / f"{chunk.start:08d}"
-        return stem.with_suffix(".npy"), stem.with_suffix(".json")
+        return stem.with_suffix(".u4"), stem.with_suffix(".json")

@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ubnlib.kitti.packed.dataset import PackedBatch, PackedDepth
+from ubnlib.kitti.packed.positions import positions
 
 
 class StepData(NamedTuple):
@@ -42,7 +43,9 @@ class LabeledUnlabeledLoader:
         pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
 
     Raises:
-        ValueError: If there is no labeled frame, or a batch size is not positive.
+        ValueError: If there is no labeled frame, frames are given as a mask, or a batch size is
+            not positive.
+        IndexError: If there is no such frame.
 
     Example:
         >>> loader = LabeledUnlabeledLoader(
@@ -75,8 +78,8 @@ class LabeledUnlabeledLoader:
         self.step, self.steps = 0, steps
         self._data = _Steps(
             frames,
-            np.array(labeled),
-            np.array(unlabeled, np.int64),
+            positions(labeled, len(frames)),
+            positions(unlabeled, len(frames)),
             labeled_batch,
             unlabeled_batch,
             seed,
@@ -85,7 +88,7 @@ class LabeledUnlabeledLoader:
 
     def __len__(self) -> int:
         """Return the number of steps left."""
-        return self.steps - self.step
+        return max(self.steps - self.step, 0)
 
     def __iter__(self) -> Iterator[StepData]:
         steps = range(self.step, self.steps)

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ubnlib.kitti.packed.codes import check_size, encode_depth
-from ubnlib.kitti.packed.files import IMAGES
 from ubnlib.kitti.raw import KittiRaw
 
 CODES_PER_PIXEL = 0.09
@@ -34,7 +34,8 @@ class Preparation:
     folder: Path | str
 
     def __post_init__(self):
-        object.__setattr__(self, "folder", Path(self.folder))
+        # A link to another disk is followed: the folder must grow beside where it will lie.
+        object.__setattr__(self, "folder", Path(self.folder).resolve())
         if self.dataset.size is None:
             raise ValueError(
                 "The dataset has no size, and KITTI's dates differ in theirs: expected "
@@ -60,16 +61,21 @@ class Preparation:
 
     @property
     def bytes_free(self) -> int:
-        """Disk space that is free, with what an earlier run has reserved for this folder."""
-        there = next(path for path in self.folder.absolute().parents if path.exists())
-        images = self.partial / IMAGES
-        reserved = 512 * images.stat().st_blocks if images.exists() else 0
-        return shutil.disk_usage(there).free + reserved
+        """Disk space that is free, with what an earlier run has taken for this folder."""
+        there = next(path for path in self.folder.parents if path.exists())
+        taken = 0
+        for path in self.partial.rglob("*"):
+            with suppress(FileNotFoundError):  # another process may be at work there
+                taken += 512 * path.stat().st_blocks
+        return shutil.disk_usage(there).free + taken
 
     @cached_property
     def source(self) -> str:
-        """Digest of the frames' names, of their files' sizes, and of the size asked for."""
-        digest = hashlib.sha256(repr(self.dataset.size).encode())
+        """Digest of the options, the calibrations, and the frames' names and files' sizes."""
+        digest = hashlib.sha256(repr((*self.dataset.size, self.dataset.convention)).encode())
+        for date in sorted({key.date for key in self.dataset.keys}):
+            for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
+                digest.update(path.read_bytes())
         for key in self.dataset.keys:
             paths = key.image_path(self.dataset.root), key.scan_path(self.dataset.root)
             sizes = [path.stat().st_size for path in paths]
@@ -91,10 +97,7 @@ class Preparation:
 
         One frame is packed for the estimate; it assumes that every worker has a core of its own.
         """
-        self.pack(0)  # the first call compiles and loads
-        start = time.perf_counter()
-        self.pack(len(self.dataset) // 2)
-        seconds = (time.perf_counter() - start) * len(self.dataset) / workers
+        seconds = self._seconds_a_frame() * len(self.dataset) / workers
         height, width = self.dataset.size
         return (
             f"{self.dataset.report()}\n"
@@ -102,3 +105,15 @@ class Preparation:
             f"{self.bytes_free / 1e9:.2f} GB free, about {tqdm.format_interval(seconds)} "
             f"with {workers} workers"
         )
+
+    def _seconds_a_frame(self) -> float:
+        """Time one frame; broken ones, which will be left out, are passed over."""
+        warm, count = False, len(self.dataset)
+        for index in (0, count // 2, *range(min(count, 8))):
+            start = time.perf_counter()
+            with suppress(ValueError, FileNotFoundError):
+                self.pack(index)
+                if warm:
+                    return time.perf_counter() - start
+                warm = True  # the first call compiles and loads
+        return 0.0

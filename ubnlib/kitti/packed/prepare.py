@@ -4,7 +4,9 @@ import csv
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,7 +73,7 @@ def prepare(
     task.partial.mkdir(parents=True, exist_ok=True)
     growing = PackingFolder(task)
     chunks = [range(i, min(i + CHUNK, len(dataset))) for i in range(0, len(dataset), CHUNK)]
-    with growing.locked():
+    with growing.locked(), _naming_full_disk(task):
         growing.reserve()
         _pack_all(growing, chunks, workers or usable_cores(), progress)
         _join(growing, chunks)
@@ -86,9 +88,26 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def _naming_full_disk(task: Preparation) -> Iterator[None]:
+    """Say what to do when the disk is full: the system's own error names not even the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"{task.partial} cannot be written in full ({error.strerror}): free some space, and "
+            f"the same command goes on where it was; or choose another disk",
+        ) from error
+
+
 def _is_complete(task: Preparation) -> bool:
     """Return whether the folder holds these very frames; refuse to touch anything else."""
     folder = task.folder
+    if folder.is_mount():
+        raise FileExistsError(f"{folder} is a whole disk: name a folder inside of it.")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -100,8 +119,9 @@ def _is_complete(task: Preparation) -> bool:
         ) from None
     if manifest.source != task.source:
         raise FileExistsError(
-            f"{folder} was prepared from other files or at another size ({manifest.frames} frames "
-            f"of {manifest.size}); choose another folder, or remove this one to make it anew."
+            f"{folder} was prepared from other files or with other options ({manifest.frames} "
+            f"frames of {manifest.size}); choose another folder, or remove this one to make it "
+            f"anew."
         )
     shutil.rmtree(folder / "chunks", ignore_errors=True)  # of a run that was killed as it tidied
     return True
@@ -143,7 +163,7 @@ def _join(growing: PackingFolder, chunks: list[range]) -> None:
             file.write(growing.read(chunk)[0])
     table = write_table(entries)
     (folder / TABLE).write_text(table)
-    with (folder / LEFT_OUT).open("w", newline="") as file:
+    with (folder / LEFT_OUT).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "reason"), *left_out])
     manifest = Manifest(
         size=dataset.size,
