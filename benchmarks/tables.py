@@ -12,6 +12,8 @@ from training_steps import METHODS, Setting
 
 from ubnlib.records import Provenance
 
+KITTI_MARK = "<!-- Written by benchmarks/kitti_pipeline.py from here to the end. -->"
+KITTI_FILE = "kitti_pipeline.json"
 LIMIT_BN, LIMIT_JOINT, LIMIT_MEMORY = 1.45, 0.75, 1.10  # of ubn_forward, at k = 1
 INTRODUCTION = """\
 # What a UBN step costs
@@ -93,13 +95,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
 
 
 def write_readme(folder: Path) -> Path:
-    """Write README.md from all comparisons in a folder.
+    """Write README.md from all comparisons in a folder; the part on KITTI stays as it is.
 
     Raises:
         ValueError: A JSON file is no comparison, or there is none.
     """
     tables = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(set(folder.glob("*.json")) - {folder / KITTI_FILE}):
         try:
             tables.append(table(Comparison.model_validate_json(path.read_text())))
         except (ValidationError, UnicodeDecodeError) as error:
@@ -107,7 +109,8 @@ def write_readme(folder: Path) -> Path:
     if not tables:
         raise ValueError(f"{folder} holds no results: run the benchmark without --table.")
     path = folder / "README.md"
-    path.write_text("\n".join([INTRODUCTION, *tables]))
+    _, mark, kitti = (path.read_text() if path.exists() else "").partition(KITTI_MARK)
+    path.write_text("\n".join([INTRODUCTION, *tables, *([mark + kitti] if mark else [])]))
     return path
 
 
@@ -151,7 +154,7 @@ def table(comparison: Comparison) -> str:
         f"Width {s.width:g}, {s.rows} labeled rows of {s.size[0]} x {s.size[1]}; {hardware}; torch "
         f"{p.versions['torch']}.",
         "",
-        *_aligned([*header, "memory / BN", "with one arena"], rows),
+        *aligned([*header, "memory / BN", "with one arena"], rows),
         "",
         *limits,
         f"- one layer in eval mode, UBN / BN: {Ratio.of(ubn, plain)}",
@@ -159,7 +162,7 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _aligned(header: list[str], rows: list[list]) -> list[str]:
+def aligned(header: list[str], rows: list[list]) -> list[str]:
     """Write a table whose columns also line up as plain text."""
     cells = [header, *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
