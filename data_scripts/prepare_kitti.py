@@ -45,6 +45,8 @@ def choose(arguments: argparse.Namespace) -> KittiRaw:
         wanted = [key for key in wanted if key.drive_name in set(arguments.drives)]
     selection = select(dataset.keys, [key for key in wanted if key.camera in arguments.cameras])
     print(selection.report(), file=sys.stderr)
+    if not selection.present:
+        raise ValueError(f"{arguments.root} holds no frame of {' and '.join(arguments.split)}.")
     return KittiRaw(arguments.root, **options, keys=selection.present)
 
 

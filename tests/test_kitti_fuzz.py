@@ -91,6 +91,13 @@ def test_calibrations_of_hostile_numbers(words, missing):
     TARGETS["calibration"]("\n".join([*camera, "\0", *velodyne]).encode())
 
 
+@pytest.mark.parametrize("seed", SEEDS["image"], ids=["color", "gray", "depth"])
+def test_pngs_without_pixels(seed):
+    """Found by atheris: Pillow looks for the first pixels of an image that has none."""
+    TARGETS["image"](seed.replace(b"IDAT", b"IEND"))
+    TARGETS["image"](seed[:33] + seed[-12:])  # header and end, both whole
+
+
 def test_the_targets_can_fail(monkeypatch):
     """With a reader that lets damage through, or that fails with an error of its own."""
     module = TARGETS["packed"].__globals__

@@ -631,6 +631,7 @@ def test_script_packs_chosen_frames(script, root, folder):
     assert [key[1:] for key in PackedDepth(folder).keys] == [("0002", 3, 1), ("0002", 3, 2)]
     code, _, err = script("--split", "eigen_train", folder=folder.with_name("other"))
     assert code == 1 and "0 of the split's 45200 images are there" in err
+    assert err.endswith(f"prepare_kitti: {root} holds no frame of eigen_train.\n")
 
 
 def test_script_packs_the_others_when_the_first_frame_is_broken(script, root, folder):

@@ -31,7 +31,7 @@ def read_png(path: Path, what: str, expected: str) -> Image.Image:
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} {path} is missing: extract it again.") from None
     # What Pillow raises for broken files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{what} {path} cannot be read ({error}): expected {expected}; extract it again."
         ) from error
