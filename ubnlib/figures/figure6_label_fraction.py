@@ -4,11 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ubnlib.figures.style import DEPTH_MAP, METHOD_COLORS
+from ubnlib.figures.depth_colors import add_depth_bar, depth_scale, draw_lidar
+from ubnlib.figures.style import METHOD_COLORS
 
 
 def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:
@@ -49,29 +49,18 @@ def draw_predictions(
     height, width = images.shape[-2:]
     size = (3.1 * len(titles), 3.1 * height / width * len(images) + 0.9)
     figure, grid = plt.subplots(len(images), len(titles), figsize=size, squeeze=False)
-    colors = dict(cmap=DEPTH_MAP, norm=LogNorm(2.4, cap))
     for row in range(len(images)):
         picture = images[row].permute(1, 2, 0).numpy()
         _image(grid[row][0], picture)
-        scale = _lidar_over(grid[row][1], picture, lidar[row].numpy(), colors)
+        scale = draw_lidar(grid[row][1], picture, lidar[row].numpy(), 900 / width, cap)
         for axes, depth in zip(grid[row][2:], predictions.values(), strict=True):
-            _image(axes, depth[row].numpy(), **colors)
+            _image(axes, depth[row].numpy(), **depth_scale(cap))
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
-    bar = figure.colorbar(scale, ax=grid, location="bottom", aspect=60, shrink=0.6, pad=0.02)
-    bar.set_label("depth [m]")
-    bar.set_ticks([3, 5, 10, 20, 40, 80], labels=["3", "5", "10", "20", "40", "80"])
-    bar.ax.minorticks_off()
+    add_depth_bar(figure, scale, grid)
     return figure
 
 
 def _image(axes: Axes, pixels: np.ndarray, **options) -> None:
     axes.imshow(pixels, **options)
     axes.axis("off")
-
-
-def _lidar_over(axes: Axes, picture: np.ndarray, depth: np.ndarray, colors: dict):
-    _image(axes, (0.35 * picture).astype(np.uint8))
-    v, u = depth.nonzero()
-    size = 900 / depth.shape[1]
-    return axes.scatter(u, v, c=depth[v, u], s=size, marker="s", linewidths=0, **colors)

@@ -6,10 +6,22 @@ code as the real ones.
 """
 
 from ubnlib.synthetic.camera import render
+from ubnlib.synthetic.domain import Domain, read_domains
 from ubnlib.synthetic.drive import Drive, Moment
 from ubnlib.synthetic.drives import make_synthetic_kitti
 from ubnlib.synthetic.lidar import scan
 from ubnlib.synthetic.raycast import Hits, cast
 from ubnlib.synthetic.rig import Rig
 
-__all__ = ["Drive", "Hits", "Moment", "Rig", "cast", "make_synthetic_kitti", "render", "scan"]
+__all__ = [
+    "Domain",
+    "Drive",
+    "Hits",
+    "Moment",
+    "Rig",
+    "cast",
+    "make_synthetic_kitti",
+    "read_domains",
+    "render",
+    "scan",
+]

@@ -28,8 +28,18 @@ def candidates(origin, rays, world: World) -> tuple[np.ndarray, np.ndarray, np.n
     length = np.maximum(np.sqrt(dot(middle, middle)), np.float32(1e-6))
     sine = np.minimum(np.sqrt(dot(half, half)) / length, 1)
     cosine = np.where(sine < 1, np.sqrt(1 - sine * sine), np.float32(-9))
-    reach = cosine[:, None] * cos_spread - sine[:, None] * sin_spread
-    thing, tile = np.nonzero((dot((middle / length)[..., None], axis[:, None]) >= reach) | wide)
+    toward = middle / length
+    # All tiles together first: most things are outside of a camera's view.
+    whole = axis.sum(axis=1) / max(np.linalg.norm(axis.sum(axis=1)), 1e-6)
+    around = np.arccos(np.clip(dot(whole, axis), -1, 1)).max() + spread.max()
+    angle = np.arccos(np.clip(dot(whole, toward), -1, 1))
+    seen = np.flatnonzero(
+        (angle <= around + np.arcsin(np.minimum(sine, 1)) + 1e-3) | (sine >= 1) | wide.any()
+    )
+    toward, cosine, sine = toward[:, seen, None], cosine[seen, None], sine[seen, None]
+    reach = cosine * cos_spread - sine * sin_spread
+    thing, tile = np.nonzero((dot(toward, axis[:, None]) >= reach) | wide)
+    thing = seen[thing]
     # Tile's middle against the thing's bounding box, then against those of its parts.
     beam = (origin, axis, sin_spread, wide)
     kept, _ = _enter_boxes(*beam, world.hull, thing, tile)

@@ -9,10 +9,12 @@ from ubnlib.synthetic.raycast import SKY, cast
 from ubnlib.synthetic.surfaces import surface
 from ubnlib.synthetic.vectors import dot
 
-ELEVATIONS = np.radians(
-    np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.8, 32)])
-)
-"""Beams of the Velodyne HDL-64E: 32 a third of a degree apart, 32 below half a degree apart."""
+BLOCKS = ((0.21, np.linspace(1.94, -8.7, 32)), (0.12, np.linspace(-9.03, -24.85, 32)))
+"""Height of each block of lasers above the origin in meters, and its beams' elevations in degrees.
+
+Fitted to the rings of real scans: each ring follows z = height + distance * tan(elevation). Hence
+near things return higher in the image than the top beam's angle alone would allow.
+"""
 RANGE = 80.0
 """Meters."""
 RANGE_NOISE = 0.02
@@ -20,13 +22,13 @@ RANGE_NOISE = 0.02
 
 
 @cache
-def beam_directions(azimuth_steps: int) -> np.ndarray:
-    """Return unit vectors [64 * azimuth_steps, 3], beam by beam, counterclockwise from ahead."""
+def beam_directions(block: int, azimuth_steps: int) -> np.ndarray:
+    """Return unit vectors [32, azimuth_steps, 3], counterclockwise from ahead."""
+    elevation = np.radians(BLOCKS[block][1])
     azimuth = np.arange(azimuth_steps) * (2 * np.pi / azimuth_steps)
-    elevation, azimuth = np.meshgrid(ELEVATIONS, azimuth, indexing="ij")
+    elevation, azimuth = np.meshgrid(elevation, azimuth, indexing="ij")
     flat = np.cos(elevation)
-    rays = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=-1)
-    return rays.reshape(-1, 3)
+    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=-1)
 
 
 def scan(moment: Moment, azimuth_steps: int, rng: np.random.Generator) -> np.ndarray:
@@ -42,24 +44,29 @@ def scan(moment: Moment, azimuth_steps: int, rng: np.random.Generator) -> np.nda
     Returns:
         Points [m, 4] float32: x forward, y left, z up in meters, and reflectance in [0, 1].
     """
-    beams = beam_directions(azimuth_steps)
+    return np.concatenate([_scan_block(moment, n, azimuth_steps, rng) for n in range(len(BLOCKS))])
+
+
+def _scan_block(moment, block, azimuth_steps, rng) -> np.ndarray:
+    beams, above = beam_directions(block, azimuth_steps), np.array((0, 0, BLOCKS[block][0]))
     rays = (beams @ moment.turn.T).astype(np.float32)
-    hits = cast(moment.position, rays.reshape(len(ELEVATIONS), -1, 3), moment.world)
+    origin = (moment.position + moment.turn @ above).astype(np.float32)
+    hits = cast(origin, rays, moment.world)
     rows = np.flatnonzero((hits.part != SKY) & (hits.distance < RANGE))
-    distance, rays = hits.distance[rows], rays[rows].T.copy()
+    distance, rays = hits.distance[rows], rays.reshape(-1, 3)[rows].T.copy()
     normals = hits.normal.T.take(rows, axis=1)
-    points = moment.position.astype(np.float32)[:, None] + distance * rays
+    points = origin[:, None] + distance * rays
     footprint = distance * np.float32(0.003)
     albedo, gloss = surface(
         points, normals, hits.part[rows], footprint, moment.world, moment.street
     )
     cosine = np.clip(-dot(normals, rays), 0, 1)
     strength = albedo.mean(axis=0) * (0.3 + 0.7 * cosine)
-    loss = 0.02 + 0.25 * np.exp(-strength / 0.03) + 0.35 * np.exp(-cosine / 0.03)
-    loss += 2.0 * gloss * (cosine < 0.95) + 0.25 * (distance / RANGE) ** 2
+    loss = 0.04 + 0.3 * np.exp(-strength / 0.02) + 0.3 * np.exp(-cosine / 0.01)
+    loss += 2.0 * gloss * (cosine < 0.95) + (0.25 + 25 * moment.look.haze) * (distance / RANGE) ** 2
     measured = distance + rng.normal(0, RANGE_NOISE, len(rows))
     kept = (rng.random(len(rows)) > loss) & (measured > 0.9) & (measured < RANGE)
-    xyz = beams[rows[kept]] * measured[kept, None]
+    xyz = above + beams.reshape(-1, 3)[rows[kept]] * measured[kept, None]
     reflectance = np.clip(1.2 * strength[kept], 0, 0.99)
     # Written with the three and two decimals of KITTI's files.
     return np.column_stack([xyz.round(3), reflectance.round(2)]).astype(np.float32)

@@ -63,3 +63,12 @@ def band(x: np.ndarray, low, high, footprint=0.0) -> np.ndarray:
     """Return how much of a patch of width `footprint` around `x` lies in [low, high], in [0, 1]."""
     width = np.maximum(footprint, np.float32(1e-3))
     return np.clip((x - low) / width + 0.5, 0, 1) * np.clip((high - x) / width + 0.5, 0, 1)
+
+
+def chance(*keys: np.ndarray) -> np.ndarray:
+    """Hash integers to numbers in [0, 1), the same ones for the same keys."""
+    mixed = np.zeros(len(keys[0]), np.uint32)
+    for key, prime in zip(keys, (73856093, 19349663, 83492791), strict=False):
+        mixed ^= key.astype(np.int32).view(np.uint32) * np.uint32(prime)
+    mixed = (mixed ^ (mixed >> np.uint32(13))) * np.uint32(1274126177)
+    return ((mixed >> np.uint32(8)) & np.uint32(0xFFFF)).astype(np.float32) / np.float32(65536)

@@ -1,29 +1,11 @@
-"""What stands in a street: functions from a few numbers to a thing."""
+"""What stands and walks in a street: functions from a few numbers to a thing."""
 
 import numpy as np
 
-from ubnlib.synthetic.solids import Material, Part, Thing, block, rounded
+from ubnlib.synthetic.domain import Palette
+from ubnlib.synthetic.solids import Material, Thing, block, rounded
+from ubnlib.synthetic.vehicles import pick
 
-CAR_COLORS = np.array(
-    [
-        (0.55, 0.56, 0.58),
-        (0.82, 0.82, 0.80),
-        (0.03, 0.03, 0.035),
-        (0.12, 0.13, 0.15),
-        (0.05, 0.11, 0.30),
-        (0.42, 0.04, 0.04),
-        (0.30, 0.33, 0.36),
-        (0.08, 0.20, 0.14),
-    ]
-)
-CARS = {
-    "hatch": (3.9, 1.76, 0.9, 1.48, 1.0, 0.08, 0.68, -0.09),
-    "saloon": (4.6, 1.76, 0.9, 1.42, 1.25, 0.75, 0.68, -0.09),
-    "estate": (4.6, 1.76, 0.9, 1.5, 1.2, 0.08, 0.68, -0.09),
-    "van": (5.2, 1.95, 1.15, 2.3, 0.6, 0.04, 0.93, -0.02),
-}
-"""Length, width, waist, roof, hood and trunk in meters; length of the roof and its shift forward,
-both relative to the cabin."""
 CLOTH_COLORS = np.array(
     [
         (0.05, 0.06, 0.12),
@@ -37,47 +19,10 @@ CLOTH_COLORS = np.array(
 )
 
 
-def _pick(rng: np.random.Generator, colors: np.ndarray) -> tuple:
-    return tuple(colors[rng.integers(len(colors))] * rng.uniform(0.85, 1.1))
-
-
-def car(rng: np.random.Generator, x: float, y: float, yaw: float, velocity: float = 0.0) -> Thing:
-    """Return a hatchback, a saloon, an estate or, rarely, a van."""
-    kind = str(rng.choice(list(CARS), p=[0.35, 0.3, 0.22, 0.13]))
-    length, width, waist, roof, hood, trunk, slant, shift = CARS[kind]
-    length, roof = length * rng.uniform(0.95, 1.05), roof * rng.uniform(0.97, 1.04)
-    color, sill = _pick(rng, CAR_COLORS), 0.24
-    cabin, middle = length - hood - trunk, (trunk - hood) / 2
-    parts = [
-        block((0, 0, (sill + 0.62) / 2), (length, width, 0.62 - sill), Material.BODY, color),
-        block(
-            (0, 0, (0.62 + waist) / 2),
-            (length, width, waist - 0.62),
-            Material.BODY,
-            color,
-            top=(0.95, 0.93),
-        ),
-        block(
-            (middle, 0, (waist + roof) / 2),
-            (cabin, width * 0.92, roof - waist),
-            Material.CABIN,
-            color,
-            top=(slant, 0.8),
-            shift=shift * cabin,
-        ),
-    ]
-    radius = 0.31 if kind != "van" else 0.35
-    for along in (-0.31 * length, 0.32 * length):
-        for side in (-1, 1):
-            center = (along, side * (width / 2 - 0.1), radius)
-            parts.append(rounded(center, (radius, 0.15, radius), Material.TIRE, (0.02,) * 3))
-    return Thing(parts, x, y, yaw, velocity, contact=(length / 2, width / 2))
-
-
 def person(rng: np.random.Generator, x: float, y: float, velocity: float) -> Thing:
     """Return somebody who walks along the street."""
     height = rng.uniform(1.55, 1.9)
-    coat, legs = _pick(rng, CLOTH_COLORS), _pick(rng, CLOTH_COLORS[:4])
+    coat, legs = pick(rng, CLOTH_COLORS), pick(rng, CLOTH_COLORS[:4])
     skin = tuple(np.array((0.52, 0.34, 0.26)) * rng.uniform(0.5, 1.15))
     stride, cloth = rng.uniform(0.05, 0.2), Material.CLOTH
     parts = [  # legs, body, arms, head, hair; heights relative to the person's
@@ -95,36 +40,36 @@ def person(rng: np.random.Generator, x: float, y: float, velocity: float) -> Thi
     return Thing(parts, x, y, 0.0, velocity, contact=(0.2, 0.25))
 
 
-def tree(rng: np.random.Generator, x: float, y: float, leaf: np.ndarray, tall: bool) -> Thing:
-    """Return a tree with a trunk and a few ragged crowns of the color `leaf`."""
-    height = rng.uniform(6, 10) if tall else rng.uniform(3.8, 6.5)
-    trunk, spread = height * rng.uniform(0.28, 0.4), height * rng.uniform(0.17, 0.24)
+def tree(rng: np.random.Generator, x: float, y: float, palette: Palette, tall: bool) -> Thing:
+    """Return a tree with a trunk and a few ragged crowns in the season's colors."""
+    height = rng.uniform(8, 15) if tall else rng.uniform(4.5, 8)
+    trunk, spread = height * rng.uniform(0.28, 0.4), height * rng.uniform(0.19, 0.26)
     bark = tuple(np.array((0.11, 0.085, 0.06)) * rng.uniform(0.7, 1.6))
     girth = 0.02 * height + 0.03
     parts = [rounded((0, 0, 0, trunk + 1.2), (girth, girth), Material.BARK, bark)]
-    for _ in range(rng.integers(3, 6)):
-        shade = tuple(leaf * rng.uniform(0.65, 1.25))
-        dx, dy = rng.normal(0, 0.42 * spread, 2)
+    for _ in range(rng.integers(4, 7)):
+        shade = tuple(palette.leaf * rng.uniform(0.65, 1.25))
+        dx, dy = rng.normal(0, 0.5 * spread, 2)
         z = rng.uniform(trunk + 0.5 * spread, height - 0.7 * spread)
         radii = spread * rng.uniform((0.75, 0.75, 0.7), (1.15, 1.15, 1.2))
-        parts.append(rounded((dx, dy, z), radii, Material.LEAF, shade, porous=True))
+        parts.append(rounded((dx, dy, z), radii, Material.LEAF, shade, palette.sparse))
     return Thing(parts, x, y, contact=(0.5, 0.5))
 
 
-def hedge(rng: np.random.Generator, x: float, y: float, length: float, leaf: np.ndarray) -> Thing:
+def hedge(rng: np.random.Generator, x: float, y: float, length: float, palette: Palette) -> Thing:
     """Return a clipped hedge along the street."""
     height = rng.uniform(0.9, 1.7)
     size = (length, 0.8, height)
-    color = tuple(leaf * rng.uniform(0.6, 0.9))
+    color = tuple(palette.leaf * rng.uniform(0.6, 0.9))
     return Thing([block((0, 0, height / 2), size, Material.LEAF, color, top=(1, 0.8))], x, y)
 
 
-def bush(rng: np.random.Generator, x: float, y: float, leaf: np.ndarray) -> Thing:
+def bush(rng: np.random.Generator, x: float, y: float, palette: Palette) -> Thing:
     """Return a round shrub."""
     radius = rng.uniform(0.5, 1.1)
-    color = tuple(leaf * rng.uniform(0.6, 1.1))
-    part = rounded((0, 0, 0.7 * radius), (radius, radius, 0.9 * radius), Material.LEAF, color, True)
-    return Thing([part], x, y)
+    color, radii = tuple(palette.leaf * rng.uniform(0.6, 1.1)), (radius, radius, 0.9 * radius)
+    openness = min(palette.sparse, 1.6)  # bare twigs are dense near the ground
+    return Thing([rounded((0, 0, 0.7 * radius), radii, Material.LEAF, color, openness)], x, y)
 
 
 def lamp(x: float, y: float, height: float) -> Thing:
@@ -141,7 +86,7 @@ def lamp(x: float, y: float, height: float) -> Thing:
 def sign(rng: np.random.Generator, x: float, y: float) -> Thing:
     """Return a traffic sign: a disk or a plate on a pole."""
     colors = np.array([(0.55, 0.04, 0.04), (0.05, 0.12, 0.5), (0.7, 0.5, 0.05), (0.75, 0.75, 0.75)])
-    color = _pick(rng, colors)
+    color = pick(rng, colors)
     parts = [rounded((0, 0, 0, 2.6), (0.035, 0.035), Material.METAL, (0.35, 0.35, 0.35))]
     if rng.random() < 0.5:
         parts.append(rounded((-0.04, 0, 2.35), (0.02, 0.32, 0.32), Material.METAL, color))
@@ -159,35 +104,3 @@ def rail(x: float, y: float, length: float) -> Thing:
     for post in np.arange(-length / 2 + 1, length / 2, 4):
         parts.append(block((post, np.sign(y) * 0.08, 0.35), (0.1, 0.1, 0.7), Material.METAL, gray))
     return Thing(parts, x, y)
-
-
-def house(
-    rng: np.random.Generator, x: float, y: float, length: float, height: float, wall, roof
-) -> Thing:
-    """Return a building along the street with a pitched or a flat roof.
-
-    Args:
-        rng: Source of depth and roof shape.
-        x: Middle along the road.
-        y: Street-side wall; its sign says which side.
-        length: Extent along the road.
-        height: Height of the walls.
-        wall: Albedo of the facade.
-        roof: Albedo of the roof.
-    """
-    depth = rng.uniform(8, 12)
-    parts: list[Part] = [
-        block((0, 0, height / 2), (length, depth, height), Material.FACADE, tuple(wall))
-    ]
-    if rng.random() < 0.75:
-        rise = rng.uniform(2.2, 4.2)
-        top = (1.0, 0.0) if rng.random() < 0.65 or length > 14 else (0.0, 1.0)
-        size = (length + 0.6, depth + 0.8, rise)
-        parts.append(block((0, 0, height + rise / 2), size, Material.ROOF, tuple(roof), top=top))
-        if rng.random() < 0.6:
-            chimney = (rng.uniform(-0.3, 0.3) * length, 0.15 * depth, height + rise * 0.8)
-            parts.append(block(chimney, (0.7, 0.7, 1.8), Material.ROOF, (0.3, 0.16, 0.12)))
-    else:
-        size = (length + 0.3, depth + 0.3, 0.5)
-        parts.append(block((0, 0, height + 0.2), size, Material.ROOF, (0.4, 0.39, 0.37)))
-    return Thing(parts, x, y + np.sign(y) * depth / 2)

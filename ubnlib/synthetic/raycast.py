@@ -99,9 +99,9 @@ def _enter_blocks(origin, rays, number, world: World) -> np.ndarray:
     A ray is inside after its last way in and before its first way out.
     """
     enter, leave = np.float32(-np.inf), np.float32(np.inf)
-    planes = np.ascontiguousarray(world.planes[number].T)
+    planes = world.planes.take(number, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for plane in planes.swapaxes(0, 1):
+        for plane in planes:
             toward = dot(plane, rays)
             crossing = (plane[3] - dot(plane, origin)) / toward
             inward = toward < 0
@@ -112,7 +112,7 @@ def _enter_blocks(origin, rays, number, world: World) -> np.ndarray:
 
 def _enter_rounds(origin, rays, number, world: World) -> np.ndarray:
     """Return distances [r, k] to rounds [k] along rays [3, r, k], as if to the unit sphere."""
-    units = np.ascontiguousarray(world.units[number].T).swapaxes(0, 1)
+    units = world.units.take(number, axis=-1)
     offset = origin[:, None] - world.boxes[:3].take(number, axis=1)
     start, step = [dot(row, offset) for row in units], [dot(row, rays) for row in units]
     # The nearest approach comes first: unlike b^2 - 4ac this does not cancel far away.
@@ -124,17 +124,18 @@ def _enter_rounds(origin, rays, number, world: World) -> np.ndarray:
     hit = (inside2 > 0) & (distance > 0)
     # The ends of a cylinder are open.
     hit &= np.abs(offset[2] + distance * rays[2]) <= world.boxes[5, number]
-    ray, pair = np.nonzero(hit & world.porous[number])
+    porous = world.porous[number]
+    ray, pair = np.nonzero(hit & (porous > 0))
     points = origin[:, None] + distance[ray, pair] * rays[:, ray, pair]
-    hit[ray, pair] = _is_leaf(points, inside2[ray, pair])
+    hit[ray, pair] = _is_leaf(points, inside2[ray, pair], porous[pair])
     return np.where(hit, distance, np.float32(np.inf))
 
 
-def _is_leaf(points, depth2) -> np.ndarray:
+def _is_leaf(points, depth2, porous) -> np.ndarray:
     """Open ragged holes in a crown, more of them toward its outline, where `depth2` is small."""
     x, y, z = points
     leaves = fractal_noise(x + 0.7 * y, 1.1 * z - 0.6 * y, texel=0.05)
-    return leaves + 3.2 * np.sqrt(depth2) > 0.9
+    return leaves + 3.2 * np.sqrt(depth2) > porous
 
 
 def _normals(origin, rays, distance, part, world: World) -> np.ndarray:
@@ -148,13 +149,13 @@ def _normals(origin, rays, distance, part, world: World) -> np.ndarray:
         number = part[rows]
         points = origin[:, None] + distance[rows] * rays.take(rows, axis=1)
         if kind:  # on the surface one plane is at zero, the others below
-            planes = np.ascontiguousarray(world.planes[number].T)
-            face = (dot(planes, points) - planes[3]).argmax(axis=0)
-            normals[:, rows] = world.planes[number, face, :3].T
+            planes = world.planes.take(number, axis=-1)
+            face = np.array([dot(plane, points) - plane[3] for plane in planes]).argmax(axis=0)
+            normals[:, rows] = planes[face, :3, np.arange(len(rows))].T
         else:
-            units = np.ascontiguousarray(world.units[number].T)
+            units = world.units.take(number, axis=-1)
             points -= world.boxes[:3].take(number, axis=1)
-            local = [dot(row, points) for row in units.swapaxes(0, 1)]
-            outward = np.array([dot(column, local) for column in units])
+            local = [dot(row, points) for row in units]
+            outward = np.array([dot(column, local) for column in units.swapaxes(0, 1)])
             normals[:, rows] = outward / np.maximum(np.sqrt(dot(outward, outward)), 1e-12)
     return normals

@@ -4,6 +4,7 @@ import numpy as np
 
 from ubnlib.synthetic.raycast import cast
 from ubnlib.synthetic.solids import World
+from ubnlib.synthetic.street import Curve
 
 SUN_DISTANCE = 1500.0
 """Meters; far enough for nearly parallel rays, near enough for float32."""
@@ -16,29 +17,48 @@ class SunMap:
         sun: Unit vector toward the sun.
         world: The things at rest.
         x: First and last meter along the road that may lie in shadow.
+        curve: The course of the road's middle, which the map follows.
         half: Shadows are kept up to this far from the road's middle.
         cell: Spacing of the rays on the ground, meters.
     """
 
-    def __init__(self, sun: np.ndarray, world: World, x: tuple[float, float], half=18.0, cell=0.25):
-        self.start, self.cell = np.array((x[0], -half), np.float32), cell
+    def __init__(
+        self,
+        sun: np.ndarray,
+        world: World,
+        x: tuple[float, float],
+        curve: Curve,
+        half=18.0,
+        cell=0.25,
+    ):
+        self.start, self.cell, self.curve = np.array((x[0], -half), np.float32), cell, curve
         self.origin = np.array((np.mean(x), 0, 0), np.float32) + np.float32(SUN_DISTANCE) * sun
         target = np.zeros((int((x[1] - x[0]) / cell), int(2 * half / cell), 3), np.float32)
         target[..., 0] = x[0] + cell * np.arange(target.shape[0])[:, None]
         target[..., 1] = -half + cell * np.arange(target.shape[1])
+        target[..., 1] += curve.at(target[..., 0])
         rays = target - self.origin
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
         hits = cast(self.origin, rays, world)
         self.distance = hits.distance.reshape(rays.shape[:2])
 
-    def light(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        """Return the share of sunlight, in [0, 1], that reaches points [3, n] of surfaces."""
+    def light(self, points: np.ndarray, normals: np.ndarray, facing: np.ndarray) -> np.ndarray:
+        """Return the share of sunlight, in [0, 1], that reaches surfaces.
+
+        Args:
+            points: Points of surfaces, [3, n].
+            normals: Their unit normals, [3, n].
+            facing: Cosines between the normals and the direction of the sun, [n], positive.
+        """
         # Looked up a little off the surface, or a wall that the sun grazes would shade itself.
         x, y, z = points + np.float32(1.2 * self.cell) * normals - self.origin[:, None]
         scale = -self.origin[2] / z
-        length = np.sqrt(x * x + y * y + z * z) - np.float32(0.35)
-        row = (x * scale + (self.origin[0] - self.start[0])) / self.cell
-        column = (y * scale + (self.origin[1] - self.start[1])) / self.cell
+        # Where the sun grazes a surface, neighboring cells see it at very different distances.
+        margin = np.minimum(np.float32(0.25) + np.float32(0.15) / facing, np.float32(3))
+        length = np.sqrt(x * x + y * y + z * z) - margin
+        x, y = x * scale + self.origin[0], y * scale + self.origin[1]
+        row = (x - self.start[0]) / self.cell
+        column = (y - self.curve.at(x) - self.start[1]) / self.cell
         top, left = np.floor(row), np.floor(column)
         down, right = row - top, column - left
         rows, columns = self.distance.shape

@@ -8,13 +8,16 @@ parts, and a part is one of two shapes: a *block*, the intersection of six half-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from ubnlib.synthetic.street import Curve
+
 
 class Material(IntEnum):
-    """What a part is made of; `surfaces.albedo` paints each kind."""
+    """What a part is made of; `surfaces.surface` paints each kind."""
 
     GROUND = 0
     SIDEWALK = 1
@@ -27,6 +30,8 @@ class Material(IntEnum):
     BARK = 8
     METAL = 9
     CLOTH = 10
+    GRASS = 11
+    CONCRETE = 12
 
 
 class Part(NamedTuple):
@@ -41,7 +46,7 @@ class Part(NamedTuple):
     center: np.ndarray
     half: np.ndarray
     """[3] half extents of the bounding box about `center`."""
-    porous: bool = False
+    porous: float = 0.0
 
 
 def block(center, size, material, color, top=(1.0, 1.0), shift=0.0) -> Part:
@@ -71,7 +76,7 @@ def block(center, size, material, color, top=(1.0, 1.0), shift=0.0) -> Part:
     return Part(material, color, planes, None, center, half)
 
 
-def rounded(center, radii, material, color, porous=False) -> Part:
+def rounded(center, radii, material, color, porous=0.0) -> Part:
     """Return an ellipsoid, or with `radii` (rx, ry) at `center` (x, y, low, high) a cylinder.
 
     Args:
@@ -79,7 +84,8 @@ def rounded(center, radii, material, color, porous=False) -> Part:
         radii: Three radii of an ellipsoid, two of a cylinder.
         material: One of the `Material` numbers.
         color: Albedo, three numbers in [0, 1].
-        porous: Whether rays pass through ragged holes near the outline, as in foliage.
+        porous: How open it is to rays, through ragged holes near the outline: 0 is solid, 0.9 a
+            crown full of leaves, 3 bare twigs.
     """
     if len(radii) == 2:
         x, y, low, high = center
@@ -105,29 +111,34 @@ class Thing:
     def __init__(self, parts: Sequence[Part], x, y, yaw=0.0, velocity=0.0, contact=None):
         self.parts = tuple(parts)
         self.x, self.y, self.yaw, self.velocity, self.contact = x, y, yaw, velocity, contact
-        turn = np.array(
-            [[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1.0]]
-        )
-        shift = np.array([x, y, 0.0])
+
+    @cached_property
+    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bounding boxes of the thing and its parts, planes and units, all in the world."""
+        cosine, sine = np.cos(self.yaw), np.sin(self.yaw)
+        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
+        shift = np.array([self.x, self.y, 0.0])
         boxes = np.array([(part.center, part.half) for part in self.parts])
         low, high = (boxes[:, 0] - boxes[:, 1]).min(axis=0), (boxes[:, 0] + boxes[:, 1]).max(axis=0)
         boxes = np.concatenate([[((low + high) / 2, (high - low) / 2)], boxes])
         boxes[:, 0] = boxes[:, 0] @ turn.T + shift
         heading = np.tile(turn[:2, 0], (len(boxes), 1))
-        self.hull, *self.boxes = np.concatenate([boxes.reshape(-1, 6), heading], axis=1)
+        boxes = np.concatenate([boxes.reshape(-1, 6), heading], axis=1)
         planes = np.array([p.planes for p in self.parts if p.planes is not None]).reshape(-1, 6, 4)
         normals = planes[..., :3] @ turn.T
         offsets = planes[..., 3:] + (normals @ shift)[..., None]
-        self.planes = np.concatenate([normals, offsets], axis=-1)
         units = [p.unit @ turn.T for p in self.parts if p.unit is not None]
-        self.units = np.array(units).reshape(-1, 3, 3)
+        return (
+            boxes,
+            np.concatenate([normals, offsets], axis=-1),
+            np.array(units).reshape(-1, 3, 3),
+        )
 
-    def at(self, seconds: float) -> "Thing":
-        """Return the thing where it is after some seconds; a thing at rest is its own answer."""
-        if not self.velocity:
-            return self
+    def placed(self, curve: Curve, seconds: float = 0.0) -> "Thing":
+        """Return the thing where it is after some seconds on a street bent by `curve`."""
         x = self.x + self.velocity * seconds
-        return Thing(self.parts, x, self.y, self.yaw, self.velocity, self.contact)
+        yaw = self.yaw + np.arctan(curve.slope(x))
+        return Thing(self.parts, x, self.y + curve.at(x), yaw, self.velocity, self.contact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,23 +174,24 @@ class World:
         is_round[0] = False
         planes = np.zeros((len(is_block), 6, 4), np.float32)
         units = np.zeros((len(is_block), 3, 3), np.float32)
-        planes[is_block] = np.concatenate([planes[:0]] + [thing.planes for thing in things])
-        units[is_round] = np.concatenate([units[:0]] + [thing.units for thing in things])
+        tables = [thing.tables for thing in things]
+        planes[is_block] = np.concatenate([planes[:0]] + [table[1] for table in tables])
+        units[is_round] = np.concatenate([units[:0]] + [table[2] for table in tables])
         owner = np.repeat(np.arange(len(things) + 1), [1, *count])
         frames = [(0, 0, 1, 0)] + [(t.x, t.y, np.cos(t.yaw), np.sin(t.yaw)) for t in things]
-        boxes = [np.zeros(8)] + [box for thing in things for box in thing.boxes]
+        boxes = np.concatenate([np.zeros((1, 8))] + [table[0][1:] for table in tables])
         return cls(
             tuple(things),
             first=1 + np.cumsum(count) - count,
             count=count,
-            hull=np.array([thing.hull for thing in things], np.float32).reshape(-1, 8).T.copy(),
+            hull=np.array([table[0][0] for table in tables], np.float32).reshape(-1, 8).T.copy(),
             owner=owner,
             frame=np.array(frames, np.float32)[owner],
-            material=np.array([0] + [part.material for part in parts]),
+            material=np.array([0] + [part.material for part in parts], np.int8),
             color=np.array([(0, 0, 0)] + [part.color for part in parts], np.float32),
             is_block=is_block,
-            porous=np.array([False] + [part.porous for part in parts]),
-            planes=planes,
-            units=units,
-            boxes=np.array(boxes, np.float32).T.copy(),
+            porous=np.array([0.0] + [part.porous for part in parts], np.float32),
+            planes=np.ascontiguousarray(np.moveaxis(planes, 0, -1)),
+            units=np.ascontiguousarray(np.moveaxis(units, 0, -1)),
+            boxes=boxes.T.astype(np.float32, order="C"),
         )

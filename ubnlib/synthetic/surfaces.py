@@ -2,18 +2,14 @@
 
 import numpy as np
 
-from ubnlib.synthetic.noise import band, fractal_noise
+from ubnlib.synthetic.ground import PAINT, mix, paint_ground, rgb, tufts
+from ubnlib.synthetic.noise import band, chance, fractal_noise
 from ubnlib.synthetic.raycast import GROUND
 from ubnlib.synthetic.solids import Material, World
 from ubnlib.synthetic.street import Street
 from ubnlib.synthetic.vectors import turned
 
-
-def _color(red: float, green: float, blue: float) -> np.ndarray:
-    return np.array([[red], [green], [blue]], np.float32)
-
-
-GLASS, PAINT = _color(0.035, 0.045, 0.055), _color(0.75, 0.75, 0.72)
+GLASS = rgb(0.02, 0.026, 0.032)
 GLOSS = {Material.BODY: 0.05, Material.CABIN: 0.05, Material.METAL: 0.03}
 """Share of light that is mirrored straight on; it grows toward grazing angles."""
 
@@ -32,24 +28,33 @@ def surface(points, normals, part, footprint, world: World, street: Street):
     Returns:
         Albedo [3, n] in [0, 1], and gloss [n]: the mirrored share of light at normal incidence.
     """
+    # Sorted by material, each kind is one slice: views instead of copies.
     material = world.material.take(part)
+    order = np.argsort(material, kind="stable")
+    points, normals = points.take(order, axis=1), normals.take(order, axis=1)
+    footprint, part = footprint[order], part[order]
     albedo = world.color.T.take(part, axis=1)
     gloss = np.zeros(len(part), np.float32)
-    for kind in np.flatnonzero(np.bincount(material)):
-        rows = np.flatnonzero(material == kind)
-        gloss[rows] = GLOSS.get(Material(kind), 0.0)
-        paint = PAINTERS[kind]
-        at, normal, color = (table.take(rows, axis=1) for table in (points, normals, albedo))
-        foot = footprint[rows]
+    ends = np.cumsum(np.bincount(material, minlength=len(Material)))
+    for kind, paint in PAINTERS.items():
+        rows = slice(ends[kind - 1] if kind else 0, ends[kind])
+        if rows.start == rows.stop:
+            continue
+        at, normal, color = points[:, rows], normals[:, rows], albedo[:, rows]
+        foot, glossy = footprint[rows], GLOSS.get(kind, 0.0)
         if kind == Material.GROUND:
-            albedo[:, rows] = _ground(at, foot, street)
+            albedo[:, rows], gloss[rows] = paint_ground(at, foot, street)
         elif paint is None:
             albedo[:, rows] = color * (1 + 0.1 * _grain(at, normal, foot, 0.03))
+            gloss[rows] = glossy
         else:
             x, y, *turn = world.frame.T.take(part[rows], axis=1)
             local = turned((at[0] - x, at[1] - y, at[2]), turn)
             normal, seed = turned(normal, turn), world.owner[part[rows]]
-            albedo[:, rows], gloss[rows] = paint(local, normal, foot, color, gloss[rows], seed)
+            albedo[:, rows], gloss[rows] = paint(local, normal, foot, color, glossy, seed)
+    unsorted = np.empty_like(order)
+    unsorted[order] = np.arange(len(order))
+    albedo, gloss = albedo.take(unsorted, axis=1), gloss[unsorted]
     return np.clip(albedo, 0.005, 0.95), gloss
 
 
@@ -63,44 +68,9 @@ def _grain(points, normals, footprint, texel) -> np.ndarray:
     )
 
 
-def _chance(*keys: np.ndarray) -> np.ndarray:
-    """Hash integers to numbers in [0, 1), the same ones for the same keys."""
-    mixed = np.zeros(len(keys[0]), np.uint32)
-    for key, prime in zip(keys, (73856093, 19349663, 83492791), strict=False):
-        mixed ^= key.astype(np.int32).view(np.uint32) * np.uint32(prime)
-    mixed = (mixed ^ (mixed >> np.uint32(13))) * np.uint32(1274126177)
-    return ((mixed >> np.uint32(8)) & np.uint32(0xFFFF)).astype(np.float32) / np.float32(65536)
-
-
-def _mix(a, b, share) -> np.ndarray:
-    return a + (b - a) * share
-
-
-def _ground(points, footprint, street: Street) -> np.ndarray:
-    """Paint asphalt, marks and what lies beside the road."""
-    x, y, _ = points
-    across, far = np.abs(y), footprint
-    patches = fractal_noise(x, y, 0.12, far)
-    asphalt = street.asphalt * (1 + 0.10 * patches + 0.16 * fractal_noise(y, x, 0.015, far))
-    wheel = band(np.abs(across - street.lane / 2), 0.55, 1.0, 0.25)
-    asphalt = asphalt * (1 - 0.12 * wheel) * _color(1, 1, 1.03)
-    side_street = np.zeros_like(x)
-    for at in street.crossings:
-        side_street += band(x, at - street.CROSSING, at + street.CROSSING, far)
-    marks = np.zeros_like(x)
-    if street.center_line:
-        marks += band(across, -0.07, 0.07, far) * band(x % 9, 0, 4.5, far)
-    if street.edge_lines:
-        marks += band(across, street.lane - 0.25, street.lane - 0.1, far)
-    marks *= 1 - np.clip(side_street, 0, 1)
-    for at in street.crossings:  # zebra stripes before the side street
-        zone = band(x, at - street.CROSSING - 5.5, at - street.CROSSING - 2.5, far)
-        marks += zone * band(y % 1.0, 0.25, 0.75, far) * (across < street.curb - 0.2)
-    worn = np.clip(0.85 + 0.2 * patches, 0, 1)
-    road = _mix(asphalt, PAINT * 0.85, np.clip(marks, 0, 1) * worn)
-    tufts = 1 + 0.22 * fractal_noise(x, y, 0.05, far) + 0.15 * fractal_noise(y, x, 0.4, far)
-    verge = _color(*street.verge_color) * tufts
-    return _mix(verge, road, np.clip(band(across, -1, street.curb + 0.1, far) + side_street, 0, 1))
+def _grass(local, normal, footprint, color, gloss, seed):
+    """Cover banks with grass."""
+    return color * tufts(local[0], 1.2 * local[1], footprint), gloss
 
 
 def _sidewalk(local, normal, footprint, color, gloss, seed):
@@ -115,11 +85,11 @@ def _facade(local, normal, footprint, color, gloss, seed):
     """Put rows of windows, and here and there a door, into plaster or brick."""
     z = local[2]
     along = np.where(np.abs(normal[0]) > np.abs(normal[1]), local[1], local[0])
-    spacing = 2.1 + 1.3 * _chance(seed)
-    wide = 0.16 + 0.16 * _chance(seed + 1000)
+    spacing = 2.1 + 1.3 * chance(seed)
+    wide = 0.16 + 0.16 * chance(seed + 1000)
     cell, floor = np.floor(along / spacing), np.floor(z / 3.0)
     u, v, far_u, far_v = along / spacing - cell, z / 3.0 - floor, footprint / spacing, footprint / 3
-    luck = _chance(cell, floor, seed)
+    luck = chance(cell, floor, seed)
     door = (floor == 0) & (luck < 0.25)
     sill = np.where(door, -1.0, np.where(floor == 0, 0.3, 0.28))
     pane = band(u, 0.5 - wide, 0.5 + wide, far_u) * band(v, sill, 0.8, far_v)
@@ -127,12 +97,12 @@ def _facade(local, normal, footprint, color, gloss, seed):
     mullion = band(np.abs(u - 0.5), -0.015, 0.015, far_u)
     bricks = np.maximum(band(z % 0.25, 0, 0.03, footprint), band(along % 0.5, 0, 0.03, footprint))
     is_brick = color[0] > 2 * color[2]
-    stain = 1 + 0.08 * _grain(local, normal, footprint, 0.12) - 0.3 * np.exp(-2 * z)
+    stain = 1 + 0.14 * _grain(local, normal, footprint, 0.06) - 0.3 * np.exp(-2 * z)
     plaster = color * (stain - 0.3 * bricks * is_brick)
-    plaster = _mix(plaster, plaster * 0.7, band(v, 0.0, 0.03, far_v) * (floor > 0))
+    plaster = mix(plaster, plaster * 0.7, band(v, 0.0, 0.03, far_v) * (floor > 0))
     curtain = 0.35 * np.clip(luck * 3 - 2, 0, 1)
-    glass = np.where(door, color * _color(0.35, 0.25, 0.2), GLASS + curtain * PAINT)
-    painted = _mix(_mix(plaster, PAINT, frame), glass, pane * (1 - mullion))
+    glass = np.where(door, color * rgb(0.35, 0.25, 0.2), GLASS + curtain * PAINT)
+    painted = mix(mix(plaster, PAINT, frame), glass, pane * (1 - mullion))
     return painted, gloss + np.where(door, 0, 0.12 * pane)
 
 
@@ -149,15 +119,15 @@ def _body(local, normal, footprint, color, gloss, seed):
     across = np.abs(y)
     rear, front = normal[0] < -0.7, normal[0] > 0.7
     lamps = band(across, 0.52, 0.82, footprint) * band(z, 0.62, 0.82, footprint)
-    color = _mix(color, _color(0.55, 0.02, 0.02), lamps * rear)
-    color = _mix(color, _color(0.9, 0.9, 0.85), lamps * front)
+    color = mix(color, rgb(0.55, 0.02, 0.02), lamps * rear)
+    color = mix(color, rgb(0.9, 0.9, 0.85), lamps * front)
     plate = band(across, -0.26, 0.26, footprint) * band(z, 0.48, 0.6, footprint)
-    color = _mix(color, PAINT, plate * (rear | front))
+    color = mix(color, PAINT, plate * (rear | front))
     grille = band(across, -0.5, 0.5, footprint) * band(z, 0.64, 0.76, footprint)
     trim = np.maximum(grille * front, band(z, 0.0, 0.34, footprint))
     gap = band(np.abs(x % 1.1 - 0.55), -0.012, 0.012, footprint) * (np.abs(normal[1]) > 0.7)
     gap *= np.abs(x) < 1.2
-    return _mix(color, GLASS, np.clip(trim + gap, 0, 1) * 0.85), gloss
+    return mix(color, GLASS, np.clip(trim + gap, 0, 1) * 0.85), gloss
 
 
 def _cabin(local, normal, footprint, color, gloss, seed):
@@ -166,15 +136,15 @@ def _cabin(local, normal, footprint, color, gloss, seed):
     sideways = np.abs(normal[1]) > 0.7
     pillar = band(np.abs(x % 1.1 - 0.55), -0.05, 0.05, footprint) * sideways
     glass = (normal[2] < 0.9) * (1 - pillar)
-    return _mix(color, GLASS, glass), gloss + 0.1 * glass
+    return mix(color, GLASS, glass), gloss + 0.1 * glass
 
 
 def _leaf(local, normal, footprint, color, gloss, seed):
     """Mottle foliage at two scales."""
     local = [component + seed.astype(np.float32) for component in local]
     coarse, fine = (_grain(local, normal, footprint, s) for s in (0.11, 0.02))
-    clumps = 0.35 * coarse + 0.3 * fine
-    return color * np.clip(1.05 + clumps, 0.25, 2.2), gloss
+    clumps = np.exp(0.6 * coarse + 0.5 * fine)
+    return color * np.minimum(clumps, 3), gloss
 
 
 def _bark(local, normal, footprint, color, gloss, seed):
@@ -193,5 +163,6 @@ PAINTERS = {kind: None for kind in Material} | {
     Material.CABIN: _cabin,
     Material.LEAF: _leaf,
     Material.BARK: _bark,
+    Material.GRASS: _grass,
 }
 assert GROUND == Material.GROUND
