@@ -55,7 +55,7 @@ test-notebooks:
 	rm -rf build/nbval
 	mkdir -p build/nbval
 	cp -R notebooks profiles claims.yaml build/nbval
-	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/synthetic/quick
+	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/quick/synthetic
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -p no:cacheprovider \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks > build/nbval.log 2>&1; \
 	  status=$$?; cat build/nbval.log; exit $$status

@@ -24,7 +24,7 @@ from terminal import duration  # noqa: E402
 
 FIRST = """results = "../results/quick"
 kitti_root = ""  # "" = the synthetic drives
-synthetic_root = "../data/synthetic/quick"
+data_root = "../data/quick"
 rate = 0.5
 rates = [
     0.1,  # a list over lines
@@ -91,7 +91,7 @@ def test_defaults_reads_every_plain_value(project):
     assert defaults(project / "notebooks" / "02_toy_analysis.ipynb") == {
         "results": "../results/quick",
         "kitti_root": "",
-        "synthetic_root": "../data/synthetic/quick",
+        "data_root": "../data/quick",
         "rate": 0.5,
         "rates": [0.1],
         "steps": 3,
@@ -104,14 +104,14 @@ def test_run_parameters_are_complete_and_absolute(project):
     assert values["steps"] == 5 and values["rate"] == 0.5
     assert values["results"] == str(project / "out")
     assert values["kitti_root"] == "/kitti"
-    assert values["synthetic_root"] == str(project / "data" / "synthetic" / "quick")
+    assert values["data_root"] == str(project / "data" / "quick")
 
 
 @pytest.mark.parametrize(
     ("notebooks", "words"),
     [
         ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_toy_analysis, 04_ablation"]),
-        ({"02_toy_analysis": {"setps": 1}}, ["'setps'", "synthetic_root, rate, rates, steps"]),
+        ({"02_toy_analysis": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
         ({"02_toy_analysis": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
         ({"02_toy_analysis": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
         ({"02_toy_analysis": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
