@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ubnlib.kitti.catalog import SPLITS, choose_drives
+from ubnlib.kitti.catalog import DRIVE_SPLITS, choose_drives
 from ubnlib.kitti.download import BASE_URL, Patience, Report, download, survey
 
 
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("root", type=Path, help="folder for DATE/DATE_drive_NNNN_sync")
     parser.add_argument("--drives", nargs="+", metavar="NAME", help="as 2011_09_26_drive_0001")
-    parser.add_argument("--split", choices=SPLITS, default="all", help="all is 173 GB to fetch")
+    parser.add_argument(
+        "--split", choices=DRIVE_SPLITS, default="all", help="all is 173 GB to fetch"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--base-url", default=BASE_URL, help="where the archives are")
     parser.add_argument("--jobs", type=_at_least_one, default=4, help="archives at the same time")

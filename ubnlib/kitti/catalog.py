@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-SPLITS = ("all", "eigen_train", "eigen_test")
+DRIVE_SPLITS = ("all", "eigen_train", "eigen_test")
 
 _ARCHIVE_BYTES_PER_FRAME = 4_090_000
 _MISSING_SCANS = {"2011_09_26_drive_0009": 4}  # 177 to 180
@@ -100,8 +100,8 @@ def choose_drives(
         >>> len(choose_drives(split="eigen_train"))
         33
     """
-    if split not in (None, *SPLITS):
-        raise ValueError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if split not in (None, *DRIVE_SPLITS):
+        raise ValueError(f"There is no split {split!r}: choose one of {', '.join(DRIVE_SPLITS)}.")
     catalog = {drive.name: drive for drive in load_catalog()}
     names = catalog if drives is None else {name.removesuffix("_sync") for name in drives}
     if unknown := sorted(set(names) - set(catalog)):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ubnlib.cores import usable_cores
 from ubnlib.synthetic.camera import render
 from ubnlib.synthetic.domain import DRIVE_FILE, Domain
 from ubnlib.synthetic.drive import PERIOD, Drive
@@ -134,7 +135,7 @@ def _is_complete(root: Path, settings: dict) -> bool:
 def _run(date_folder: Path, settings: dict, workers: int | None, bar: tqdm) -> None:
     """Write the drives, here or in worker processes, whichever order they end in."""
     tasks = [(date_folder, number, settings) for number in range(1, settings["drives"] + 1)]
-    workers = min(workers or _usable_cores(), len(tasks))
+    workers = min(workers or usable_cores(), len(tasks))
     with bar:
         if workers == 1:
             for task in tasks:
@@ -154,12 +155,6 @@ def _run(date_folder: Path, settings: dict, workers: int | None, bar: tqdm) -> N
                 date_folder.rename(date_folder.with_name("stopped"))
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def write_drive(date_folder: Path, number: int, settings: dict) -> None:

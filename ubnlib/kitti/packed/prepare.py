@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ubnlib.cores import usable_cores
 from ubnlib.kitti.packed.dataset import PackedDepth
 from ubnlib.kitti.packed.files import (
     DEPTH,
@@ -79,13 +79,6 @@ def prepare(
         _join(growing, chunks)
         growing.complete()
     return PackedDepth(task.folder)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
