@@ -397,8 +397,11 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(
     assert content(folder) == undisturbed and decoded == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("change", ["scan", "calibration", "size", "frames", "convention"])
-def test_other_sources_or_options_are_packed_anew(root, folder, begun, decoded, tmp_path, change):
+CHANGES = ["scan", "calibration", "size", "frames", "convention"]
+
+
+def changed(root, change):
+    """Change a file or an option, and return the dataset with it."""
     options = dict(size=SIZE)
     if change == "scan":
         write_frame(root, 1, 2, cameras=())
@@ -410,7 +413,12 @@ def test_other_sources_or_options_are_packed_anew(root, folder, begun, decoded, 
         options |= dict(cameras=(2,))
     else:
         options |= dict(convention="eigen")
-    raw = KittiRaw(root, **options)
+    return KittiRaw(root, **options)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_sources_or_options_are_packed_anew(root, folder, begun, decoded, tmp_path, change):
+    raw = changed(root, change)
     packed = pack(raw, folder)
     assert decoded == list(range(len(raw)))
     assert_same_frames(packed, raw)
@@ -516,26 +524,16 @@ def test_other_content_is_refused_and_not_touched(raw, folder, decoded, monkeypa
     assert content(folder.parent) == before and decoded == []
 
 
-@pytest.mark.parametrize("change", ["scan", "calibration", "size", "frames", "convention"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_set_of_other_files_or_options_is_refused_and_not_touched(
     root, raw, folder, decoded, change
 ):
     pack(raw, folder)
     decoded.clear()
     before = content(folder)
-    options = dict(size=SIZE)
-    if change == "scan":
-        write_frame(root, 1, 2, cameras=())
-    elif change == "calibration":
-        edit(root / DATE / "calib_cam_to_cam.txt", "40 0 29.5", "42 0 29.5")
-    elif change == "size":
-        options = dict(size=SIZE[::-1])
-    elif change == "frames":
-        options |= dict(cameras=(2,))
-    else:
-        options |= dict(convention="eigen")
+    other = changed(root, change)
     with pytest.raises(FileExistsError, match="from other files or with other options") as error:
-        pack(KittiRaw(root, **options), folder)
+        pack(other, folder)
     one_sentence(error)
     assert content(folder) == before and decoded == []
     assert not Path(f"{folder}.partial").exists()
