@@ -38,7 +38,7 @@ from training_steps import Step
 from ubnlib.kitti import KittiRaw, PackedDepth, prepare, project_velodyne, read_velodyne
 from ubnlib.kitti.packed import Preparation
 from ubnlib.kitti.raw import read_image
-from ubnlib.records import provenance
+from ubnlib.provenance import provenance
 
 L3_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")  # Linux's
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tables import KITTI_FILE, KITTI_MARK, Ratio, aligned
 
-from ubnlib.records import Config, Provenance
+from ubnlib.provenance import Provenance
+from ubnlib.records import Config
 
 HEADER = ["step", "median [95 % interval]", "unit", "times as fast as", "limit"]
 TEXT = """\

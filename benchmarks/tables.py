@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import quantile_test
 from training_steps import METHODS, Setting
 
-from ubnlib.records import Provenance
+from ubnlib.provenance import Provenance
 
 KITTI_MARK = "<!-- Written by benchmarks/kitti_pipeline.py from here to the end. -->"
 KITTI_FILE = "kitti_pipeline.json"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ubnlib.records import provenance
+from ubnlib.provenance import provenance
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = "--device cpu --width 0.05 --size 64 64 --rows 2 --repeats 2".split()

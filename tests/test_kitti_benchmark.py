@@ -13,7 +13,7 @@ import torch
 from small_kitti import DATE, write_root
 
 from ubnlib.kitti import KittiRaw, prepare, project_velodyne, read_velodyne
-from ubnlib.records import provenance
+from ubnlib.provenance import provenance
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SIZE = (20, 60)

@@ -477,12 +477,15 @@ def test_literal_reading_does_not_train_a_convolutional_net():
 
 @pytest.mark.slow
 def test_unlabeled_points_help_on_the_spiral():
-    """Finding 5, in small: 16 labeled and 64 unlabeled points a step, the mean of three seeds."""
-    from ubnlib.spiral_experiment import SpiralConfig, run_spiral
+    """Finding 5, in small: 16 labeled and 64 unlabeled points a step, the mean of eight seeds.
+
+    Measured: 0.09 [0.05, 0.15].
+    """
+    from ubnlib.spiral.experiment import SpiralConfig, run_spiral
     from ubnlib.training import BNConfig, UBNConfig
 
     def accuracy(norm):
-        runs = [run_spiral(SpiralConfig(norm=norm, seed=seed, steps=200)) for seed in range(3)]
-        return sum(run.metrics["test_accuracy"] for run in runs) / 3
+        config = SpiralConfig(norm=norm, seeds=range(8), steps=200, labeled_batch=16)
+        return sum(run_spiral(config).metrics["test_accuracy"]) / 8
 
     assert accuracy(UBNConfig()) > accuracy(BNConfig()) + 0.02

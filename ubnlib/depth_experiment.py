@@ -271,4 +271,5 @@ def run_depth(
     labeled, unlabeled = data.labeled(config.labels)
     metrics |= {"labeled_frames": float(len(labeled)), "unlabeled_frames": float(len(unlabeled))}
     curves["loss"] = curves["loss"][:: max(1, config.steps // 100)]
-    return Result(metrics, curves, {"labeled": compact(data.frames.keys[i] for i in labeled)})
+    frames = {"labeled": compact(data.frames.keys[i] for i in labeled)}
+    return Result.of_one_seed(metrics, curves, frames)

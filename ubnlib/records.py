@@ -1,31 +1,27 @@
-"""Run records: one JSON file for one training run, named by the hash of its configuration.
+"""Run records: one JSON file for one run, named by the hash of its configuration.
 
-A record says what was run (configuration, seed), what came out (metrics, curves) and where
-(revision, versions, hardware, duration), so that every number of the companion can be traced.
+A run trains one net, or nets of several seeds side by side. Its record says what was run
+(configuration, seeds), what came out for each seed (metrics, curves) and where (revision, versions,
+hardware, duration), so that every number of the companion can be traced.
 """
 
 import functools
 import hashlib
 import json
+import math
 import os
-import platform
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-import ubnlib
+from ubnlib.provenance import Provenance, peak_memory_mb, provenance, source_digest
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Config(BaseModel):
@@ -42,44 +38,64 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives: final numbers, curves by optimizer step, and sets of frames by role."""
+    """What a run gives: final numbers and curves of each seed, and sets of frames by role.
 
-    metrics: dict[str, float]
-    curves: dict[str, list[float]]
+    A number is None or NaN where there is none, such as an error's rank among no errors.
+    """
+
+    metrics: dict[str, list[float | None]]
+    curves: dict[str, list[list[float | None]]]
     frames: dict[str, list[str]] = field(default_factory=dict)  # as in `ubnlib.kitti.framesets`
 
+    @classmethod
+    def of_one_seed(
+        cls,
+        metrics: dict[str, float | None],
+        curves: dict[str, list[float]],
+        frames: dict[str, list[str]] | None = None,
+    ) -> "Result":
+        """Return the result of a run that has one seed."""
+        return cls(
+            {name: [value] for name, value in metrics.items()},
+            {name: [values] for name, values in curves.items()},
+            frames or {},
+        )
 
-class Provenance(BaseModel):
-    """Where and with what a run was made."""
 
-    model_config = ConfigDict(extra="forbid")
+def _none_for_nan(value: float | None) -> float | None:
+    return None if value is not None and math.isnan(value) else value
 
-    revision: str | None  # of the repository; None outside one
-    dirty: bool | None
-    source: str  # digest of ubnlib's own files
-    versions: dict[str, str]
-    cpu: str
-    gpu: str | None
-    threads: int
-    finished: datetime
+
+# JSON has no NaN: so a number is the same before a record is written and after.
+Number = Annotated[float | None, AfterValidator(_none_for_nan)]
 
 
 class Record(BaseModel):
-    """One finished run."""
+    """One finished run; metrics and curves have one entry a seed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     experiment: str
     key: str
-    seed: int
+    seeds: list[int]
     config: dict[str, Any]
-    metrics: dict[str, float]
-    curves: dict[str, list[float]]
+    metrics: dict[str, list[Number]]
+    curves: dict[str, list[list[Number]]]
     frames: dict[str, list[str]] = {}
     seconds: float
     peak_memory_mb: float  # of the process so far; of the GPU's allocator where there is one
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _one_entry_a_seed(self) -> "Record":
+        for name, values in (*self.metrics.items(), *self.curves.items()):
+            if len(values) != len(self.seeds):
+                raise ValueError(
+                    f"{name!r} has {len(values)} entries for {len(self.seeds)} seeds: a run must "
+                    "give one a seed"
+                )
+        return self
 
 
 Run = Callable[..., Record]
@@ -95,14 +111,14 @@ def recorded(run: Callable[..., Result]) -> Run:
         return Record(
             experiment=config.experiment,
             key=config.key,
-            seed=config.seed,
+            seeds=getattr(config, "seeds", None) or [config.seed],
             config=config.model_dump(mode="json"),
             metrics=result.metrics,
             curves=result.curves,
             frames=result.frames,
             seconds=round(time.perf_counter() - start, 3),
-            peak_memory_mb=_peak_memory_mb(),
-            provenance=provenance(),
+            peak_memory_mb=peak_memory_mb(),
+            provenance=provenance(run.__module__),
         )
 
     return make_record
@@ -111,21 +127,26 @@ def recorded(run: Callable[..., Result]) -> Run:
 def obtain(config: Config, run: Callable[[Config], Record], folder: Path | str) -> Record:
     """Return the record of a configuration, making and writing it where it is missing.
 
-    A record made by other source files of ubnlib is made again.
+    A record made by other code than that of the run and what it imports is made again.
 
     Args:
         config: What to run.
         run: Makes the record.
         folder: Where records are kept, as EXPERIMENT-KEY.json.
     """
-    path = Path(folder) / f"{config.experiment}-{config.key}.json"
+    path = record_path(config, folder)
     if path.exists():
         record = read_record(path)
-        if record.provenance.source == source_digest():
+        if record.provenance.source == source_digest(record.provenance.module):
             return record
     record = run(config)
     write_record(record, folder)
     return record
+
+
+def record_path(config: Config, folder: Path | str) -> Path:
+    """Return where a configuration's record is kept."""
+    return Path(folder) / f"{config.experiment}-{config.key}.json"
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
@@ -150,8 +171,8 @@ def read_record(path: Path | str) -> Record:
         record = Record.model_validate_json(path.read_text())
     except (ValidationError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is not a run record of schema {SCHEMA} ({error}): delete it, and the next "
-            "run makes it again."
+            f"{path} is not a run record of schema {SCHEMA} ({_reason(error)}): delete it, and "
+            "the next run makes it again."
         ) from error
     if path.name != f"{record.experiment}-{record.key}.json":
         raise ValueError(
@@ -161,75 +182,28 @@ def read_record(path: Path | str) -> Record:
     return record
 
 
-def read_records(folder: Path | str, experiment: str | None = None) -> pd.DataFrame:
-    """Return a tidy table of the records in a folder, one row each, in the order of their names.
+def _reason(error: ValidationError | UnicodeDecodeError) -> str:
+    """Return the first of what is wrong, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
-    Columns are the configuration's entries (nested ones as `norm.kind`), the metrics, `key` and
-    `seconds`. A folder that does not exist has no records.
+
+def read_records(folder: Path | str, experiment: str | None = None) -> pd.DataFrame:
+    """Return a tidy table of the records in a folder, one row a seed, in the order of their names.
+
+    Columns are the configuration's entries (nested ones as `norm.kind`), the metrics, `seed`,
+    `key`, and `seconds` of the whole run. A folder that does not exist has no records.
     """
     paths = sorted(Path(folder).glob(f"{experiment or '*'}-*.json"))
-    rows = []
-    for record in map(read_record, paths):
-        flat = pd.json_normalize(record.config).iloc[0].to_dict()
-        rows.append({**flat, **record.metrics, "key": record.key, "seconds": record.seconds})
-    return pd.DataFrame(rows)
+    tables = [_table(record) for record in map(read_record, paths)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def provenance() -> Provenance:
-    """Describe this revision, these versions and this machine."""
-    revision, dirty = _revision()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {
-        "ubnlib": ubnlib.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    return Provenance(
-        revision=revision,
-        dirty=dirty,
-        source=source_digest(),
-        versions=versions,
-        cpu=_cpu(),
-        gpu=gpu,
-        threads=torch.get_num_threads(),
-        finished=datetime.now(UTC).replace(microsecond=0),
-    )
-
-
-@functools.cache
-def source_digest() -> str:
-    """Return a digest of ubnlib's source files, but for those that only look at records."""
-    root = Path(ubnlib.__file__).parent
-    readers = {*(root / "figures").iterdir(), root / "claims.py"}
-    digest = hashlib.sha256()
-    for path in sorted({*root.rglob("*.py")} - readers):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _revision() -> tuple[str | None, bool | None]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(ubnlib.__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-        return None, None
-
-
-@functools.cache
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _peak_memory_mb() -> float:
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+def _table(record: Record) -> pd.DataFrame:
+    """Return one row a seed."""
+    flat = pd.json_normalize(record.config).iloc[0].drop("seeds", errors="ignore").to_dict()
+    flat |= {"key": record.key, "seconds": record.seconds}
+    values = pd.DataFrame(record.metrics, index=range(len(record.seeds)), dtype=float)
+    return pd.DataFrame([flat] * len(values)).assign(seed=record.seeds).join(values)

@@ -2,24 +2,28 @@
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from ubnlib.figures.spiral_plane import plane, show_boundary, show_map, show_points
+from ubnlib.figures.spiral_plane import show_boundary, show_map, show_points
 from ubnlib.figures.style import CLASS_MAP
-from ubnlib.spiral_analysis import class_probability
-from ubnlib.spiral_experiment import SpiralRun
+from ubnlib.spiral import SpiralData
 
 
-def draw(runs: dict[str, SpiralRun]) -> Figure:
-    """Draw the class probability of each run over the plane, with boundary and points.
+def draw(columns: dict[str, tuple[SpiralData, dict[str, Tensor]]]) -> Figure:
+    """Draw class probability, boundary and points over the plane: methods down, seeds across.
 
     Args:
-        runs: One trained net for each title.
+        columns: For each title the data of a seed, and for each method's title the probability of
+            class 1, [P], over `spiral_plane.plane()`.
     """
-    figure, row = plt.subplots(1, len(runs), figsize=(4 * len(runs), 4.2), squeeze=False)
-    for axes, (title, run) in zip(row[0], runs.items(), strict=True):
-        probability = class_probability(run.net, plane())
-        show_map(axes, probability, cmap=CLASS_MAP, vmin=0, vmax=1)
-        show_boundary(axes, probability, colors="k", linewidths=1.2)
-        show_points(axes, run.data)
-        axes.set_title(title)
+    rows = max(len(maps) for _, maps in columns.values())
+    size = (3.1 * len(columns), 3.3 * rows)
+    figure, grid = plt.subplots(rows, len(columns), figsize=size, squeeze=False)
+    for column, (title, (data, maps)) in zip(grid.T, columns.items(), strict=True):
+        for axes, (method, probability) in zip(column, maps.items(), strict=True):
+            show_map(axes, probability, cmap=CLASS_MAP, vmin=0, vmax=1)
+            show_boundary(axes, probability, colors="k", linewidths=1.2)
+            show_points(axes, data)
+            axes.set_title(method)
+        column[0].set_title(f"{title}\n{column[0].get_title()}")
     return figure

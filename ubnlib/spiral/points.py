@@ -1,0 +1,116 @@
+"""The points of the toy: the TensorFlow Playground's spiral, of which a few have labels."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+TURNS = 1.75
+RADIUS = 5.0
+
+LabeledAt = Literal["random", "even", "inner"]
+
+
+def make_spiral(
+    points_per_class: int, noise: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the Playground's two-armed spiral.
+
+    Point i of n on the arm with phase delta (0 or pi) lies at radius 5 i/n and angle
+    1.75 * 2 pi i/n + delta, plus uniform noise:
+
+        (r sin t, r cos t) + noise * U(-1, 1)
+
+    Args:
+        points_per_class: n, at least 1.
+        noise: Half the width of the noise in both directions, in the spiral's units.
+        generator: Source of the noise; not read when noise is 0.
+
+    Returns:
+        Points [2n, 2] and labels [2n] (int64): the n points of class 0 along its arm, then those
+        of class 1.
+
+    Raises:
+        ValueError: There is no point to draw, or the noise is negative.
+    """
+    if points_per_class < 1 or noise < 0:
+        raise ValueError(
+            f"A spiral needs points_per_class >= 1 and noise >= 0, and got {points_per_class} "
+            f"and {noise}."
+        )
+    share = torch.arange(points_per_class) / points_per_class
+    radius = RADIUS * share
+    arms = []
+    for phase in (0.0, math.pi):
+        angle = TURNS * 2 * math.pi * share + phase
+        arms.append(torch.stack([radius * angle.sin(), radius * angle.cos()], dim=1))
+    points = torch.cat(arms)
+    if noise:
+        points = points + noise * (2 * torch.rand(points.shape, generator=generator) - 1)
+    return points, torch.arange(2).repeat_interleave(points_per_class)
+
+
+class SpiralData(NamedTuple):
+    """Labeled points [2l, ..., 2], their labels [2l], and unlabeled points [2u, ..., 2].
+
+    The first half of each is class 0's. Data of several seeds has them in the second dimension.
+    """
+
+    labeled: Tensor
+    labels: Tensor
+    unlabeled: Tensor
+
+
+def split_spiral(
+    labeled_per_class: int,
+    unlabeled_per_class: int,
+    noise: float,
+    generator: torch.Generator,
+    labeled_at: LabeledAt = "random",
+) -> SpiralData:
+    """Draw one spiral and keep the labels of a part of each class.
+
+    Args:
+        labeled_per_class: Labeled points of each class; the paper has 25.
+        unlabeled_per_class: Unlabeled points of each class; the paper has 200.
+        noise: As in `make_spiral`.
+        generator: Source of the noise and of the choice of labeled points.
+        labeled_at: Which points of an arm are labeled: a `"random"` part, every so many
+            (`"even"`), or a random part of the `"inner"` half.
+    """
+    total = labeled_per_class + unlabeled_per_class
+    points, labels = make_spiral(total, noise, generator)
+    labeled, unlabeled = [], []
+    for arm in (0, 1):
+        chosen = torch.zeros(total, dtype=torch.bool)
+        if labeled_at == "even":
+            step = total / labeled_per_class
+            chosen[((torch.arange(labeled_per_class) + 0.5) * step).long()] = True
+        else:
+            among = total if labeled_at == "random" else max(total // 2, labeled_per_class)
+            chosen[torch.randperm(among, generator=generator)[:labeled_per_class]] = True
+        labeled.append(arm * total + chosen.nonzero()[:, 0])
+        unlabeled.append(arm * total + (~chosen).nonzero()[:, 0])
+    labeled, unlabeled = torch.cat(labeled), torch.cat(unlabeled)
+    return SpiralData(points[labeled], labels[labeled], points[unlabeled])
+
+
+def tangent(points: Tensor) -> Tensor:
+    """Return the direction [N, 2] in which the arm through each point [N, 2] runs, outward.
+
+    The radius grows with the angle at a constant rate, which gives the direction at each point but
+    the center, whatever its arm.
+    """
+    rate = RADIUS / (TURNS * 2 * math.pi)
+    radius = points.norm(dim=-1, keepdim=True)
+    outward = points / radius
+    around = torch.stack([outward[..., 1], -outward[..., 0]], dim=-1)  # (sin t, cos t): clockwise
+    direction = rate * outward + radius * around
+    return direction / direction.norm(dim=-1, keepdim=True)
+
+
+def distance_to_arms(points: Tensor, per_class: int = 2000) -> Tensor:
+    """Return how far points [N, 2] lie from the nearest point of the noiseless spiral, [N]."""
+    arms, _ = make_spiral(per_class, 0.0)
+    return torch.cat([torch.cdist(some, arms).amin(1) for some in points.split(4096)])
