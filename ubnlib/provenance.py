@@ -27,7 +27,7 @@ class Provenance(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     revision: str | None  # of the repository; None outside one
-    dirty: bool | None
+    dirty: bool | None  # whether ubnlib differs from that revision
     module: str = "ubnlib"  # the run's
     source: str  # digest of the code of ubnlib that the run could use
     versions: dict[str, str]
@@ -134,7 +134,7 @@ def _revision() -> tuple[str | None, bool | None]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "."))
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None, None
 
