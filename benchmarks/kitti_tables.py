@@ -1,12 +1,11 @@
 """What was measured from KITTI's files to batches, as a JSON file and as a table."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from tables import KITTI_FILE, KITTI_MARK, Ratio, aligned
+from tables import KITTI_FILE, KITTI_MARK, Ratio, aligned, write_part, write_whole
 
 from ubnlib.provenance import Provenance
 from ubnlib.records import Config
@@ -111,18 +110,8 @@ class Report(BaseModel):
 
 def write_report(report: Report, folder: Path) -> Path:
     """Write kitti_pipeline.json and the last part of README.md, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    readme = folder / "README.md"
-    before = readme.read_text().partition(KITTI_MARK)[0] if readme.exists() else ""
-    texts = {
-        folder / KITTI_FILE: report.model_dump_json(indent=1) + "\n",
-        readme: f"{before}{KITTI_MARK}\n\n{report.markdown()}",
-    }
-    for path, text in texts.items():
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(text)
-        partial.replace(path)
-    return readme
+    write_whole(folder / KITTI_FILE, report.model_dump_json(indent=1) + "\n")
+    return write_part(folder, KITTI_MARK, report.markdown())
 
 
 def _short(value: float) -> str:

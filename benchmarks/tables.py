@@ -12,8 +12,10 @@ from training_steps import METHODS, Setting
 
 from ubnlib.provenance import Provenance
 
+SPIRAL_MARK = "<!-- Written by benchmarks/spiral_ensemble.py from here to the next such line. -->"
 KITTI_MARK = "<!-- Written by benchmarks/kitti_pipeline.py from here to the end. -->"
-KITTI_FILE = "kitti_pipeline.json"
+MARKS = ("", SPIRAL_MARK, KITTI_MARK)  # of README.md's parts, in their order
+SPIRAL_FILE, KITTI_FILE = "spiral_ensemble.json", "kitti_pipeline.json"
 LIMIT_BN, LIMIT_JOINT, LIMIT_MEMORY = 1.45, 0.75, 1.10  # of ubn_forward, at k = 1
 INTRODUCTION = """\
 # What a UBN step costs
@@ -84,34 +86,49 @@ class Ratio(NamedTuple):
         return f"{self}, limit {limit:.2f}: **{verdict}**"
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> Path:
-    """Write a comparison under its setting's name, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{comparison.setting.name}.json"
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(comparison.model_dump_json(indent=1) + "\n")
+    partial.write_text(text)
     partial.replace(path)
+
+
+def write_part(folder: Path, mark: str, text: str) -> Path:
+    """Write the part of README.md that begins with a mark; the other parts stay as they are."""
+    path = folder / "README.md"
+    rest = path.read_text() if path.exists() else ""
+    parts = {}
+    for other in reversed(MARKS[1:]):
+        rest, _, parts[other] = rest.partition(other)
+    parts = {"": rest} | parts | {mark: text}
+    written = (f"{mark}\n\n{parts[mark].strip()}".strip() for mark in MARKS if parts[mark].strip())
+    write_whole(path, "\n\n".join(written) + "\n")
+    return path
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> Path:
+    """Write a comparison under its setting's name."""
+    path = folder / f"{comparison.setting.name}.json"
+    write_whole(path, comparison.model_dump_json(indent=1) + "\n")
     return path
 
 
 def write_readme(folder: Path) -> Path:
-    """Write README.md from all comparisons in a folder; the part on KITTI stays as it is.
+    """Write README.md from all comparisons in a folder; the parts of others stay as they are.
 
     Raises:
         ValueError: A JSON file is no comparison, or there is none.
     """
     tables = []
-    for path in sorted(set(folder.glob("*.json")) - {folder / KITTI_FILE}):
+    for path in sorted(set(folder.glob("*.json")) - {folder / SPIRAL_FILE, folder / KITTI_FILE}):
         try:
             tables.append(table(Comparison.model_validate_json(path.read_text())))
         except (ValidationError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no result of this benchmark: remove it.") from error
     if not tables:
         raise ValueError(f"{folder} holds no results: run the benchmark without --table.")
-    path = folder / "README.md"
-    _, mark, kitti = (path.read_text() if path.exists() else "").partition(KITTI_MARK)
-    path.write_text("\n".join([INTRODUCTION, *tables, *([mark + kitti] if mark else [])]))
-    return path
+    return write_part(folder, "", "\n".join([INTRODUCTION, *tables]))
 
 
 def table(comparison: Comparison) -> str:

@@ -351,3 +351,12 @@ def test_both_methods_learn_the_spiral(norm):
     metrics = run_spiral(SpiralConfig(norm=norm, steps=400, seeds=range(100, 104))).metrics
     assert min(metrics["test_accuracy"]) > 0.65
     assert min(metrics["labeled_accuracy"]) > 0.9
+
+
+def test_the_control_takes_labeled_points_for_unlabeled_ones():
+    config = SpiralConfig(norm=UBNConfig(), steps=3, seeds=(0, 1), unlabeled_from="labeled")
+    data = spiral_data(config)
+    other = data._replace(unlabeled=data.unlabeled + 100)
+    batches = list(experiment._batches(config, other))
+    assert all(batch.unlabeled.shape == (50, 2, 2) for batch in batches)  # all that there are
+    assert all(batch.unlabeled.max() < 10 for batch in batches)

@@ -1,6 +1,10 @@
 """Many runs: each once, in order, also from several processes."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -54,3 +58,54 @@ def test_an_error_in_a_process_arrives(tmp_path):
         obtain_all(configs, run_or_fail, tmp_path, processes=2)
     process = obtain_all(configs[:1], run_or_fail, tmp_path)[0].metrics["process"]
     assert process != [os.getpid()]
+
+
+SWEEP = """
+import sys
+from ubnlib.spiral.experiment import SpiralConfig, run_spiral
+from ubnlib.sweep import obtain_all
+
+if __name__ == "__main__":
+    long = [SpiralConfig(seeds=(seed,), steps=100_000) for seed in (1, 2)]
+    short = [SpiralConfig(seeds=(seed,), steps=1, width=4) for seed in (3, 4)]
+    obtain_all(short + long, run_spiral, sys.argv[1], processes=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_no_process_outlives_a_killed_sweep(tmp_path):
+    script = tmp_path / "sweep.py"
+    script.write_text(SWEEP)
+    sweep = subprocess.Popen([sys.executable, str(script), str(tmp_path / "records")])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("records/*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = _children(sweep.pid)
+        assert children, "the sweep has no processes of its own"
+    finally:
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait()
+    deadline = time.monotonic() + 30
+    while any(map(_runs, children)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [pid for pid in children if _runs(pid)]
+    assert len(list(tmp_path.glob("records/*.json"))) == 2
+
+
+def _children(parent: int) -> list[int]:
+    tasks = f"/proc/{parent}/task"
+    return [
+        int(pid)
+        for task in os.listdir(tasks)
+        for pid in open(f"{tasks}/{task}/children").read().split()
+    ]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -40,6 +40,7 @@ class SpiralTraining(Config):
     learning_rate: float = Field(default=1e-2, ge=0)
     labeled_batch: int = Field(default=32, ge=2)  # all labeled points where there are fewer
     unlabeled_batch: int = Field(default=64, ge=2)
+    unlabeled_from: Literal["unlabeled", "labeled"] = "unlabeled"  # labeled: the noise alone
     steps: int = Field(default=1000, ge=1)
     initialization: int = 0  # another one draws other weights and batches for the same data
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -144,11 +145,12 @@ def _batches(config: SpiralTraining, data: SpiralData) -> Iterator[Batch]:
             yield torch.stack([next(batches) for batches in each], 1)
 
     members = torch.arange(len(config.seeds))
+    pool = data.unlabeled if config.unlabeled_from == "unlabeled" else data.labeled
     rows = indices(config.labeled_batch, len(data.labeled))
-    others = indices(config.unlabeled_batch, len(data.unlabeled))
+    others = indices(config.unlabeled_batch, len(pool))
     for _ in range(config.steps):
         row = next(rows)
-        other = data.unlabeled[next(others), members] if config.norm.kind == "ubn" else None
+        other = pool[next(others), members] if config.norm.kind == "ubn" else None
         yield Batch(data.labeled[row, members], data.labels[row], other)
 
 

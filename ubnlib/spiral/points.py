@@ -4,6 +4,7 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 TURNS = 1.75
@@ -110,7 +111,14 @@ def tangent(points: Tensor) -> Tensor:
     return direction / direction.norm(dim=-1, keepdim=True)
 
 
-def distance_to_arms(points: Tensor, per_class: int = 2000) -> Tensor:
-    """Return how far points [N, 2] lie from the nearest point of the noiseless spiral, [N]."""
-    arms, _ = make_spiral(per_class, 0.0)
-    return torch.cat([torch.cdist(some, arms).amin(1) for some in points.split(4096)])
+def distance_to(points: Tensor, others: Tensor) -> Tensor:
+    """Return how far points [..., 2] lie from the nearest of some others [M, 2]; NaN for none."""
+    if not len(others):
+        return torch.full(points.shape[:-1], torch.nan, dtype=points.dtype)
+    distances, _ = cKDTree(others.numpy()).query(points.numpy())
+    return torch.from_numpy(distances).to(points.dtype)
+
+
+def distance_to_arms(points: Tensor) -> Tensor:
+    """Return how far points [..., 2] lie from the nearest arm of the noiseless spiral, [...]."""
+    return distance_to(points, make_spiral(2000, 0.0)[0])

@@ -16,15 +16,17 @@ def frozen(model: Model, reference: Tensor) -> Model:
     """Return a copy in eval mode whose running statistics are those of a reference batch.
 
     They are equation 4's: each layer's mean and biased variance over the batch as it passes through
-    the model in training mode. So the copy is a plain function of each of its inputs: that of
-    `monte_carlo_predictions` with this batch.
+    the model with its normalization layers, and only them, in training mode. So the copy is a plain
+    function of each of its inputs: that of `monte_carlo_predictions` with this batch.
 
     Args:
         model: A model with UBN or batch normalization layers; it is left as it was.
         reference: [M, ...], at least 2 rows.
     """
     plain = copy.deepcopy(model)
-    collector = convert_ubn(copy.deepcopy(model)).train()
+    collector = convert_ubn(copy.deepcopy(model)).eval()
+    for layer in ubn_layers(collector):
+        layer.train()
     with collecting(collector):
         collector(reference)
     norms = [module for module in plain.modules() if isinstance(module, nn.BatchNorm1d)]

@@ -1,0 +1,124 @@
+"""Move points until a function of them takes given values: many small least-squares problems."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+Pointwise = Callable[[Tensor], Tensor]  # [..., 2] to [..., K], each point by itself
+
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-9, 1e12  # shares of the squared slope
+
+
+class Match(NamedTuple):
+    """Where a search ended, for each of its points [..., 2].
+
+    Attributes:
+        moved: The points [..., 2] where they ended; none is worse than where it began.
+        residual: What is left between the function there and its target, [..., K].
+        matched: Whether the largest residual is within the tolerance, [...].
+        settled: Whether the search came to its end, [...]: at a match, or where a step no longer
+            than the shortest one gains little or nothing. False: it ran out of steps.
+    """
+
+    moved: Tensor
+    residual: Tensor
+    matched: Tensor
+    settled: Tensor
+
+
+def match(
+    function: Pointwise,
+    target: Tensor,
+    start: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    longest: float = 0.25,
+    shortest: float = 1e-4,
+    steps: int = 40,
+) -> Match:
+    """Move each point from its start until function(point) equals its target.
+
+    The method is Levenberg and Marquardt's, with a damping of its own for each point: a step that
+    lowers the sum of squared residuals is taken and lessens the damping, another is refused and
+    raises it. With one value a point, a step has the direction of that value's gradient, as in
+    backpropagation, and is to first order the shortest one that gives the target; with
+    more values than two coordinates there is a least-squares answer only.
+
+    Args:
+        function: Of points [..., 2], each by itself, to values [..., K]. Use float64: the search
+            ends early where rounding hides that a step is one for the better.
+        target: [..., K].
+        start: [..., 2].
+        tolerance: Largest difference from the target that counts as equal, in the values' unit.
+        longest: Longest step, in the points' unit: a far target is approached along the gradient,
+            not in one leap past nearer answers.
+        shortest: A step of this length or less that does not halve the residuals ends the search.
+            At a kink of a network with ReLU it may end short of the best place.
+        steps: Most steps of a point, taken and refused.
+
+    Example:
+        >>> import torch
+        >>> start = torch.zeros(3, 2, dtype=torch.float64)
+        >>> found = match(lambda points: 2 * points - 1, torch.ones_like(start), start)
+        >>> found.moved.round(decimals=3)[0].tolist(), bool(found.matched.all())
+        ([1.0, 1.0], True)
+    """
+    point = start.clone()
+    residual, jacobian = _linearized(function, target, point)
+    matched = residual.abs().amax(-1) <= tolerance
+    settled = matched
+    damping = torch.full_like(matched, FIRST_DAMPING, dtype=point.dtype)
+    for _ in range(steps):
+        if settled.all():
+            break
+        step = _damped_step(jacobian, residual, damping)
+        length = step.norm(dim=-1)
+        step = step * (longest / length).clamp(max=1)[..., None]
+        trial = point + step
+        trial_residual, trial_jacobian = _linearized(function, target, trial)
+        # A value that is not finite is not lower.
+        loss, trial_loss = (values.square().sum(-1) for values in (residual, trial_residual))
+        taken = ~settled & (trial_loss < loss)
+        ended = (length <= shortest) & ~(trial_loss < loss / 4)
+        point = torch.where(taken[..., None], trial, point)
+        residual = torch.where(taken[..., None], trial_residual, residual)
+        jacobian = torch.where(taken[..., None, None], trial_jacobian, jacobian)
+        damping = torch.where(taken, damping / 4, damping * 8).clamp(LEAST_DAMPING, MOST_DAMPING)
+        matched = residual.abs().amax(-1) <= tolerance
+        settled = settled | matched | ended
+    return Match(point, residual, matched, settled)
+
+
+def _linearized(function: Pointwise, target: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual [..., K] and its Jacobian [..., K, 2].
+
+    One value a point has its gradient by backpropagation; more have two forward derivatives.
+    """
+    if target.shape[-1] == 1:
+        value, pull_back = vjp(function, point)
+        (gradient,) = pull_back(torch.ones_like(value))
+        return value - target, gradient[..., None, :]
+
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        return jvp(function, (point,), (direction.expand_as(point),))
+
+    axes = torch.eye(2, dtype=point.dtype, device=point.device)
+    value, jacobian = vmap(along, out_dims=(None, -1))(axes)
+    return value - target, jacobian
+
+
+def _damped_step(jacobian: Tensor, residual: Tensor, damping: Tensor) -> Tensor:
+    """Return the step [..., 2] of the damped normal equations, 0 where the slope is 0.
+
+    They are (J'J + damping trace(J'J) I) step = -J'r, solved by Cramer's rule.
+    """
+    x, y = jacobian.unbind(-1)
+    xx, xy, yy = (x * x).sum(-1), (x * y).sum(-1), (y * y).sum(-1)
+    downhill_x, downhill_y = -(x * residual).sum(-1), -(y * residual).sum(-1)
+    ridge = damping * (xx + yy)
+    xx, yy = xx + ridge, yy + ridge
+    step = torch.stack([yy * downhill_x - xy * downhill_y, xx * downhill_y - xy * downhill_x], -1)
+    return (step / (xx * yy - xy * xy)[..., None]).nan_to_num(0.0, 0.0, 0.0)
