@@ -30,9 +30,3 @@ class SpiralNet(nn.Sequential):
             layers += [nn.Dropout(dropout)] if dropout else []
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, 2))
-
-    @property
-    def norms(self) -> list[nn.Module]:
-        """The four normalization layers, first to last."""
-        after_linear = [isinstance(layer, nn.Linear) for layer in self]
-        return [layer for layer, yes in zip(self[1:], after_linear, strict=False) if yes]
