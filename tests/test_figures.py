@@ -9,16 +9,11 @@ import torch
 from ubnlib.figures import (
     figure1_two_steps,
     figure2_boundaries,
-    figure3_histograms,
-    figure4_uncertainty,
-    figure5_augmentation,
     figure6_label_fraction,
     spiral_plane,
     style,
 )
-from ubnlib.spiral_analysis import Augmentation
-from ubnlib.spiral_experiment import SpiralConfig, train_spiral
-from ubnlib.training import UBNConfig
+from ubnlib.spiral import split_spiral
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +22,6 @@ def _style():
         matplotlib.use("agg")
         style.apply_style()
         yield
-
-
-@pytest.fixture(scope="module")
-def run():
-    return train_spiral(SpiralConfig(norm=UBNConfig(), steps=5))
 
 
 def test_a_figure_is_kept_as_picture_print_and_data(tmp_path):
@@ -56,29 +46,12 @@ def test_plane_is_a_grid_in_the_order_of_the_map():
     matplotlib.pyplot.close(figure)
 
 
-def test_figure2_has_a_panel_for_each_run(run):
-    figure = figure2_boundaries.draw({"BN": run, "UBN": run})
-    assert [axes.get_title() for axes in figure.axes] == ["BN", "UBN"]
-
-
-def test_figure3_densities_integrate_to_one(run):
-    sets = {"labeled": run.data.labeled, "unlabeled": run.data.unlabeled}
-    figure, table = figure3_histograms.draw(run.net, sets, channel=3)
-    assert len(figure.axes) == 6
-    area = (table["density"] * (table["right"] - table["left"])).groupby(
-        [table["layer"], table["points"]]
-    )
-    np.testing.assert_allclose(area.sum(), 1.0)
-
-
-def test_figure4_and_5_are_drawn(run):
-    figure = figure4_uncertainty.draw(run.net, run.data, samples=3, batch=16, seed=0)
-    assert len(figure.axes) == 2
-    moved = run.data.labeled + 0.1
-    converged = torch.arange(len(moved)) % 2 == 0
-    probability = torch.linspace(0, 1, 161**2)
-    figure = figure5_augmentation.draw(run.data, probability, [Augmentation(moved, converged)])
-    assert len(figure.axes[0].lines) == converged.sum()
+def test_figure2_has_a_column_for_each_seed_and_a_row_for_each_method():
+    data = split_spiral(3, 4, 0.0, torch.Generator().manual_seed(0))
+    maps = {"BN 0.8": torch.rand(81), "UBN 0.9": torch.rand(81)}
+    figure = figure2_boundaries.draw({"worst": (data, maps), "best": (data, maps)})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["worst\nBN 0.8", "best\nBN 0.8", "UBN 0.9", "UBN 0.9"]
 
 
 def test_figure6_shows_the_mean_of_the_seeds():
