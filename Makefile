@@ -53,8 +53,9 @@ test-code:
 # reports when it is done, since the code is tested meanwhile.
 test-notebooks:
 	rm -rf build/nbval
-	mkdir -p build/nbval
+	mkdir -p build/nbval/results
 	cp -R notebooks profiles claims.yaml build/nbval
+	cp -R results/standard build/nbval/results
 	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/quick/synthetic
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -p no:cacheprovider \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks > build/nbval.log 2>&1; \

@@ -92,8 +92,15 @@ def test_the_map_shows_each_cell():
         return Result({"test_accuracy": [0.5 + gain + 0.001 * seed for seed in config.seeds]}, {})
 
     cells = pairs(SpiralConfig(seeds=(0, 1, 2)), noise=[0.0, 0.1], labeled_per_class=[5, 25])
-    figure = regime_map.draw({"a map": (compare(cells, run), "labeled_per_class", "noise")})
-    axes = figure.axes[0]
+    batches = compare(
+        pairs(SpiralConfig(seeds=(0, 1, 2)), batch=[(8, 64), (16, 4)], noise=[0]), run
+    )
+    maps = {
+        "a map": (compare(cells, run), "labeled_per_class", "noise"),
+        "another": (batches, "batch", "noise"),
+    }
+    axes, other = regime_map.draw(maps).axes[:2]
+    assert [label.get_text() for label in other.get_yticklabels()] == ["8 + 64", "16 + 4"]
     assert [text.get_text() for text in axes.texts] == ["+0.000 =", "+0.100 +"] * 2
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0", "0.1"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["5", "25"]

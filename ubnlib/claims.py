@@ -98,21 +98,20 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
     values, keys = _evidence(claim.query, records)
+    keys = tuple(dict.fromkeys(keys))  # one record may hold many seeds
     if len(values) == 0:
         return Judgement("not run", "no record of such a run")
     if claim.statistic == "largest":
         worst = float(np.abs(values).max())
         verdict = "reproduced" if worst <= claim.margin else "not reproduced"
-        return Judgement(
-            verdict, f"bound {claim.margin:g}", worst, None, None, len(values), tuple(keys)
-        )
+        return Judgement(verdict, f"bound {claim.margin:g}", worst, None, None, len(values), keys)
     estimate, (low, high) = float(values.mean()), interval(values)
     verdict, reason = _compare(claim, low, high)
     if rank < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
     elif len(values) < claim.seeds:
         verdict, reason = "inconclusive", f"{len(values)} of at least {claim.seeds} seeds"
-    return Judgement(verdict, reason, estimate, low, high, len(values), tuple(keys))
+    return Judgement(verdict, reason, estimate, low, high, len(values), keys)
 
 
 def interval(values: np.ndarray) -> tuple[float | None, float | None]:

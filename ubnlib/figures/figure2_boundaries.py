@@ -17,7 +17,7 @@ def draw(columns: dict[str, tuple[SpiralData, dict[str, Tensor]]]) -> Figure:
             class 1, [P], over `spiral_plane.plane()`.
     """
     rows = max(len(maps) for _, maps in columns.values())
-    size = (3.1 * len(columns), 3.3 * rows)
+    size = (2.7 * len(columns), 2.9 * rows)
     figure, grid = plt.subplots(rows, len(columns), figsize=size, squeeze=False)
     for column, (title, (data, maps)) in zip(grid.T, columns.items(), strict=True):
         for axes, (method, probability) in zip(column, maps.items(), strict=True):

@@ -24,7 +24,7 @@ def draw(probabilities: Tensor, data: SpiralData) -> Figure:
         probabilities: Class 1's over `spiral_plane.plane()`, [S, points^2].
         data: The net's data: labeled points are filled, unlabeled ones hollow.
     """
-    figure, axes = plt.subplots(figsize=(5.2, 4.4))
+    figure, axes = plt.subplots(figsize=(4.7, 4.0))
     image = _uncertainty(axes, probabilities)
     axes.scatter(*data.unlabeled.T, s=5, facecolors="none", edgecolors="w", linewidths=0.3)
     show_points(axes, data, unlabeled=False)

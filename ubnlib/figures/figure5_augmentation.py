@@ -47,7 +47,7 @@ def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(3.5 * columns, 3.8 * rows), squeeze=False, sharex=True, sharey=True
+        rows, columns, figsize=(2.9 * columns, 3.2 * rows), squeeze=False, sharex=True, sharey=True
     )
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")

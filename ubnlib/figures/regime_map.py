@@ -11,7 +11,7 @@ MARKS = {"wins": "+", "loses": "\N{MINUS SIGN}", "ties": "=", "open": ""}
 LIMIT = 0.15  # difference of accuracy at which the color is full
 
 
-def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 2) -> Figure:
+def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 3) -> Figure:
     """Draw maps, each cell with the mean difference and a mark: + wins, = ties, - loses, none open.
 
     Args:
@@ -20,24 +20,24 @@ def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 2) -> Fi
         columns: Maps beside each other.
     """
     rows = -(-len(maps) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(4.3 * columns, 2.7 * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.9 * columns, 3.0 * rows), squeeze=False)
     for axes in grid.flat[len(maps) :]:
         axes.set_visible(False)
     for axes, (title, (table, down, across)) in zip(grid.flat, maps.items(), strict=False):
         image = _map(axes, table, down, across)
         axes.set_title(title)
-    figure.colorbar(image, ax=grid, label="accuracy, UBN \N{MINUS SIGN} BN", shrink=0.6)
+    figure.colorbar(image, ax=grid, label="accuracy, UBN \N{MINUS SIGN} BN", shrink=0.9)
     return figure
 
 
 def _map(axes: Axes, table: pd.DataFrame, down: str, across: str) -> Any:
     heights, widths = table[down].drop_duplicates(), table[across].drop_duplicates()
-    cells = table.set_index([down, across])
-    differences = [[cells.loc[(y, x), "difference"] for x in widths] for y in heights]
+    cells = {(cell[down], cell[across]): cell for cell in table.to_dict("records")}
+    differences = [[cells[y, x]["difference"] for x in widths] for y in heights]
     image = axes.imshow(differences, cmap="RdBu", vmin=-LIMIT, vmax=LIMIT, aspect="auto")
     for row, y in enumerate(heights):
         for column, x in enumerate(widths):
-            cell = cells.loc[(y, x)]
+            cell = cells[y, x]
             text = f"{cell['difference']:+.3f} {MARKS[cell['outcome']]}".replace(
                 "-", "\N{MINUS SIGN}"
             )

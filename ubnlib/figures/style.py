@@ -20,7 +20,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = (
 )
 CLASS_COLORS = (BLUE, ORANGE)
 METHOD_COLORS = {"BN": GRAY, "UBN": BLUE}
-CLASS_MAP = LinearSegmentedColormap.from_list("classes", ["#7FB8D8", "#F7F7F7", "#EAAE7F"])
+CLASS_MAP = LinearSegmentedColormap.from_list("classes", ["#7FB8D8", "#F7F7F7", "#EAAE7F"], N=64)
 DEPTH_MAP = "magma_r"
 
 
@@ -28,7 +28,7 @@ def apply_style() -> None:
     """Set matplotlib's defaults for the figures of this companion."""
     plt.rcParams.update(
         {
-            "figure.dpi": 100,
+            "figure.dpi": 85,
             "figure.constrained_layout.use": True,
             "savefig.dpi": 150,
             "font.size": 9,
