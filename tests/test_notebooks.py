@@ -65,6 +65,18 @@ def has_no_timing(notebook) -> list[str]:
     return [f"metadata holds {', '.join(found)}; refresh with make notebooks"] if found else []
 
 
+def has_no_widgets(notebook) -> list[str]:
+    """A widget saved in a notebook is an empty box for whoever has no kernel behind it."""
+    kinds = {
+        kind
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        for kind in output.get("data", {})
+    }
+    saved = "widgets" in notebook.metadata or any("widget" in kind for kind in kinds)
+    return ["holds widgets; refresh with make notebooks"] if saved else []
+
+
 def is_small(notebook) -> list[str]:
     size = len(nbformat.writes(notebook).encode())
     return [f"{size} bytes, more than {MOST_BYTES}"] if size > MOST_BYTES else []
@@ -130,6 +142,7 @@ GUARDS = [
     has_one_parameters_cell,
     has_python3_kernel,
     has_no_timing,
+    has_no_widgets,
     is_small,
     has_few_cells,
     has_short_cells,
@@ -246,6 +259,15 @@ def add_papermill(notebook):
     notebook.metadata.papermill = {"duration": 1.0}
 
 
+def show_widget(notebook):
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    notebook.cells[2].outputs[0].data |= view
+
+
+def save_widgets(notebook):
+    notebook.metadata.widgets = {}
+
+
 def grow(notebook):
     notebook.cells[2].outputs[0].data["image/png"] = "A" * MOST_BYTES
 
@@ -291,6 +313,8 @@ def test_guard_accepts_a_good_notebook(guard):
         (change_kernel, has_python3_kernel),
         (add_cell_timing, has_no_timing),
         (add_papermill, has_no_timing),
+        (show_widget, has_no_widgets),
+        (save_widgets, has_no_widgets),
         (grow, is_small),
         (add_cells, has_few_cells),
         (lengthen, has_short_cells),
