@@ -228,8 +228,10 @@ from tempfile import mkdtemp
 
 import pandas as pd
 import torch
+from IPython.display import clear_output
 
-from ubnlib.figures import style
+from ubnlib.figures import spiral_plane, style
+from ubnlib.training import BNConfig, UBNConfig
 
 torch.set_num_threads(1)
 figures = Path(mkdtemp())
@@ -240,7 +242,7 @@ aid = panel()
 sliders, message, image = aid.children
 by_name = {slider.description: slider for slider in sliders.children}
 pictures = [image.value]
-for name, value in [("step", 0), ("step", 4), ("reading", "BN"), ("noise", 0.5)]:
+for name, value in [("step", 0), ("step", 4), ("method", "BN"), ("noise", 0.5)]:
     by_name[name].value = value
     pictures.append(image.value)
 print([picture[:4] == b"\\x89PNG" for picture in pictures])
