@@ -7,7 +7,7 @@ from ubnlib.figures import regime_map
 from ubnlib.records import Result, recorded
 from ubnlib.spiral import regimes
 from ubnlib.spiral.experiment import SpiralConfig
-from ubnlib.spiral.regimes import compare, one_at_a_time, outcome, pairs
+from ubnlib.spiral.regimes import compare, outcome, pairs
 
 
 def test_cells_are_all_combinations():
@@ -27,17 +27,6 @@ def test_batch_normalization_is_run_once_for_what_it_does_not_see():
     assert cells[0].ubn != cells[1].ubn
     assert cells[0].bn == cells[1].bn
     assert cells[0].bn.norm.kind == "bn"
-
-
-def test_one_factor_at_a_time_keeps_the_others():
-    cells = one_at_a_time(SpiralConfig(), noise=[0.1, 0.2], width=[8])
-    assert [cell.setting for cell in cells] == [
-        {"choice": "noise", "value": 0.1},
-        {"choice": "noise", "value": 0.2},
-        {"choice": "width", "value": 8},
-    ]
-    assert cells[0].ubn.width == SpiralConfig().width
-    assert cells[2].ubn.noise == SpiralConfig().noise
 
 
 def test_a_setting_that_does_not_exist_is_refused():

@@ -396,21 +396,6 @@ def test_figure_shows_the_standard_deviation(maps):
     matplotlib.pyplot.close(figure)
 
 
-def test_methods_are_shown_on_one_scale(maps):
-    probabilities, data = maps
-    titles = ["UBN", "a", "b", "c", "d"]
-    all_maps = {title: probabilities for title in titles} | {"UBN": probabilities[:1]}
-    figure = figure4.draw_methods(all_maps, data)
-    panels = [axes for axes in figure.axes if axes.get_title()]
-    assert [axes.get_title() for axes in panels] == titles
-    images = [axes.get_images()[0] for axes in panels]
-    assert {image.get_clim() for image in images} == {(0, 0.5)}
-    only = probabilities[0]
-    np.testing.assert_allclose(images[0].get_array().reshape(-1), torch.minimum(only, 1 - only))
-    np.testing.assert_allclose(images[1].get_array().reshape(-1), probabilities.std(0))
-    matplotlib.pyplot.close(figure)
-
-
 def test_comparison_shows_each_number_with_its_interval():
     rows = [
         ("UBN", "doubt_error_auroc", 0.7, 0.6, 0.8),

@@ -2,7 +2,6 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -10,7 +9,6 @@ from ubnlib.figures.spiral_plane import show_boundary, show_map, show_points
 from ubnlib.figures.style import BLUE, ORANGE
 from ubnlib.spiral import SpiralData
 
-MOST = 0.5  # of a probability's standard deviation, and of 1 - the larger of two
 SCORES = {
     "spread": ("standard deviation of the predictions", BLUE, "o"),
     "doubt": ("1 - mean prediction's probability", ORANGE, "s"),
@@ -25,47 +23,12 @@ def draw(probabilities: Tensor, data: SpiralData) -> Figure:
         data: The net's data: labeled points are filled, unlabeled ones hollow.
     """
     figure, axes = plt.subplots(figsize=(4.7, 4.0))
-    image = _uncertainty(axes, probabilities)
+    image = show_map(axes, probabilities.std(0), cmap="viridis", vmin=0)
+    show_boundary(axes, probabilities.mean(0), colors="w", linewidths=1)
     axes.scatter(*data.unlabeled.T, s=5, facecolors="none", edgecolors="w", linewidths=0.3)
     show_points(axes, data, unlabeled=False)
     figure.colorbar(image, ax=axes, label="standard deviation of P(class 1)")
     return figure
-
-
-def draw_methods(probabilities: dict[str, Tensor], data: SpiralData) -> Figure:
-    """Draw each method's uncertainty over the plane on one scale.
-
-    It is the standard deviation of the predictions; with one prediction, 1 - the larger class
-    probability. Both go from 0 to 0.5.
-
-    Args:
-        probabilities: Class 1's over `spiral_plane.plane()`, [S, points^2], by title.
-        data: The labeled points that all methods had.
-    """
-    columns = min(4, len(probabilities))
-    rows = -(-len(probabilities) // columns)
-    size = (2.3 * columns + 0.7, 2.5 * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    used, rest = grid.flat[: len(probabilities)], grid.flat[len(probabilities) :]
-    for axes in rest:
-        axes.remove()
-    for axes, (title, samples) in zip(used, probabilities.items(), strict=True):
-        image = _uncertainty(axes, samples, vmax=MOST)
-        for label, color in enumerate("wk"):
-            points = data.labeled[data.labels == label]
-            axes.scatter(*points.T, s=5, color=color, edgecolors="gray", linewidths=0.3)
-        axes.set_title(title)
-    figure.colorbar(image, ax=list(used), label="uncertainty", shrink=0.8)
-    return figure
-
-
-def _uncertainty(axes: Axes, probabilities: Tensor, **options):
-    mean = probabilities.mean(0)
-    several = len(probabilities) > 1
-    score = probabilities.std(0) if several else mean.minimum(1 - mean)
-    image = show_map(axes, score, cmap="viridis", vmin=0, **options)
-    show_boundary(axes, mean, colors="w", linewidths=1)
-    return image
 
 
 def draw_comparison(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:

@@ -61,15 +61,6 @@ def pairs(
     ]
 
 
-def one_at_a_time(base: SpiralConfig, **choices: Sequence[Any]) -> list[Pair]:
-    """Return a cell for each value of each choice, all other fields as in `base`."""
-    return [
-        cell._replace(setting={"choice": choice, "value": cell.setting[choice]})
-        for choice, values in choices.items()
-        for cell in pairs(base, **{choice: values})
-    ]
-
-
 def _combinations(factors: dict[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*factors.values()):
         yield dict(zip(factors, values, strict=True))
