@@ -1,59 +1,31 @@
 """The depth experiment of section 4: DispNet trained with few depth maps and all images."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import copy
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import model_validator
+from torch import Tensor, nn
 
+from ubnlib.depth_curves import accuracy_of_parts, evaluate_frames, statistics_of_parts, to_input
+from ubnlib.depth_data import DepthData, LabelsConfig
 from ubnlib.depth_loss import Downscale, LossNorm, multiscale_depth_loss
+from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
-from ubnlib.evaluation import Evaluation, evaluate_depth
-from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, PackedDepth, keep_every, keep_random
-from ubnlib.kitti.framesets import compact, digest
-from ubnlib.records import Config, Result, recorded
-from ubnlib.training import (
-    Batch,
-    BNConfig,
-    NormConfig,
-    default_device,
-    evaluating,
-    fit,
-    initialized_by,
-)
+from ubnlib.engine import Engine, EngineConfig
+from ubnlib.forms import NormConfig, UBNForm
+from ubnlib.kitti import LabeledUnlabeledLoader
+from ubnlib.kitti.framesets import compact
+from ubnlib.kitti.packed.loader import StepData
+from ubnlib.provenance import source_digest
+from ubnlib.ranks import Ranks, alone
+from ubnlib.records import Config, Record, Result, obtain, recorded
+from ubnlib.steps import two_passes, ubn_forward
+from ubnlib.training import BNConfig, initialized_by
 from ubnlib.weights import save_weights
-
-
-class EveryLabels(Config):
-    """Keep the depth maps of a sensor whose frame rate is k times lower, as the paper does."""
-
-    kind: Literal["every"] = "every"
-    k: int
-    phase: int = 0
-
-    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
-        """Return which frames keep their depth map: [len(keys)] bool."""
-        return keep_every(keys, self.k, self.phase)
-
-
-class RandomLabels(Config):
-    """Keep one depth map in k of each drive and camera at random."""
-
-    kind: Literal["random"] = "random"
-    k: int
-    seed: int = 0
-
-    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
-        """Return which frames keep their depth map: [len(keys)] bool."""
-        return keep_random(keys, self.k, self.seed)
-
-
-LabelsConfig = Annotated[EveryLabels | RandomLabels, Field(discriminator="kind")]
 
 
 class DepthConfig(Config):
@@ -64,6 +36,7 @@ class DepthConfig(Config):
     norm: NormConfig = BNConfig()
     labels: LabelsConfig
     width: float = 1.0
+    levels: int = 7
     scale: float = 0.4
     min_disparity: float = 0.0125
     loss: LossNorm = "l1"
@@ -71,68 +44,47 @@ class DepthConfig(Config):
     labeled_batch: int = 8
     unlabeled_batch: int = 24
     learning_rate: float = 2e-4
-    steps: int
-    evaluations: int = 4  # points of the accuracy curves
+    weight_decay: float = 0.0
+    steps: int | None = None  # optimizer steps, or ...
+    epochs: float | None = None  # ... passes over all training images, by batches of both kinds
+    evaluations: int = 4  # points of the curves
+    engine: EngineConfig = EngineConfig()
     seed: int = 0
 
-
-@dataclass(frozen=True, eq=False)
-class DepthData:
-    """Packed frames, and which of them are for training and for testing.
-
-    Args:
-        frames: The packed set.
-        train_keys: Frames to train on, labeled or not.
-        test_keys: Frames to test on.
-
-    Raises:
-        ValueError: If a frame is on both sides, or one side is empty.
-        KeyError: If a frame is not in the packed set.
-    """
-
-    frames: PackedDepth
-    train_keys: Sequence[FrameKey]
-    test_keys: Sequence[FrameKey]
-
-    def __post_init__(self):
-        both = set(self.train_keys) & set(self.test_keys)
-        if both or not self.train_keys or not self.test_keys:
+    @model_validator(mode="after")
+    def _fits(self) -> "DepthConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"steps is {self.steps} and epochs {self.epochs}: give one of them.")
+        parts = self.engine.accumulate
+        if self.labeled_batch % parts or self.unlabeled_batch % parts:
             raise ValueError(
-                f"There are {len(self.train_keys)} frames to train on, {len(self.test_keys)} to "
-                f"test on, and {len(both)} on both sides: expected some on each and none on both."
+                f"Batches of {self.labeled_batch} labeled and {self.unlabeled_batch} unlabeled "
+                f"frames cannot be divided into {parts} equal micro-batches."
             )
+        return self
 
-    @cached_property
-    def train(self) -> np.ndarray:
-        """Positions of the training frames in the packed set, [n] int64."""
-        return np.array([self.frames.index(key) for key in self.train_keys])
+    def total_steps(self, images: int) -> int:
+        """Return the optimizer steps, which are the same for every method and label share.
 
-    @cached_property
-    def test(self) -> np.ndarray:
-        """Positions of the test frames in the packed set, [n] int64."""
-        return np.array([self.frames.index(key) for key in self.test_keys])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What data this is, for `DepthConfig.data`."""
-        parts = self.frames.fingerprint, digest(self.train_keys), digest(self.test_keys)
-        return "-".join(parts)
-
-    def labeled(self, labels: LabelsConfig) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions of training frames that keep their depth map, and of the others."""
-        kept = labels.choose(self.train_keys)
-        return self.train[kept], self.train[~kept]
-
-
-def to_input(images: Tensor) -> Tensor:
-    """Return uint8 images as the network's float input, in [-0.5, 0.5], where they are."""
-    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255 - 0.5
+        Args:
+            images: Number of training images, labeled or not.
+        """
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(self.epochs * images / (self.labeled_batch + self.unlabeled_batch))
 
 
 def train_depth(
-    config: DepthConfig, data: DepthData, *, progress: str | None = None, workers: int = 0
+    config: DepthConfig,
+    data: DepthData,
+    *,
+    ranks: Ranks | None = None,
+    checkpoint: Path | None = None,
+    every_seconds: float = 60.0,
+    progress: str | None = None,
+    workers: int = 0,
 ) -> tuple[DispNet, dict[str, list[float]]]:
-    """Train DispNet, on a GPU if there is one; runs of a seed share weights and labeled batches.
+    """Train DispNet; runs of a seed share their first weights and their labeled batches.
 
     All runs make the same number of optimizer steps, so that fewer labels do not mean less
     training, and batch normalization never sees an unlabeled image.
@@ -140,112 +92,102 @@ def train_depth(
     Args:
         config: The run.
         data: Its data.
+        ranks: The processes that train it together (`ubnlib.ranks.joined`); None for this one.
+        checkpoint: File of the run's state, from which a killed run goes on; see `Engine.train`.
+        every_seconds: How much work may be lost.
         progress: Label of a progress bar; None shows none.
         workers: Processes that read batches ahead; the result does not depend on them.
 
     Returns:
-        The net, and curves: the loss of each step, and accuracies (delta < 1.25) of labeled,
-        unlabeled and test frames at `config.evaluations` points.
+        The net, and curves: the loss of each step and, at `config.evaluations` points, accuracies
+        (delta < 1.25) of labeled, unlabeled and test frames and the layers' statistics.
 
     Raises:
         ValueError: The data is not that of the configuration.
-        FloatingPointError: The loss is not finite.
+        FloatingPointError: The loss or the gradient is not finite.
     """
     if config.data != data.fingerprint:
         raise ValueError(
             f"The configuration is for data {config.data} and the frames given are "
             f"{data.fingerprint}: make the configuration with data=data.fingerprint."
         )
-    with initialized_by(config.seed):
-        net = DispNet(config.scale, config.min_disparity, config.width)
-    device = default_device()
-    config.norm.apply(net).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate, fused=True)
-    accuracies: dict[str, list[float]] = {"step": []}
-    every = max(1, config.steps // max(1, config.evaluations))
-
-    def evaluate(step: int) -> None:
-        if step % every == 0:
-            accuracies["step"].append(step)
-            for name, value in accuracy_of_parts(net, config, data).items():
-                accuracies.setdefault(name, []).append(value)
-
-    def criterion(predictions: tuple[Tensor, ...], target: Tensor) -> Tensor:
-        return multiscale_depth_loss(predictions, target, mode=config.downscale, norm=config.loss)
-
-    losses = fit(
-        net,
-        optimizer,
-        criterion,
-        _batches(config, data, device, workers),
-        progress=progress,
-        total=config.steps,
-        after_step=evaluate,
-    )
-    return net, {"loss": losses, **accuracies}
-
-
-def _batches(
-    config: DepthConfig, data: DepthData, device: torch.device, workers: int
-) -> Iterator[Batch]:
+    ranks = ranks or alone()
+    net = config.engine.prepare(make_net(config, ranks).to(ranks.device))
     labeled, unlabeled = data.labeled(config.labels)
+    steps, parts = config.total_steps(len(data.train)), config.engine.accumulate
     loader = LabeledUnlabeledLoader(
         data.frames,
         labeled,
         unlabeled if config.norm.kind == "ubn" else (),
-        labeled_batch=config.labeled_batch,
-        unlabeled_batch=config.unlabeled_batch,
-        steps=config.steps,
+        labeled_batch=config.labeled_batch // parts,
+        unlabeled_batch=config.unlabeled_batch // parts,
+        steps=steps * parts,
         seed=config.seed,
         workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=ranks.device.type == "cuda",
+        part=(ranks.rank, ranks.world),
     )
-    for rows, others in loader:
-        rows = rows.to(device, non_blocking=True)
-        other = None if others is None else to_input(others.images.to(device, non_blocking=True))
-        yield Batch(to_input(rows.images), rows.depth(), other)
+    every = max(1, steps // max(1, config.evaluations))
+
+    def observe(step: int) -> dict[str, float]:
+        if step % every:
+            return {}
+        parts = accuracy_of_parts(net, config.labels, data)
+        return {"step": step, **parts, **statistics_of_parts(net, config.labels, data)}
+
+    engine = Engine(
+        ranks.wrap(net),
+        make_optimizer(net, config),
+        lambda model, batch: loss_of_step(model, batch, config, ranks),
+        loader,
+        config.engine,
+        ranks,
+        config.seed,
+    )
+    engine.train(
+        observe=observe, checkpoint=checkpoint, every_seconds=every_seconds, progress=progress
+    )
+    return net, engine.curves
 
 
-def predict_depth(net: DispNet, images: Tensor, batch: int = 16) -> Tensor:
-    """Return the finest depth maps [N, H, W], in meters, of uint8 images [N, 3, H, W]."""
-    device = next(net.parameters()).device
-    with evaluating(net):
-        parts = [net(to_input(part.to(device)))[0][:, 0].cpu() for part in images.split(batch)]
-    return torch.cat(parts)
+def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
+    """Return the net of a run before training, with its normalization."""
+    with initialized_by(config.seed):
+        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+    norm = config.norm
+    if ranks.world > 1 and norm.kind == "bn":
+        # Without unlabeled rows UBN is batch normalization, and over the rows of all ranks.
+        norm = UBNForm(momentum=norm.momentum)
+    return norm.apply(net)
 
 
-def predict_frames(
-    net: DispNet, frames: PackedDepth, indices: Iterable[int], batch: int = 16
-) -> Iterator[tuple[FrameKey, Tensor]]:
-    """Yield the key and the finest depth map, [H, W] in meters, of each of some frames."""
-    for some in torch.tensor(list(indices)).split(batch):
-        maps = predict_depth(net, frames.batch(some, depth=False).images, batch)
-        yield from zip((frames.keys[index] for index in some), maps, strict=True)
+def make_optimizer(net: nn.Module, config: DepthConfig) -> torch.optim.Optimizer:
+    """Return the run's optimizer: the paper's Adam; weights may decay, by AdamW's rule."""
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
-def evaluate_frames(net: DispNet, frames: PackedDepth, indices: Iterable[int]) -> Evaluation:
-    """Evaluate a net on packed frames at their own resolution, uncropped."""
-
-    def lidar(key: FrameKey) -> Tensor:
-        return frames.depth(frames.index(key))
-
-    return evaluate_depth(predict_frames(net, frames, indices), lidar)
-
-
-def accuracy_of_parts(
-    net: DispNet, config: DepthConfig, data: DepthData, frames: int = 32
-) -> dict[str, float]:
-    """Return delta < 1.25 on labeled, unlabeled and test frames, at most `frames` of each.
-
-    Labeled against unlabeled accuracy is where a reading of UBN goes wrong first.
-    """
-    labeled, unlabeled = data.labeled(config.labels)
-    accuracies = {}
-    for name, part in {"labeled": labeled, "unlabeled": unlabeled, "test": data.test}.items():
-        if len(part):
-            some = part[np.linspace(0, len(part) - 1, min(frames, len(part))).astype(int)]
-            accuracies[name] = evaluate_frames(net, data.frames, some).means["delta1"]
-    return accuracies
+def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks) -> Tensor:
+    """Return the loss of one batch, over the rows of all ranks; see `Engine`."""
+    labeled = batch.labeled.to(ranks.device, non_blocking=True)
+    rows = to_input(labeled.images, config.engine.channels_last)
+    others = rows[:0] if ranks.world > 1 else None
+    if batch.unlabeled is not None:
+        others = batch.unlabeled.to(ranks.device, non_blocking=True).images
+        others = to_input(others, config.engine.channels_last)
+    if others is None or config.engine.passes == "side by side":
+        predictions = ubn_forward(model, rows, others)
+    else:
+        predictions = two_passes(model, rows, others)
+    loss = multiscale_depth_loss(
+        predictions,
+        labeled.depth(),
+        mode=config.downscale,
+        norm=config.loss,
+        total=ranks.total if ranks.world > 1 else None,
+        shares=ranks.world,
+    )
+    return loss if config.norm.kind == "bn" else loss + config.norm.penalty(model)
 
 
 @recorded
@@ -254,22 +196,88 @@ def run_depth(
     data: DepthData,
     *,
     weights: Path | None = None,
+    ranks: Ranks | None = None,
+    checkpoint: Path | None = None,
+    every_seconds: float = 60.0,
     progress: str | None = None,
     workers: int = 0,
 ) -> Result:
     """Train one net and measure it on all test frames, at the frames' resolution, uncropped.
 
+    The metrics are those of the moving averages, and `refreshed_delta1` the accuracy with
+    statistics that were measured anew on training images, unlabeled ones too, after training:
+    what a user of batch normalization can have without UBN.
+
     Where `weights` names a file, the trained net is kept there; see `ubnlib.weights`. The record
-    names the labeled frames.
+    names the labeled frames. See `train_depth` for the other arguments.
     """
-    net, curves = train_depth(config, data, progress=progress, workers=workers)
+    net, curves = train_depth(
+        config,
+        data,
+        ranks=ranks,
+        checkpoint=checkpoint,
+        every_seconds=every_seconds,
+        progress=progress,
+        workers=workers,
+    )
     if weights is not None:
         save_weights(net, weights)
     metrics = evaluate_frames(net, data.frames, data.test).means
-    parts = accuracy_of_parts(net, config, data)
+    parts = accuracy_of_parts(net, config.labels, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
+    refreshed = refresh_statistics(copy.deepcopy(net), _training_images(net, data))
+    metrics["refreshed_delta1"] = evaluate_frames(refreshed, data.frames, data.test).means["delta1"]
     labeled, unlabeled = data.labeled(config.labels)
     metrics |= {"labeled_frames": float(len(labeled)), "unlabeled_frames": float(len(unlabeled))}
-    curves["loss"] = curves["loss"][:: max(1, config.steps // 100)]
+    curves["loss"] = curves["loss"][:: max(1, len(curves["loss"]) // 100)]
     frames = {"labeled": compact(data.frames.keys[i] for i in labeled)}
     return Result.of_one_seed(metrics, curves, frames)
+
+
+def _training_images(net: DispNet, data: DepthData, frames: int = 512) -> Iterator[Tensor]:
+    """Yield batches of training images from all over the set, in an order that does not matter."""
+    device = next(net.parameters()).device
+    some = data.train[:: max(1, len(data.train) // frames)]
+    for part in torch.from_numpy(some).split(64):
+        yield to_input(data.frames.batch(part, depth=False).images.to(device))
+
+
+def obtain_depth(
+    config: DepthConfig,
+    data: DepthData,
+    records: Path | str,
+    *,
+    checkpoints: Path | None = None,
+    weights: Path | None = None,
+    progress: str | None = None,
+    workers: int = 0,
+) -> Record:
+    """Return a run's record, making it where it is missing, from its checkpoint if there is one.
+
+    Args:
+        config: The run.
+        data: Its data.
+        records: Folder of the records.
+        checkpoints: Folder of checkpoints, each of which goes when its record is there; None
+            writes none.
+        weights: Folder of trained weights, KEY.npz; None keeps none.
+        progress: Label of a progress bar; None shows none.
+        workers: Processes that read batches ahead.
+    """
+    key = f"{config.key}-{source_digest(__name__)}"  # other code would not end in the same metrics
+    checkpoint = None if checkpoints is None else Path(checkpoints) / f"{key}.npz"
+
+    def run(config: DepthConfig) -> Record:
+        return run_depth(
+            config,
+            data,
+            weights=None if weights is None else Path(weights) / f"{config.key}.npz",
+            checkpoint=checkpoint,
+            progress=progress,
+            workers=workers,
+        )
+
+    record = obtain(config, run, records)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return record

@@ -4,6 +4,7 @@ How the paper brings sparse depth maps to the coarser predictions and which norm
 unstated: both are arguments here. A depth of 0 means no measurement.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -54,6 +55,8 @@ def multiscale_depth_loss(
     *,
     mode: Downscale = "nearest_surface",
     norm: LossNorm = "l1",
+    total: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    shares: int = 1,
 ) -> torch.Tensor:
     """Average a masked loss over the resolutions of a prediction.
 
@@ -66,9 +69,11 @@ def multiscale_depth_loss(
         target: [N, H, W], meters, 0 = no measurement.
         mode: How the target is downscaled; see `downscale_depth`.
         norm: `"l1"` |p - t|, `"l2"` (p - t)^2, or `"log_l1"` |log p - log t|.
+        total: Sums a count over the processes that share the batch; None where there is but one.
+        shares: Number of these processes.
 
     Returns:
-        A scalar.
+        A scalar; with several processes, the mean of theirs is the loss of the whole batch.
 
     Raises:
         ValueError: If a shape does not fit, the norm is unknown, or the whole batch has no
@@ -83,8 +88,10 @@ def multiscale_depth_loss(
             )
         goal = downscale_depth(target, tuple(prediction.shape[-2:]), mode)
         measured = goal > 0
-        if measured.any():
-            errors.append(_error(prediction[:, 0][measured], goal[measured], norm).mean())
+        count = measured.sum() if total is None else total(measured.sum()) / shares
+        if count > 0:
+            error = _error(prediction[:, 0][measured], goal[measured], norm).sum()
+            errors.append(error / count)
     if not errors:
         raise ValueError(
             f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "

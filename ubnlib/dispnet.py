@@ -34,6 +34,8 @@ class DispNet(nn.Module):
         width: Multiplier of the hidden channels, at least one channel each; 1 is the paper's net.
         norm: Makes a normalization from a number of channels; the convolution before it has no
             bias. None for no normalization, and biases. Default: `nn.BatchNorm2d`.
+        levels: How often the encoder halves the image, 4 to 7; 7 is the paper's net. With 4, images
+            of 32x104 come down to 2x7, as the paper's 256x832 do with 7.
 
     Shape:
         - Input: [N, 3, H, W] of any H, W >= 1, images of roughly zero mean and unit range.
@@ -52,15 +54,21 @@ class DispNet(nn.Module):
         min_disparity: float = 0.0125,
         width: float = 1.0,
         norm: Norm | None = nn.BatchNorm2d,
+        levels: int = 7,
     ):
         super().__init__()
-        self.scale, self.min_disparity = scale, min_disparity
+        if not PREDICTING <= levels <= len(ENCODER):
+            raise ValueError(
+                f"levels is {levels}: expected {PREDICTING} to {len(ENCODER)}, as the "
+                f"{PREDICTING} finest ones predict."
+            )
+        self.scale, self.min_disparity, self.levels = scale, min_disparity, levels
 
         def add(name: str, convolution: type[nn.Module], *shape: int, **options: int) -> None:
             self.add_module(name, _block(convolution, *shape, norm=norm, **options))
 
         channels, skips = 3, [0]  # the image itself is no skip
-        for level, kernel, wanted in ENCODER:
+        for level, kernel, wanted in ENCODER[:levels]:
             hidden = max(1, round(width * wanted))
             same = dict(kernel_size=kernel, padding=kernel // 2)
             add(f"cnv{level}", nn.Conv2d, channels, hidden, stride=2, **same)
@@ -68,7 +76,7 @@ class DispNet(nn.Module):
             channels = hidden
             skips.append(hidden)
         same = dict(kernel_size=3, padding=1)
-        for level, wanted in DECODER:
+        for level, wanted in DECODER[-levels:]:
             hidden = max(1, round(width * wanted))
             coarser = 1 if level < PREDICTING else 0
             double = dict(stride=2, output_padding=1, **same)
@@ -82,22 +90,25 @@ class DispNet(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Predict depth maps in meters, finest first, from images [N, 3, H, W]."""
         features, skips = images, [images]
-        for level, _, _ in ENCODER:
+        for level, _, _ in ENCODER[: self.levels]:
             features = getattr(self, f"cnv{level}")(features)
             features = getattr(self, f"cnv{level}b")(features)
             skips.append(features)
         disparities: list[torch.Tensor] = []
-        for level, _ in DECODER:
+        for level, _ in DECODER[-self.levels :]:
             size = skips[level - 1].shape[-2:]
             features = getattr(self, f"upcnv{level}")(features)
             joined = [features[..., : size[0], : size[1]]]  # a doubled odd size is one too large
             if level > 1:
                 joined.append(skips[level - 1])
             if disparities:
-                joined.append(F.interpolate(disparities[-1], size, mode="bilinear"))
+                coarser = F.interpolate(disparities[-1], size, mode="bilinear")
+                joined.append(coarser.to(features.dtype))
             features = getattr(self, f"icnv{level}")(torch.cat(joined, dim=1))
             if level <= PREDICTING:
                 logits = getattr(self, f"disp{level}")(features)
+                # Depth in bfloat16 would be 0.4 % off before it is compared with anything.
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 disparities.append(self.scale * torch.sigmoid(logits) + self.min_disparity)
         return tuple(1.0 / disparity for disparity in reversed(disparities))
 

@@ -88,6 +88,8 @@ def _sidewalks(street, palette, side, start, stop) -> list[Thing]:
     color = tuple(SLABS + 0.7 * palette.snow * (structures.SNOW - SLABS))
     y, things = side * (street.curb + street.sidewalk / 2), []
     for low, high in zip(ends[::2], ends[1::2], strict=True):
+        if high <= low:  # the street ends at a crossing
+            continue
         # Short pieces are culled better, and follow bends.
         longest = 8 if street.curve.swing else 16
         length = (high - low) / np.ceil((high - low) / longest)

@@ -41,6 +41,8 @@ class LabeledUnlabeledLoader:
         workers: Processes that read ahead; 0 reads in this one. Reading a batch is one copy, so
             one or two keep a GPU busy.
         pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
+        part: Which of how many processes this is: each takes every n-th row of each batch, and
+            together they take the rows that one process would.
 
     Raises:
         ValueError: If there is no labeled frame, frames are given as a mask, or a batch size is
@@ -67,6 +69,7 @@ class LabeledUnlabeledLoader:
         seed: int,
         workers: int = 0,
         pin_memory: bool = False,
+        part: tuple[int, int] = (0, 1),
     ):
         if not len(labeled):
             raise ValueError("There is no labeled frame: expected at least one to train on.")
@@ -83,6 +86,7 @@ class LabeledUnlabeledLoader:
             labeled_batch,
             unlabeled_batch,
             seed,
+            part,
         )
         self._options = dict(num_workers=workers, pin_memory=pin_memory)
 
@@ -117,8 +121,9 @@ class LabeledUnlabeledLoader:
 class _Steps(Dataset):
     """Map-style dataset whose items are whole steps."""
 
-    def __init__(self, frames, labeled, unlabeled, labeled_batch, unlabeled_batch, seed):
+    def __init__(self, frames, labeled, unlabeled, labeled_batch, unlabeled_batch, seed, part):
         self.frames, self.seed = frames, seed
+        self.rows = slice(part[0], None, part[1])
         self.labeled, self.unlabeled = labeled, unlabeled
         self.labeled_batch, self.unlabeled_batch = labeled_batch, unlabeled_batch
 
@@ -133,11 +138,11 @@ class _Steps(Dataset):
 
     def __getitem__(self, step: int) -> StepData:
         rows = rows_of_step(step, self.labeled_batch, len(self.labeled), (self.seed, 0))
-        labeled = self.frames.batch(self.labeled[rows])
+        labeled = self.frames.batch(self.labeled[rows[self.rows]])
         if not len(self.unlabeled):
             return StepData(labeled, None)
         rows = rows_of_step(step, self.unlabeled_batch, len(self.unlabeled), (self.seed, 1))
-        return StepData(labeled, self.frames.batch(self.unlabeled[rows], depth=False))
+        return StepData(labeled, self.frames.batch(self.unlabeled[rows[self.rows]], depth=False))
 
 
 def rows_of_step(step: int, size: int, of: int, seed: tuple[int, ...]) -> np.ndarray:
