@@ -21,9 +21,20 @@ LAYER_CALLS = 100  # of one layer in eval mode, timed together
 
 
 def alternate(
-    steps: dict[str, Step], repeats: int, device: str, tick: Callable = lambda: None
+    steps: dict[str, Step],
+    repeats: int,
+    device: str,
+    tick: Callable = lambda: None,
+    before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
     """Time each step once per repeat, in rotating order, so that noise hits all alike.
+
+    Args:
+        steps: What is timed, by name.
+        repeats: Timed rounds.
+        device: Waited for before and after each step.
+        tick: Called after each step.
+        before: Called with a step's name before each step, and not timed.
 
     Returns:
         Milliseconds by name of the step, one for each repeat.
@@ -33,6 +44,7 @@ def alternate(
     for repeat in range(-WARM_UP, repeats):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
+            before(name)
             wait()
             start = time.perf_counter()
             steps[name]()
@@ -99,15 +111,16 @@ def _peak_here(setting: Setting, k: int, method: str) -> float:
     tiny = setting.model_copy(update=dict(width=0.02, size=(32, 32), rows=2))
     training_step(tiny, 0, "BN")()  # loads the libraries' code
     step = training_step(setting, k, method)
-    before = _status_mb("VmRSS")
+    before = status_mb("VmRSS")
     # The peak begins anew. That of getrusage would be no less than that of the parent process.
     Path("/proc/self/clear_refs").write_text("5")
     for _ in range(MEMORY_STEPS):
         step()
-    return round(_status_mb("VmHWM") - before, 1)
+    return round(status_mb("VmHWM") - before, 1)
 
 
-def _status_mb(field: str) -> float:
+def status_mb(field: str) -> float:
+    """Return one of the sizes that Linux keeps of this process, such as "VmHWM", its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**10  # of kB
 

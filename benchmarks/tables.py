@@ -12,10 +12,13 @@ from training_steps import METHODS, Setting
 
 from ubnlib.provenance import Provenance
 
+TRAINING_MARK = "<!-- Written by benchmarks/training.py from here to the next such line. -->"
 SPIRAL_MARK = "<!-- Written by benchmarks/spiral_ensemble.py from here to the next such line. -->"
 KITTI_MARK = "<!-- Written by benchmarks/kitti_pipeline.py from here to the end. -->"
-MARKS = ("", SPIRAL_MARK, KITTI_MARK)  # of README.md's parts, in their order
+MARKS = ("", TRAINING_MARK, SPIRAL_MARK, KITTI_MARK)  # of README.md's parts, in their order
 SPIRAL_FILE, KITTI_FILE = "spiral_ensemble.json", "kitti_pipeline.json"
+TRAINING_FILES = {"cpu": "training_cpu.json", "cuda": "training_cuda.json"}
+OTHERS = {SPIRAL_FILE, KITTI_FILE, *TRAINING_FILES.values()}  # files of other benchmarks
 LIMIT_BN, LIMIT_JOINT, LIMIT_MEMORY = 1.45, 0.75, 1.10  # of ubn_forward, at k = 1
 INTRODUCTION = """\
 # What a UBN step costs
@@ -121,7 +124,7 @@ def write_readme(folder: Path) -> Path:
         ValueError: A JSON file is no comparison, or there is none.
     """
     tables = []
-    for path in sorted(set(folder.glob("*.json")) - {folder / SPIRAL_FILE, folder / KITTI_FILE}):
+    for path in sorted(path for path in folder.glob("*.json") if path.name not in OTHERS):
         try:
             tables.append(table(Comparison.model_validate_json(path.read_text())))
         except (ValidationError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ubnlib.figures import (
+    depth_training,
     figure1_two_steps,
     figure2_boundaries,
     figure6_label_fraction,
@@ -67,7 +68,43 @@ def test_figure6_shows_the_mean_of_the_seeds():
     lines = {line.get_label(): line for line in axes.lines}
     np.testing.assert_allclose(lines["BN"].get_ydata(), [0.6, 0.85])
     np.testing.assert_allclose(lines["UBN"].get_ydata(), [0.7, 0.85])
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1/4", "1/1"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1/4", "1"]
+
+
+def test_gains_are_paired_by_seed():
+    rng = np.random.default_rng(0)
+    rows, differences = [], []
+    for seed in range(5):
+        base, gain = rng.uniform(0.5, 0.9), rng.normal(0.05, 0.01)
+        differences.append(gain)
+        rows += [("BN", 0.25, seed, base), ("UBN", 0.25, seed, base + gain)]
+    rows.append(("UBN", 0.25, 9, 0.0))  # a seed without a partner does not count
+    table = pd.DataFrame(rows, columns=["method", "fraction", "seed", "delta1"])
+    (row,) = figure6_label_fraction.gains(table).to_dict("records")
+    assert row["seeds"] == 5
+    assert row["gain"] == pytest.approx(np.mean(differences))
+    assert row["low"] < row["gain"] < row["high"]
+    base = table[table["method"] == "BN"]["delta1"].mean()
+    assert row["relative"] == pytest.approx(np.mean(differences) / base)
+    left, right = figure6_label_fraction.draw_gains(figure6_label_fraction.gains(table)).axes
+    assert right.lines[0].get_ydata() == pytest.approx([100 * row["relative"]])
+    assert left.get_legend().get_texts()[0].get_text() == "UBN"
+
+
+def test_depth_training_has_a_panel_for_each_method_and_gap():
+    curve = {"step": [10, 20], "labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4],
+             "test/cnv1": [0.3, 0.2], "averages/cnv1": [0.1, 0.4]}  # fmt: skip
+    curves = {"BN": curve, "UBN": curve}
+    accuracy = depth_training.accuracy_table(curves)
+    assert len(accuracy) == 2 * 3 * 2
+    axes = depth_training.draw_accuracy(accuracy).axes
+    assert [a.get_title() for a in axes] == ["BN", "UBN"]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes[1].lines}
+    assert lines == {"labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4]}
+    statistics = depth_training.statistics_table(curves)
+    assert statistics.set_index(["method", "gap", "layer"])["value"]["UBN", "test", "cnv1"] == 0.2
+    axes = depth_training.draw_statistics(statistics, {"test": "labeled to test"}).axes
+    assert [len(a.lines) for a in axes] == [2]
 
 
 def test_predictions_are_beside_the_lidar():

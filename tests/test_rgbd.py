@@ -239,6 +239,7 @@ def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
         norm=UBNForm(),
         labels=EveryLabels(k=4),
         width=0.05,
+        levels=4,
         labeled_batch=2,
         unlabeled_batch=2,
         steps=2,
@@ -249,7 +250,7 @@ def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
     assert record.metrics["labeled_frames"] == [4] and record.metrics["unlabeled_frames"] == [10]
     labeled = expand(record.frames["labeled"])
     assert [key.frame for key in labeled] == [0, 4, 8, 12]
-    evaluation = evaluate_frames(DispNet(width=0.05), frames, data.test)
+    evaluation = evaluate_frames(DispNet(width=0.05, levels=4), frames, data.test)
     assert evaluation.keys == tuple(data.test_keys) and not evaluation.left_out
 
 

@@ -1,9 +1,8 @@
 """How much of a training step the next collection of statistics cancels.
 
-A reading of UBN holds some of the statistics constant in backward, so its gradient *believes in* a
-net whose statistics stay as they were there. The next step collects them anew, and something else
-*happens*. The difference is measured on the step's own rows: the change of the loss and of each
-layer's normalized output, as believed and as happened.
+A reading of UBN holds some of the statistics constant in backward: its gradient *believes in* a net
+whose statistics behave so. The next step collects them anew, and something else *happens*. The
+difference is measured on the step's own labeled rows, for the loss and for each layer's output.
 """
 
 import copy
@@ -18,40 +17,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
 
 from ubnlib.convert import convert_ubn
 from ubnlib.layer_statistics import norm_layers
 from ubnlib.layers import UnsupervisedBatchNorm
 from ubnlib.passes import Call
 from ubnlib.statistics import Moments, batch_statistics, merge, normalize
-from ubnlib.steps import side_by_side, two_passes, ubn_layers
+from ubnlib.steps import side_by_side, two_passes
 from ubnlib.training import evaluating
 
-# The readings of `stats_grad`, and the two halves of "corrected" (see `ubnlib.repairs`).
 Belief = Literal["none", "shift", "scale", "corrected", "labeled", "all"]
 
 
 @dataclass(frozen=True, eq=False)
 class StepEffects:
-    """What one training step does, on its own rows.
+    """What one training step does on its own labeled rows.
 
     Attributes:
         loss: Before the step.
-        believed: Change of the loss with the new weights and the statistics that the step's
-            gradient believes in.
+        promised: Change of the loss by the step's gradient, to first order in the step.
+        believed: Change of the loss with the new weights and the statistics that the gradient
+            believes in; it tends to `promised` as steps get shorter.
         happened: Change of the loss with the new weights and statistics collected anew.
-        layers: One row a normalization layer, named by the index, in the order of the net's
-            modules. Of the labeled rows' normalized outputs, gamma and beta included: `believed`
-            and `happened`, the changes' root mean squares, and `cancelled`, the share
+        layers: One row a normalization layer, in the order of the net's modules, with these
+            columns. Of its output for the labeled rows, gamma and beta included: `believed` and
+            `happened`, the changes' root mean squares, and `cancelled`, the share
             1 - <happened, believed> / <believed, believed> of the believed change that does not
-            happen. What the layers below lose is lost here too: the inputs differ as well. Of the
-            gradient with respect to the layer's input: `gradient_shift` and `gradient_scale`, the
-            shares of its square along a common shift and a common scale of each channel. Of the
-            weight before the layer: `weight_norm`, `gradient_norm`, and `radial`, the mean over
+            happen; what gets lost in the layers before is lost here too. Of the gradient with
+            respect to its input: `gradient_shift` and `gradient_scale`, see `common_shares`. Of the
+            last weight before it: `weight_norm`, `gradient_norm`, and `radial`, the mean over
             output channels of |<w, g>| / (|w| |g|), which is 0 for batch normalization.
     """
 
     loss: float
+    promised: float
     believed: float
     happened: float
     layers: pd.DataFrame
@@ -63,98 +63,92 @@ def step_effects(
     loss: Callable[[Any], Tensor],
     labeled: Tensor,
     unlabeled: Tensor | None,
-    belief: Belief | None = None,
+    belief: Belief,
+    length: float = 1.0,
 ) -> StepEffects:
     """Make a training step with copies of a net and its optimizer, and measure what it does.
 
     Args:
-        net: In training mode, without layers that draw at random; each normalization layer is
-            called once. One with plain batch normalization only is measured as the UBN without
-            unlabeled rows that it is.
-        optimizer: Over the net's parameters, with its state; it is left as it is, as is the net.
+        net: In training mode, without layers that draw at random. Plain batch normalization is
+            measured as the UBN without unlabeled rows that it is, with the belief `"corrected"`.
+        optimizer: Over the net's parameters, with its state. Net and optimizer stay as they are.
         loss: Of the net's output for the labeled rows.
         labeled: [N, ...].
         unlabeled: [M, ...], or None for none.
-        belief: What the gradient believes in: `"none"` holds the statistics that normalize;
-            `"corrected"` lets them follow the labeled rows' own mean and scale, `"shift"` their
-            mean only, `"scale"` their scale only; `"labeled"` the labeled rows' share in them, and
-            with `"all"` everything happens as believed. None: the layers' `stats_grad`.
+        belief: The net's `stats_grad`, or the half of `"corrected"` that a repair makes of
+            `"none"`; see `believed_moments`.
+        length: Share of the optimizer's step that is made.
 
     Raises:
-        ValueError: The layers have several readings, one of them is called more than once, or the
-            gradient goes through moving averages.
+        ValueError: A layer is not called just once, or the belief is one about batches and the
+            layers normalize by moving averages.
 
     Example:
         >>> import torch
         >>> from ubnlib import UnsupervisedBatchNorm1d
-        >>> from ubnlib.cancellation import step_effects
         >>> generator = torch.Generator().manual_seed(0)
         >>> x, y, t = (torch.randn(n, 3, generator=generator) for n in (8, 24, 8))
         >>> norm = UnsupervisedBatchNorm1d(3, stats_grad="none", affine=False)
         >>> net = torch.nn.Sequential(torch.nn.Linear(3, 3), norm)
-        >>> optimizer = torch.optim.SGD(net[0].parameters(), lr=0.1)
-        >>> effects = step_effects(net, optimizer, lambda z: (z - t).square().mean(), x, y)
-        >>> effects.believed < effects.happened  # it does less good than it believed
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> does = step_effects(net, optimizer, lambda z: (z - t).square().mean(), x, y, "none")
+        >>> does.believed < does.happened  # it does less good than it believes
         True
     """
     net, optimizer = copy.deepcopy((net, optimizer))
-    if not any(isinstance(module, UnsupervisedBatchNorm) for module in net.modules()):
-        convert_ubn(net)  # "corrected" without unlabeled rows is batch normalization
     layers = norm_layers(net)
-    belief = belief or _reading(net)
-    others = labeled[:0] if unlabeled is None else unlabeled
-    running = any(layer.source == "running" for layer in ubn_layers(net))
+    if not any(isinstance(layer, UnsupervisedBatchNorm) for layer in layers.values()):
+        convert_ubn(net)
+    running = any(layer.source == "running" for layer in layers.values())
     if running and belief in ("labeled", "all"):
         raise ValueError(
-            f'The belief is {belief!r} and source="running": beliefs about the statistics of a '
-            'batch are measured with source="batch" only.'
+            f'The belief is {belief!r} and source="running": what moving averages let through is '
+            'not measured; use source="batch", or a belief that holds them constant.'
         )
     step = two_passes if running else side_by_side
+    others = labeled[:0] if unlabeled is None else unlabeled
 
     optimizer.zero_grad()
-    with _input_gradients(layers) as gradients:
+    with _input_gradients(layers) as shares:
         loss(step(net, labeled, others)).backward()
-    calls = _calls(layers)
-    before, output = _normalized(net, labeled, calls, "none")
-    table = pd.DataFrame(_gradient_shares(gradients), index=["gradient_shift", "gradient_scale"]).T
-    weights = pd.DataFrame(_weights(net)).T
-    optimizer.step()
-    believed, wanted = _normalized(net, labeled, calls, belief)
+    calls, weights = _calls(layers), _weights(net)
+    before, output = _normalized(net, layers, labeled, calls, "none")
+    promised = _make_step(net, optimizer, length)
     with torch.no_grad():
+        believed, wanted = _normalized(net, layers, labeled, calls, belief)
         step(net, labeled, others)
-    happened, gained = _normalized(net, labeled, _calls(layers), "none")
-    if belief == "all":
-        believed, wanted = happened, gained
-    changes = {
-        name: _change(believed[name] - before[name], happened[name] - before[name])
-        for name in layers
-    }
-    with torch.no_grad():
-        start = loss(output).item()
-        changed = loss(wanted).item() - start, loss(gained).item() - start
-    return StepEffects(start, *changed, pd.DataFrame(changes).T.join(table).join(weights))
+        happened, gained = _normalized(net, layers, labeled, _calls(layers), "none")
+        if belief == "all":
+            believed, wanted = happened, gained
+        start, *ends = (loss(prediction).item() for prediction in (output, wanted, gained))
+    changes = {n: _compare(believed[n] - b, happened[n] - b) for n, b in before.items()}
+    table = {name: changes[name] | shares[name] | weights.get(name, {}) for name in layers}
+    changes_of_loss = (end - start for end in ends)
+    return StepEffects(start, promised, *changes_of_loss, pd.DataFrame.from_dict(table, "index"))
 
 
 def believed_moments(
     belief: Belief, call: Call, x: Tensor, layer: UnsupervisedBatchNorm
 ) -> Moments:
-    """Return what a layer normalizes x by if the statistics behave as a gradient believes.
+    """Return what normalizes x if the statistics behave as a gradient believes.
 
-    The value is what `call` normalized by as long as x is what it was there. With `corrected`,
-    (x - mu_x) / sigma_x * r + d with r and d of that call; see `ubnlib.kernels.NormalizeLabeled`.
+    As long as x is what it was in `call`, this is what normalized it there.
 
     Args:
-        belief: As in `step_effects`, but for `"all"`, which needs the unlabeled rows.
+        belief: `"none"` holds what normalizes; with `"corrected"` it follows mean and scale of x,
+            as x is normalized by (x - mu_x) / sigma_x * r + d with the r and d of `call`, with
+            `"shift"` the mean only and with `"scale"` the scale only; with `"labeled"` it follows
+            x as far as x is part of the combined batch. `"all"` needs the unlabeled rows too: it
+            holds nothing.
         call: The statistics of the layer's last step.
         x: The labeled rows at the layer now, [N, C, ...].
         layer: Whose settings apply.
     """
-    if belief == "none":
+    if belief in ("none", "all"):
         return call.reference
     own = batch_statistics(x)
     if belief == "labeled":
-        unlabeled = call.unlabeled or own.empty()
-        return merge(own, unlabeled, layer.unlabeled_weight).moments
+        return merge(own, call.unlabeled or own.empty(), layer.unlabeled_weight).moments
     growth, center = torch.ones_like(own.var), own.mean
     if belief in ("scale", "corrected"):
         growth = (own.var + layer.eps) / (call.labeled.var + layer.eps)
@@ -174,22 +168,25 @@ def common_shares(gradient: Tensor, x: Tensor) -> tuple[float, float]:
         x: [N, C, ...].
     """
     across = [0, *range(2, x.dim())]
-    count = x.numel() // x.size(1)
     centered = x - x.mean(across, keepdim=True)
-    shift = count * gradient.mean(across).square().sum()
-    along = (gradient * centered).sum(across).square() / centered.square().sum(across)
+    shift = gradient.mean(across).square().sum() * (x.numel() // x.size(1))
+    square = centered.square().sum(across).clamp_min(1e-12)
+    scale = ((gradient * centered).sum(across).square() / square).sum()
     total = gradient.square().sum()
-    return (shift / total).item(), (along.nan_to_num(0.0).sum() / total).item()
+    return (shift / total).item(), (scale / total).item()
 
 
-def _reading(net: nn.Module) -> Belief:
-    """Return the layers' common `stats_grad`."""
-    readings = {layer.stats_grad for layer in ubn_layers(net)}
-    if len(readings) > 1:
-        raise ValueError(
-            f"The layers have stats_grad {sorted(readings)}: give the belief that is meant."
-        )
-    return readings.pop()
+def _make_step(net: nn.Module, optimizer: torch.optim.Optimizer, length: float) -> float:
+    """Make a share of the optimizer's step; return what the gradient promises of it."""
+    parameters = [p for p in net.parameters() if p.grad is not None]
+    before = [p.detach().clone() for p in parameters]
+    optimizer.step()
+    promised = 0.0
+    with torch.no_grad():
+        for p, start in zip(parameters, before, strict=True):
+            p.copy_(torch.lerp(start, p, length))
+            promised += (p.grad * (p - start)).sum().item()
+    return promised
 
 
 def _calls(layers: Mapping[str, UnsupervisedBatchNorm]) -> dict[str, Call]:
@@ -197,13 +194,19 @@ def _calls(layers: Mapping[str, UnsupervisedBatchNorm]) -> dict[str, Call]:
     for name, layer in layers.items():
         if len(layer.last_step) != 1:
             raise ValueError(
-                f"Layer {name!r} is called {len(layer.last_step)} times in a step: expected once."
+                f"Layer {name!r} was called {len(layer.last_step)} times in the step: effects are "
+                "measured in nets that call each layer once."
             )
     return {name: layer.last_step[0] for name, layer in layers.items()}
 
 
+@torch.no_grad()
 def _normalized(
-    net: nn.Module, rows: Tensor, calls: Mapping[str, Call], belief: Belief
+    net: nn.Module,
+    layers: Mapping[str, UnsupervisedBatchNorm],
+    rows: Tensor,
+    calls: Mapping[str, Call],
+    belief: Belief,
 ) -> tuple[dict[str, Tensor], Any]:
     """Return each layer's output for the labeled rows under a belief, and the net's."""
     found: dict[str, Tensor] = {}
@@ -216,47 +219,48 @@ def _normalized(
 
         return renormalize
 
-    hooks = [layer.register_forward_hook(watch(n)) for n, layer in norm_layers(net).items()]
-    try:
-        with evaluating(net):
-            return found, net(rows)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+    with _removed_after(hooks), evaluating(net):
+        return found, net(rows)
 
 
 @contextmanager
 def _input_gradients(
     layers: Mapping[str, UnsupervisedBatchNorm],
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Gather the gradients that go back from each layer, and the labeled rows that came in."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    here = threading.get_ident()  # unlabeled rows that carry gradient go in another thread
+) -> Iterator[dict[str, dict[str, float]]]:
+    """Measure the gradients that go back from each layer to the labeled rows."""
+    found: dict[str, dict[str, float]] = {}
+    here = threading.get_ident()  # the unlabeled rows of `side_by_side` are in another thread
 
     def watch(name: str) -> Callable:
         def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
             (x,) = inputs
+            values = x.detach()
+
+            def measure(gradient: Tensor) -> None:
+                shift, scale = common_shares(gradient, values)
+                found[name] = dict(gradient_shift=shift, gradient_scale=scale)
+
             if x.requires_grad and threading.get_ident() == here:
-                values = x.detach()
-                x.register_hook(lambda gradient: found.__setitem__(name, (gradient, values)))
+                x.register_hook(measure)  # after a repair's hook, if there is one
 
         return note
 
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    try:
+    with _removed_after(hooks):
         yield found
+
+
+@contextmanager
+def _removed_after(hooks: list[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _gradient_shares(
-    gradients: Mapping[str, tuple[Tensor, Tensor]],
-) -> dict[str, tuple[float, float]]:
-    return {name: common_shares(gradient, x) for name, (gradient, x) in gradients.items()}
-
-
-def _change(believed: Tensor, happened: Tensor) -> dict[str, float]:
+def _compare(believed: Tensor, happened: Tensor) -> dict[str, float]:
     """Compare the changes of one layer's output."""
     kept = (happened * believed).sum() / believed.square().sum()
     sizes = [change.square().mean().sqrt().item() for change in (believed, happened)]
@@ -264,20 +268,20 @@ def _change(believed: Tensor, happened: Tensor) -> dict[str, float]:
 
 
 def _weights(net: nn.Module) -> dict[str, dict[str, float]]:
-    """Measure the weight of the last linear layer or convolution before each normalization."""
+    """Measure the weight of the last convolution or linear layer before each normalization."""
     found, last = {}, None
     for name, module in net.named_modules():
         if isinstance(module, _ConvNd | nn.Linear):
             last = module
-        elif isinstance(module, _BatchNorm) and last is not None:
-            pair = torch.stack([last.weight.detach(), last.weight.grad])
-            channel = 2 if isinstance(last, _ConvTransposeNd) else 1
-            w, g = pair.movedim(channel, 1).flatten(2)
-            cosine = torch.cosine_similarity(w, g, dim=1)
+        elif isinstance(module, _BatchNorm) and last is not None and last.weight.grad is not None:
+            channel = 1 if isinstance(last, _ConvTransposeNd) else 0
+            w, g = (
+                v.detach().movedim(channel, 0).flatten(1) for v in (last.weight, last.weight.grad)
+            )
             found[name.removesuffix(".norm")] = dict(
                 weight_norm=w.norm().item(),
                 gradient_norm=g.norm().item(),
-                radial=cosine.abs().mean().item(),
+                radial=torch.cosine_similarity(w, g, dim=1).abs().mean().item(),
             )
             last = None
     return found

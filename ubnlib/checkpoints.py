@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 TREE = "tree"  # the entry that holds the JSON
+# What reading a damaged file raises, or one that holds something else.
+DAMAGE = (OSError, EOFError, zipfile.BadZipFile, ValueError, LookupError, TypeError, RuntimeError)
 
 
 def save_checkpoint(state: Any, path: Path | str) -> Path:
@@ -25,7 +27,7 @@ def save_checkpoint(state: Any, path: Path | str) -> Path:
         path: The file, which is replaced.
 
     Raises:
-        TypeError: If something else is in the state.
+        TypeError: If something else is in the state; nothing is written then.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def load_checkpoint(path: Path | str) -> Any:
         with np.load(path, allow_pickle=False) as arrays:
             tree = json.loads(arrays[TREE].tobytes())
             return _join(tree, arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{path} is no whole checkpoint ({error}): delete it, and the run starts anew."
         ) from error
@@ -63,6 +65,11 @@ def _split(state: Any, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = state.detach().cpu().numpy()
         return {"tensor": name}
     if isinstance(state, dict):
+        if wrong := [key for key in state if not isinstance(key, int | str)]:
+            raise TypeError(
+                f"A checkpoint's keys are texts and whole numbers, and one is {wrong[0]!r}: turn "
+                "it into one of them first."
+            )
         # Pairs rather than an object: JSON would turn an optimizer's numbers into texts.
         return {"dict": [[key, _split(value, arrays)] for key, value in state.items()]}
     if isinstance(state, list | tuple):

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from ubnlib.kitti import FrameKey, keep_every, keep_random
+from ubnlib.kitti import FrameKey, keep_every, keep_random, load_split, select, split_by_drive
 from ubnlib.kitti.framesets import digest
 from ubnlib.records import Config
 
@@ -105,3 +105,24 @@ class DepthData:
         """Return the positions of training frames that keep their depth map, and of the others."""
         kept = labels.choose(self.train_keys)
         return self.train[kept], self.train[~kept]
+
+
+def usual_split(
+    keys: Sequence[FrameKey], test_every: int = 1
+) -> tuple[list[FrameKey], list[FrameKey]]:
+    """Return the frames to train on and those to test on, so that no street is on both sides.
+
+    Where all of KITTI Raw is there, these are the lists that stand in for the paper's 42,304 and
+    2,480 images; else the last quarter of the drives is for testing.
+
+    Args:
+        keys: The frames that there are.
+        test_every: Test on one frame in so many, by frame number.
+    """
+    lists = [select(keys, load_split(f"paper_standin_{part}")) for part in ("train", "val")]
+    train, test = (list(part.present) for part in lists)
+    if any(part.missing for part in lists):
+        train_drives, test_drives = map(set, split_by_drive(key.drive_name for key in keys))
+        train = [key for key in keys if key.drive_name in train_drives]
+        test = [key for key in keys if key.drive_name in test_drives]
+    return train, [key for key in test if key.frame % test_every == 0]

@@ -23,7 +23,7 @@ from ubnlib.kitti.packed.loader import StepData
 from ubnlib.provenance import source_digest
 from ubnlib.ranks import Ranks, alone
 from ubnlib.records import Config, Record, Result, obtain, recorded
-from ubnlib.steps import two_passes, ubn_forward
+from ubnlib.steps import side_by_side, two_passes, ubn_forward
 from ubnlib.training import BNConfig, initialized_by
 from ubnlib.weights import save_weights
 
@@ -60,6 +60,11 @@ class DepthConfig(Config):
             raise ValueError(
                 f"Batches of {self.labeled_batch} labeled and {self.unlabeled_batch} unlabeled "
                 f"frames cannot be divided into {parts} equal micro-batches."
+            )
+        if self.engine.compile and self.norm.kind == "ubn" and self.norm.needs_both_halves:
+            raise ValueError(
+                'compile does not go with stats_grad="all" and a gap_weight, whose gradient needs '
+                "both halves side by side: set one of them otherwise."
             )
         return self
 
@@ -127,10 +132,10 @@ def train_depth(
         pin_memory=ranks.device.type == "cuda",
         part=(ranks.rank, ranks.world),
     )
-    every = max(1, steps // max(1, config.evaluations))
+    points = {math.ceil(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
 
     def observe(step: int) -> dict[str, float]:
-        if step % every:
+        if step not in points:
             return {}
         parts = accuracy_of_parts(net, config.labels, data)
         return {"step": step, **parts, **statistics_of_parts(net, config.labels, data)}
@@ -155,6 +160,11 @@ def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
     with initialized_by(config.seed):
         net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
     norm = config.norm
+    if ranks.world > 1 and norm.kind == "ubn" and norm.repair != "nothing":
+        raise ValueError(
+            f"repair is {norm.repair!r} with {ranks.world} processes: a repair knows the rows of "
+            "its own process only; start one."
+        )
     if ranks.world > 1 and norm.kind == "bn":
         # Without unlabeled rows UBN is batch normalization, and over the rows of all ranks.
         norm = UBNForm(momentum=norm.momentum)
@@ -175,10 +185,14 @@ def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: 
     if batch.unlabeled is not None:
         others = batch.unlabeled.to(ranks.device, non_blocking=True).images
         others = to_input(others, config.engine.channels_last)
-    if others is None or config.engine.passes == "side by side":
-        predictions = ubn_forward(model, rows, others)
-    else:
+    if others is None:
+        predictions = ubn_forward(model, rows, None)
+    elif config.norm.kind == "ubn" and config.norm.needs_both_halves:
+        predictions = side_by_side(model, rows, others)
+    elif config.engine.passes == "two":
         predictions = two_passes(model, rows, others)
+    else:
+        predictions = ubn_forward(model, rows, others)
     loss = multiscale_depth_loss(
         predictions,
         labeled.depth(),
@@ -187,7 +201,9 @@ def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: 
         total=ranks.total if ranks.world > 1 else None,
         shares=ranks.world,
     )
-    return loss if config.norm.kind == "bn" else loss + config.norm.penalty(model)
+    if batch.unlabeled is None:  # and so on all ranks
+        return loss
+    return loss + config.norm.penalty(model)
 
 
 @recorded
@@ -247,8 +263,10 @@ def obtain_depth(
     data: DepthData,
     records: Path | str,
     *,
+    ranks: Ranks | None = None,
     checkpoints: Path | None = None,
     weights: Path | None = None,
+    every_seconds: float = 60.0,
     progress: str | None = None,
     workers: int = 0,
 ) -> Record:
@@ -258,9 +276,11 @@ def obtain_depth(
         config: The run.
         data: Its data.
         records: Folder of the records.
+        ranks: The processes that train it together; None for this one.
         checkpoints: Folder of checkpoints, each of which goes when its record is there; None
             writes none.
         weights: Folder of trained weights, KEY.npz; None keeps none.
+        every_seconds: How much work may be lost.
         progress: Label of a progress bar; None shows none.
         workers: Processes that read batches ahead.
     """
@@ -272,7 +292,9 @@ def obtain_depth(
             config,
             data,
             weights=None if weights is None else Path(weights) / f"{config.key}.npz",
+            ranks=ranks,
             checkpoint=checkpoint,
+            every_seconds=every_seconds,
             progress=progress,
             workers=workers,
         )
@@ -280,4 +302,6 @@ def obtain_depth(
     record = obtain(config, run, records)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+        for partial in checkpoint.parent.glob(f"{checkpoint.name}.*.partial"):
+            partial.unlink()  # of a run that was killed while it wrote
     return record

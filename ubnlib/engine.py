@@ -112,7 +112,7 @@ class Engine:
             ValueError: The checkpoint is damaged, or of another run.
         """
         if checkpoint is not None and checkpoint.exists():
-            self.load_state_dict(load_checkpoint(checkpoint))
+            self._go_on_from(checkpoint)
         hidden = progress is None or not self.ranks.first
         bar = tqdm(total=self.steps, initial=self.step, desc=progress, leave=False, disable=hidden)
         saved = time.monotonic()
@@ -167,7 +167,7 @@ class Engine:
             )
 
     def _due(self, saved: float, every_seconds: float) -> bool:
-        """Whether to write a checkpoint now: all ranks must agree, and go by the first one's clock."""
+        """Whether to write a checkpoint now, which all ranks answer by the first one's clock."""
         due = self.step == self.steps or time.monotonic() - saved >= every_seconds
         if self.ranks.world == 1:
             return due
@@ -199,13 +199,39 @@ class Engine:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another engine was."""
+        """Go on where another engine was.
+
+        Raises:
+            ValueError: The state is that of another order of the data or number of processes.
+        """
+        processes = len(state["random"]["cpu"])
+        if processes != self.ranks.world:
+            raise ValueError(
+                f"The state is that of {processes} processes, and there are {self.ranks.world}: "
+                "start as many."
+            )
         self.loader.load_state_dict(state["loader"])
         self._bare.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step, self.curves = state["step"], dict(state["curves"])
         self._random = state["random"]
+
+    def _go_on_from(self, path: Path) -> None:
+        """Load a checkpoint, and say which file it is that does not fit."""
+        state = load_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = (
+                f"it has no {error}"
+                if isinstance(error, KeyError)
+                else " ".join(str(error).split())
+            )
+            raise ValueError(
+                f"{path} is the checkpoint of another run ({reason}): move it away, or delete it, "
+                "and the run starts anew."
+            ) from error
 
     @property
     def _bare(self) -> nn.Module:

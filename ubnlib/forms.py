@@ -39,15 +39,20 @@ class UBNForm(UBNConfig):
                 f"gap_gradient is {self.gap_gradient!r} and stats_grad {self.stats_grad!r}: the "
                 'unlabeled rows have a gradient with stats_grad="all" only.'
             )
-        if self.gap_weight and self.stats_grad == "none":
+        if self.needs_both_halves and self.source == "running":
             raise ValueError(
-                'The statistics gap has no gradient with stats_grad="none": choose another one, '
-                "or gap_weight=0."
+                f'gap_weight is {self.gap_weight} with stats_grad="all": the gap\'s gradient needs '
+                'both halves side by side, which source="running" cannot have; use "batch".'
             )
         if self.repair != "nothing" and (self.stats_grad, self.source) != ("none", "batch"):
             raise ValueError(
                 f"repair is {self.repair!r}: it is for the literal reading, "
                 'stats_grad="none" with source="batch".'
+            )
+        if self.repair != "nothing" and self.gap_weight:
+            raise ValueError(
+                f"repair is {self.repair!r} and gap_weight {self.gap_weight}: a repair would take "
+                "its part out of the gap's gradient too; give one of them."
             )
         return self
 
@@ -64,8 +69,16 @@ class UBNForm(UBNConfig):
             repair_literal(model, self.repair)
         return model
 
+    @property
+    def needs_both_halves(self) -> bool:
+        """Whether the penalty's gradient needs both halves side by side.
+
+        Two passes with `stats_grad="all"` keep no gradient of the labeled rows' own statistics.
+        """
+        return bool(self.gap_weight) and self.stats_grad == "all"
+
     def penalty(self, model: nn.Module) -> Tensor | float:
-        """Return what the last UBN step adds to the loss."""
+        """Return what the last UBN step, which had unlabeled rows, adds to the loss."""
         if not self.gap_weight:
             return 0.0
         return self.gap_weight * statistics_gap_of(model, self.gap_gradient)
@@ -75,13 +88,31 @@ NormConfig = Annotated[BNConfig | UBNForm, Field(discriminator="kind")]
 
 
 def statistics_gap_of(model: nn.Module, gradient: GapGradient) -> Tensor:
-    """Return `statistics_gap` of the last step, with its gradient in some of the rows only."""
+    """Return `statistics_gap` of the last step, with its gradient in some of the rows only.
+
+    Raises:
+        RuntimeError: The last step was none of UBN, had no unlabeled rows, or had two passes with
+            `stats_grad="all"`, which keep no gradient of the labeled statistics.
+    """
     gaps = []
     for layer in ubn_layers(model):
         for union, labeled, unlabeled, *_ in layer.last_step:
+            if labeled is None or unlabeled is None:
+                raise RuntimeError(
+                    "The last step had no labeled or no unlabeled rows: there is no gap."
+                )
+            if unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
+                raise RuntimeError(
+                    'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
+                    '": take both halves side by side (`ubnlib.steps.side_by_side`).'
+                )
+            if gradient != "both":
+                union = union.detach()
             if gradient == "unlabeled":
                 labeled = labeled.detach()
             if gradient == "labeled":
                 unlabeled = unlabeled.detach()
             gaps.append(_gap(labeled, unlabeled, union, layer.eps))
+    if not gaps:
+        raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     return torch.cat(gaps).mean()

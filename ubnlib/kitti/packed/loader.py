@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ubnlib.kitti.packed.dataset import PackedBatch, PackedDepth
@@ -96,7 +97,9 @@ class LabeledUnlabeledLoader:
 
     def __iter__(self) -> Iterator[StepData]:
         steps = range(self.step, self.steps)
-        for data in DataLoader(self._data, batch_size=None, sampler=steps, **self._options):
+        # A generator of its own: else each start would draw from torch's, and move it.
+        own = dict(sampler=steps, generator=torch.Generator())
+        for data in DataLoader(self._data, batch_size=None, **own, **self._options):
             self.step += 1  # of what was handed out, not of what was fetched ahead
             yield data
 

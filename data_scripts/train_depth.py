@@ -1,0 +1,69 @@
+"""Make the record of one depth run, on one device or, by torchrun, on several.
+
+    python data_scripts/train_depth.py RUN.json data/packed --records results/paper/records
+    torchrun --nproc-per-node 8 data_scripts/train_depth.py RUN.json data/packed ...
+
+RUN.json is a run's configuration, as notebook 3 writes it for every run that it needs. A run that
+was killed goes on from its checkpoint.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ubnlib.depth_data import DepthData, usual_split
+from ubnlib.depth_experiment import DepthConfig, obtain_depth
+from ubnlib.kitti import PackedDepth
+from ubnlib.ranks import joined
+
+
+def main() -> int:
+    """Parse the arguments, train, print the record's key and accuracy."""
+    arguments = parse()
+    try:
+        config = DepthConfig.model_validate_json(arguments.run.read_text())
+        frames = PackedDepth(arguments.packed)
+        data = DepthData(frames, *usual_split(frames.keys, arguments.test_every))
+        with joined() as ranks:
+            record = obtain_depth(
+                config,
+                data,
+                arguments.records,
+                ranks=ranks,
+                checkpoints=arguments.checkpoints,
+                weights=arguments.weights,
+                every_seconds=arguments.every_seconds,
+                progress=f"1/{config.labels.k}, seed {config.seed}",
+                workers=arguments.workers,
+            )
+    except (ValidationError, ValueError, OSError, FloatingPointError) as error:
+        print(f"train_depth: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train_depth: interrupted; the same command goes on where it was.", file=sys.stderr)
+        return 130
+    if ranks.first:
+        print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the run's configuration, a JSON file")
+    parser.add_argument("packed", type=Path, help="folder that prepare_kitti.py made")
+    parser.add_argument("--records", type=Path, default=Path("results/depth/records"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("results/depth/checkpoints"))
+    parser.add_argument("--weights", type=Path, help="folder for the trained net; none: not kept")
+    parser.add_argument("--every-seconds", type=float, default=600.0, help="between checkpoints")
+    parser.add_argument("--test-every", type=int, default=1, help="test on one frame in so many")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read ahead")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
