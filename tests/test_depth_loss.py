@@ -123,6 +123,50 @@ def test_scales_weigh_the_same_and_empty_scales_drop_out():
     assert multiscale_depth_loss(predictions, target).item() == 4.0
 
 
+@pytest.mark.parametrize("norm", ["l1", "l2", "log_l1"])
+@pytest.mark.parametrize("parts", [(2, 3), (1, 4), (2, 2, 1), (5, 0)])
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(parts, norm):
+    """Each process knows its own rows, and how many cells are measured in all of them."""
+    target = torch.from_numpy(sparse_depth(13, (5, 12, 20)))
+    target[:1], target[4:, 3:] = 0, 0  # one image without a measurement, and one with few
+    predictions = [p.requires_grad_() for p in make_predictions(14, batch=5)]
+    whole = multiscale_depth_loss(predictions, target, norm=norm)
+    expected = torch.autograd.grad(whole, predictions)
+    counts = [(downscale_depth(target, tuple(p.shape[-2:])) > 0).sum() for p in predictions]
+    losses, own = [], []
+    for rows in torch.arange(5).split(parts):
+        totals = iter(counts)
+
+        def total(count, totals=totals):
+            own.append(count)
+            return next(totals)
+
+        some = [p[rows] for p in predictions]
+        losses.append(
+            multiscale_depth_loss(some, target[rows], norm=norm, total=total, shares=len(parts))
+        )
+    assert len(set(own[:: len(counts)])) == len(parts), "each had another number of cells"
+    assert sum(own[:: len(counts)]) == counts[0]
+    mean = torch.stack(losses).mean()
+    torch.testing.assert_close(mean, whole)
+    torch.testing.assert_close(torch.autograd.grad(mean, predictions), expected)
+
+
+def test_processes_agree_that_a_resolution_has_no_cell():
+    """One of them has a measurement that `"nearest"` keeps at half the size, the other has none."""
+    target = torch.zeros(2, 4, 4)
+    target[0, 1, 1], target[1, 0, 0] = 10.0, 20.0
+    predictions = [torch.full((2, 1, size, size), 12.0) for size in (4, 2)]
+    whole = multiscale_depth_loss(predictions, target, mode="nearest")
+    losses = []
+    for row in (slice(0, 1), slice(1, 2)):
+        totals = iter(torch.tensor([2, 1]))
+        options = dict(total=lambda _, totals=totals: next(totals), shares=2)
+        some = [p[row] for p in predictions]
+        losses.append(multiscale_depth_loss(some, target[row], mode="nearest", **options))
+    assert sum(losses) / 2 == whole == ((2 + 8) / 2 + 2) / 2
+
+
 def test_loss_in_reduced_precision_is_computed_in_float32():
     target = torch.from_numpy(sparse_depth(10, (2, 12, 20))).float()
     predictions = tuple(prediction.bfloat16() for prediction in make_predictions(11))

@@ -118,6 +118,58 @@ def test_any_size_works_and_the_finest_output_has_it(size):
     assert [tuple(output.shape) for output in outputs] == [(2, 1, *side) for side in expected]
 
 
+@pytest.mark.parametrize("levels", [4, 5, 6, 7])
+def test_fewer_levels_are_the_finest_ones_of_the_table(levels):
+    def level(name):
+        return int(name.removesuffix("b")[-1])
+
+    found = convolutions(on_meta(levels=levels))
+    assert list(found) == [name for name in TABLE if level(name) <= levels]
+    for name, module in found.items():
+        kernel, stride, inputs, outputs = TABLE[name]
+        if name == f"upcnv{levels}":  # takes the last level of the encoder, not a coarser decoder's
+            inputs = TABLE[f"cnv{levels}b"][-1]
+        shape = (module.kernel_size[0], module.stride[0], module.in_channels, module.out_channels)
+        assert shape == (kernel, stride, inputs, outputs), name
+
+
+@pytest.mark.parametrize("levels", [4, 5, 6, 7])
+@pytest.mark.parametrize("size", [(32, 104), (37, 51), (1, 1)])
+def test_fewer_levels_predict_at_the_same_four_sizes(levels, size):
+    net, coarsest = DispNet(width=0.05, levels=levels).eval(), []
+    getattr(net, f"cnv{levels}b").register_forward_hook(lambda *seen: coarsest.append(seen[2]))
+    outputs = net(torch.rand(2, 3, *size) - 0.5)
+    expected = [tuple(-(-side // 2**level) for side in size) for level in range(4)]
+    assert [tuple(output.shape) for output in outputs] == [(2, 1, *side) for side in expected]
+    assert coarsest[0].shape[-2:] == tuple(-(-side // 2**levels) for side in size)
+    if (levels, size) == (4, (32, 104)):  # as the paper's images with 7
+        assert coarsest[0].shape[-2:] == (2, 7)
+
+
+@pytest.mark.parametrize("levels", [-1, 0, 3, 8])
+def test_levels_that_do_not_exist_are_refused(levels):
+    with pytest.raises(ValueError, match=f"levels is {levels}: expected 4 to 7, as the 4 finest"):
+        DispNet(levels=levels)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_depth_is_float32_in_reduced_precision(dtype):
+    torch.manual_seed(0)
+    net, images, logits = DispNet(width=0.1, levels=4), torch.rand(2, 3, 32, 48) - 0.5, []
+    net.disp1.register_forward_hook(lambda *seen: logits.append(seen[2].dtype))
+    exact = net(images)
+    with torch.autocast("cpu", dtype):
+        depth = net(images)
+    assert logits == [torch.float32, dtype]
+    for output, other in zip(depth, exact, strict=True):
+        assert output.dtype == torch.float32
+        torch.testing.assert_close(output, other, rtol=0.1, atol=0)
+        rounded = output.to(dtype).to(torch.float32)
+        assert (rounded != output).float().mean() > 0.9, "finer than it could be in the dtype"
+    sum(output.log().mean() for output in depth).backward()
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+
+
 def test_odd_size_at_full_width():
     outputs = on_meta()(torch.empty(2, 3, 97, 211, device="meta"))
     sizes = [tuple(output.shape[-2:]) for output in outputs]

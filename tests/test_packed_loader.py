@@ -148,6 +148,47 @@ def test_a_label_set_is_given_as_positions(frames):
             make(frames, labeled, unlabeled)
 
 
+# Parts
+
+
+@pytest.mark.parametrize("unlabeled", [UNLABELED, ()])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_parts_together_are_what_one_process_takes(frames, parts, unlabeled):
+    """Batches of 3 and 5 rows, which the parts cannot share evenly; of 4 parts one has no row."""
+    options = dict(unlabeled=unlabeled, labeled_batch=3, unlabeled_batch=5)
+    whole = list(make(frames, **options))
+    each = [list(make(frames, part=(rank, parts), **options)) for rank in range(parts)]
+    for step, batch in enumerate(whole):
+        rows = [part[step] for part in each]
+        for kind in ("labeled", "unlabeled"):
+            one, some = getattr(batch, kind), [getattr(row, kind) for row in rows]
+            if one is None:
+                assert some == [None] * parts
+                continue
+            for rank, part in enumerate(some):
+                assert torch.equal(part.images, one.images[rank::parts])
+                assert torch.equal(part.depth(), one.depth()[rank::parts])
+                assert len(part.images) == -(-(len(one.images) - rank) // parts)
+    assert min(len(part[0].labeled.images) for part in each) == (0 if parts == 4 else 3 // parts)
+
+
+def test_a_part_goes_on_where_another_one_was(frames):
+    """The state is that of all processes: which part it was does not matter."""
+    first, second = (make(frames, part=(rank, 2)) for rank in (0, 1))
+    steps = iter(first)
+    for _ in range(4):
+        next(steps)
+    second.load_state_dict(first.state_dict())
+    assert equal(tuple(second), tuple(list(make(frames, part=(1, 2)))[4:]))
+
+
+def test_reading_draws_nothing_from_torchs_generator(frames):
+    state = torch.get_rng_state()
+    for workers in (0, 1):
+        assert len(list(make(frames, workers=workers))) == 9
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # Going on
 
 

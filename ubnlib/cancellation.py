@@ -6,21 +6,17 @@ difference is measured on the step's own labeled rows, for the loss and for each
 """
 
 import copy
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils.hooks import RemovableHandle
 
 from ubnlib.convert import convert_ubn
-from ubnlib.layer_statistics import norm_layers
+from ubnlib.layer_gradients import gradient_flows, measure_gradients
+from ubnlib.layer_statistics import distances, norm_layers
 from ubnlib.layers import UnsupervisedBatchNorm
 from ubnlib.passes import Call
 from ubnlib.statistics import Moments, batch_statistics, merge, normalize
@@ -44,10 +40,9 @@ class StepEffects:
             columns. Of its output for the labeled rows, gamma and beta included: `believed` and
             `happened`, the changes' root mean squares, and `cancelled`, the share
             1 - <happened, believed> / <believed, believed> of the believed change that does not
-            happen; what gets lost in the layers before is lost here too. Of the gradient with
-            respect to its input: `gradient_shift` and `gradient_scale`, see `common_shares`. Of the
-            last weight before it: `weight_norm`, `gradient_norm`, and `radial`, the mean over
-            output channels of |<w, g>| / (|w| |g|), which is 0 for batch normalization.
+            happen; what gets lost in the layers before is lost here too. `drift`: how far the step
+            moves the collected statistics, by `ubnlib.layer_statistics.distances`. And what
+            `ubnlib.layer_gradients.measure_gradients` returns.
     """
 
     loss: float
@@ -69,8 +64,9 @@ def step_effects(
     """Make a training step with copies of a net and its optimizer, and measure what it does.
 
     Args:
-        net: In training mode, without layers that draw at random. Plain batch normalization is
-            measured as the UBN without unlabeled rows that it is, with the belief `"corrected"`.
+        net: In training mode, without layers that draw at random; its normalization layers are
+            all UBN, or all plain batch normalization, which is measured as the UBN without
+            unlabeled rows that it is, with the belief `"corrected"`.
         optimizer: Over the net's parameters, with its state. Net and optimizer stay as they are.
         loss: Of the net's output for the labeled rows.
         labeled: [N, ...].
@@ -109,20 +105,27 @@ def step_effects(
     others = labeled[:0] if unlabeled is None else unlabeled
 
     optimizer.zero_grad()
-    with _input_gradients(layers) as shares:
+    with gradient_flows(net) as flows:
         loss(step(net, labeled, others)).backward()
-    calls, weights = _calls(layers), _weights(net)
-    before, output = _normalized(net, layers, labeled, calls, "none")
+    gradients = {name: measure_gradients(flow) for name, flow in flows.items()}
+    calls = _calls(layers)
+    before, predicted = _normalized(net, layers, labeled, calls, "none")
     promised = _make_step(net, optimizer, length)
     with torch.no_grad():
         believed, wanted = _normalized(net, layers, labeled, calls, belief)
         step(net, labeled, others)
-        happened, gained = _normalized(net, layers, labeled, _calls(layers), "none")
+        anew = _calls(layers)
+        happened, gained = _normalized(net, layers, labeled, anew, "none")
         if belief == "all":
             believed, wanted = happened, gained
-        start, *ends = (loss(prediction).item() for prediction in (output, wanted, gained))
-    changes = {n: _compare(believed[n] - b, happened[n] - b) for n, b in before.items()}
-    table = {name: changes[name] | shares[name] | weights.get(name, {}) for name in layers}
+        start, *ends = (loss(prediction).item() for prediction in (predicted, wanted, gained))
+    drift = distances(*({n: c.union for n, c in each.items()} for each in (anew, calls)))
+    table = {
+        name: _compare(believed[name] - output, happened[name] - output)
+        | {"drift": drift[name]}
+        | gradients[name]
+        for name, output in before.items()
+    }
     changes_of_loss = (end - start for end in ends)
     return StepEffects(start, promised, *changes_of_loss, pd.DataFrame.from_dict(table, "index"))
 
@@ -158,24 +161,6 @@ def believed_moments(
     return Moments(mean, growth * (call.reference.var + layer.eps) - layer.eps)
 
 
-def common_shares(gradient: Tensor, x: Tensor) -> tuple[float, float]:
-    """Return the shares of a gradient's square along a shift and along a scale of each channel.
-
-    These are the parts that `ubnlib.repairs.without_cancelled` takes out.
-
-    Args:
-        gradient: Of the loss with respect to x.
-        x: [N, C, ...].
-    """
-    across = [0, *range(2, x.dim())]
-    centered = x - x.mean(across, keepdim=True)
-    shift = gradient.mean(across).square().sum() * (x.numel() // x.size(1))
-    square = centered.square().sum(across).clamp_min(1e-12)
-    scale = ((gradient * centered).sum(across).square() / square).sum()
-    total = gradient.square().sum()
-    return (shift / total).item(), (scale / total).item()
-
-
 def _make_step(net: nn.Module, optimizer: torch.optim.Optimizer, length: float) -> float:
     """Make a share of the optimizer's step; return what the gradient promises of it."""
     parameters = [p for p in net.parameters() if p.grad is not None]
@@ -190,7 +175,7 @@ def _make_step(net: nn.Module, optimizer: torch.optim.Optimizer, length: float) 
 
 
 def _calls(layers: Mapping[str, UnsupervisedBatchNorm]) -> dict[str, Call]:
-    """Return what each layer saw in the last step."""
+    """Return the statistics that each layer saw in the last step."""
     for name, layer in layers.items():
         if len(layer.last_step) != 1:
             raise ValueError(
@@ -220,41 +205,9 @@ def _normalized(
         return renormalize
 
     hooks = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-    with _removed_after(hooks), evaluating(net):
-        return found, net(rows)
-
-
-@contextmanager
-def _input_gradients(
-    layers: Mapping[str, UnsupervisedBatchNorm],
-) -> Iterator[dict[str, dict[str, float]]]:
-    """Measure the gradients that go back from each layer to the labeled rows."""
-    found: dict[str, dict[str, float]] = {}
-    here = threading.get_ident()  # the unlabeled rows of `side_by_side` are in another thread
-
-    def watch(name: str) -> Callable:
-        def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            (x,) = inputs
-            values = x.detach()
-
-            def measure(gradient: Tensor) -> None:
-                shift, scale = common_shares(gradient, values)
-                found[name] = dict(gradient_shift=shift, gradient_scale=scale)
-
-            if x.requires_grad and threading.get_ident() == here:
-                x.register_hook(measure)  # after a repair's hook, if there is one
-
-        return note
-
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    with _removed_after(hooks):
-        yield found
-
-
-@contextmanager
-def _removed_after(hooks: list[RemovableHandle]) -> Iterator[None]:
     try:
-        yield
+        with evaluating(net):
+            return found, net(rows)
     finally:
         for hook in hooks:
             hook.remove()
@@ -265,23 +218,3 @@ def _compare(believed: Tensor, happened: Tensor) -> dict[str, float]:
     kept = (happened * believed).sum() / believed.square().sum()
     sizes = [change.square().mean().sqrt().item() for change in (believed, happened)]
     return dict(believed=sizes[0], happened=sizes[1], cancelled=1 - kept.item())
-
-
-def _weights(net: nn.Module) -> dict[str, dict[str, float]]:
-    """Measure the weight of the last convolution or linear layer before each normalization."""
-    found, last = {}, None
-    for name, module in net.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear):
-            last = module
-        elif isinstance(module, _BatchNorm) and last is not None and last.weight.grad is not None:
-            channel = 1 if isinstance(last, _ConvTransposeNd) else 0
-            w, g = (
-                v.detach().movedim(channel, 0).flatten(1) for v in (last.weight, last.weight.grad)
-            )
-            found[name.removesuffix(".norm")] = dict(
-                weight_norm=w.norm().item(),
-                gradient_norm=g.norm().item(),
-                radial=torch.cosine_similarity(w, g, dim=1).abs().mean().item(),
-            )
-            last = None
-    return found

@@ -1,6 +1,5 @@
 """What training steps of each reading do, measured through a depth run: why one does not train."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,12 +8,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from ubnlib.cancellation import Belief, StepEffects, step_effects
-from ubnlib.depth_curves import accuracy_of_parts, to_input
+from ubnlib.depth_config import DepthConfig
+from ubnlib.depth_curves import accuracy_of_parts, refreshed, to_input
 from ubnlib.depth_data import DepthData
-from ubnlib.depth_experiment import DepthConfig, loss_of_step, make_net, make_optimizer
 from ubnlib.depth_loss import multiscale_depth_loss
+from ubnlib.depth_steps import loss_of_step, make_loader, make_net, make_optimizer
 from ubnlib.engine import Engine
-from ubnlib.kitti import LabeledUnlabeledLoader
 from ubnlib.kitti.packed.loader import StepData
 from ubnlib.ranks import alone
 from ubnlib.records import Record, Result, recorded
@@ -68,30 +67,18 @@ def run_cancellation(
         Curves `step`, the number of steps before the one measured; accuracies (delta < 1.25)
         `labeled`, `unlabeled` and `test` there; `loss_before`, `promised`, `believed` and
         `happened` of `StepEffects`, and its layers' columns as `COLUMN/LAYER`; and `loss` of all
-        steps, thinned out. The metrics are the accuracies at the end.
+        steps, thinned out. The metrics are the accuracies at the end, also as
+        `refreshed_...` with statistics measured anew on training images: where the two differ, the
+        moving averages have not kept up with the net.
 
     Raises:
         ValueError: The data is not that of the configuration.
         FloatingPointError: The loss or the gradient is not finite.
     """
-    if config.data != data.fingerprint:
-        raise ValueError(
-            f"The configuration is for data {config.data} and the frames given are "
-            f"{data.fingerprint}: make the configuration with data=data.fingerprint."
-        )
     ranks = alone()
-    labeled, unlabeled = data.labeled(config.labels)
+    loader = make_loader(config, data, ranks)
     steps = config.total_steps(len(data.train))
-    net = config.engine.prepare(make_net(config, ranks).to(ranks.device))
-    loader = LabeledUnlabeledLoader(
-        data.frames,
-        labeled,
-        unlabeled if config.norm.kind == "ubn" else (),
-        labeled_batch=config.labeled_batch,
-        unlabeled_batch=config.unlabeled_batch,
-        steps=steps,
-        seed=config.seed,
-    )
+    net = make_net(config, ranks)
     every = max(1, steps // max(1, config.evaluations))
 
     def loss(model: nn.Module, batch: StepData) -> Tensor:
@@ -106,8 +93,11 @@ def run_cancellation(
     engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed)
     engine.train(progress=progress)
     engine.curves["loss"] = engine.curves["loss"][:: max(1, steps // 100)]
-    accuracies = accuracy_of_parts(net, config.labels, data)
-    metrics = {f"{name}_delta1": value for name, value in accuracies.items()}
+    metrics = {
+        f"{kind}{name}_delta1": value
+        for kind, trained in (("", net), ("refreshed_", refreshed(net, data)))
+        for name, value in accuracy_of_parts(trained, config.labels, data).items()
+    }
     return Result.of_one_seed(metrics, engine.curves)
 
 

@@ -5,15 +5,13 @@ The hours are those of the optimizer steps. Evaluations come on top: a forward p
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 
+from ubnlib.depth_config import DepthConfig
 from ubnlib.depth_data import DepthData
-from ubnlib.depth_experiment import DepthConfig, loss_of_step, make_net, make_optimizer
-from ubnlib.engine import Engine
+from ubnlib.depth_steps import make_engine, make_loader, make_net
 from ubnlib.flops import has_unlabeled
-from ubnlib.kitti import LabeledUnlabeledLoader
 from ubnlib.ranks import Ranks, alone
 
 WARM_UP = 2  # steps before the timed ones, and as many more as workers read ahead
@@ -101,7 +99,7 @@ def measure_step(
     """
     ranks = ranks or alone()
     before = WARM_UP + READ_AHEAD * workers
-    loader = make_loader(config, data, before + steps, workers=workers, ranks=ranks)
+    loader = make_loader(config, data, ranks, steps=before + steps, workers=workers)
     moments: list[float] = []
 
     def note(step: int) -> dict[str, float]:
@@ -109,42 +107,8 @@ def measure_step(
         return {}
 
     # A GPU is not waited for: each step reads its loss, and so waits for the step before.
-    make_engine(config, loader, ranks).train(observe=note)
+    make_engine(config, make_net(config, ranks), loader, ranks).train(observe=note)
     return float(np.median(np.diff(moments[before - 1 :])))
-
-
-def make_loader(
-    config: DepthConfig, data: DepthData, steps: int, *, workers: int, ranks: Ranks
-) -> LabeledUnlabeledLoader:
-    """Return the batches of a run's first optimizer steps, as `train_depth` reads them."""
-    labeled, unlabeled = data.labeled(config.labels)
-    parts = config.engine.accumulate
-    return LabeledUnlabeledLoader(
-        data.frames,
-        labeled,
-        unlabeled if config.norm.kind == "ubn" else (),
-        labeled_batch=config.labeled_batch // parts,
-        unlabeled_batch=config.unlabeled_batch // parts,
-        steps=steps * parts,
-        seed=config.seed,
-        workers=workers,
-        pin_memory=ranks.device.type == "cuda",
-        part=(ranks.rank, ranks.world),
-    )
-
-
-def make_engine(config: DepthConfig, loader: Any, ranks: Ranks) -> Engine:
-    """Return a run's engine, as `train_depth` has it, over any loader of its batches."""
-    net = config.engine.prepare(make_net(config, ranks).to(ranks.device))
-    return Engine(
-        ranks.wrap(net),
-        make_optimizer(net, config),
-        lambda model, batch: loss_of_step(model, batch, config, ranks),
-        loader,
-        config.engine,
-        ranks,
-        config.seed,
-    )
 
 
 def _kind_of_step(config: DepthConfig) -> str:

@@ -1,5 +1,6 @@
 """What is measured on a depth net: predictions, accuracies, and the statistics of its layers."""
 
+import copy
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ubnlib.depth_data import DepthData, Frames, LabelsConfig
+from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
 from ubnlib.evaluation import Evaluation, evaluate_depth
 from ubnlib.kitti import FrameKey
@@ -90,3 +92,18 @@ def _some_of_parts(labels: LabelsConfig, data: DepthData, frames: int) -> dict[s
         for name, part in {"labeled": labeled, "unlabeled": unlabeled, "test": data.test}.items()
         if len(part)
     }
+
+
+def refreshed(net: DispNet, data: DepthData, frames: int = 512) -> DispNet:
+    """Return a copy of a net with statistics measured anew on training images, labeled or not.
+
+    Args:
+        net: The net; it stays as it is.
+        data: Its data.
+        frames: Use about so many images, from all over the training set.
+    """
+    device = next(net.parameters()).device
+    some = torch.from_numpy(data.train[:: max(1, len(data.train) // frames)])
+    images = (data.frames.batch(part, depth=False).images for part in some.split(64))
+    batches = (to_input(batch.to(device)) for batch in images)
+    return refresh_statistics(copy.deepcopy(net), batches)

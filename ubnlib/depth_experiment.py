@@ -1,82 +1,23 @@
 """The depth experiment of section 4: DispNet trained with few depth maps and all images."""
 
-import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-import torch
-from pydantic import model_validator
-from torch import Tensor, nn
-
-from ubnlib.depth_curves import accuracy_of_parts, evaluate_frames, statistics_of_parts, to_input
-from ubnlib.depth_data import DepthData, LabelsConfig
-from ubnlib.depth_loss import Downscale, LossNorm, multiscale_depth_loss
-from ubnlib.diagnostics import refresh_statistics
+from ubnlib.depth_config import DepthConfig
+from ubnlib.depth_curves import (
+    accuracy_of_parts,
+    evaluate_frames,
+    refreshed,
+    statistics_of_parts,
+)
+from ubnlib.depth_data import DepthData
+from ubnlib.depth_steps import make_engine, make_loader, make_net
 from ubnlib.dispnet import DispNet
-from ubnlib.engine import Engine, EngineConfig
-from ubnlib.forms import NormConfig, UBNForm
-from ubnlib.kitti import LabeledUnlabeledLoader
 from ubnlib.kitti.framesets import compact
-from ubnlib.kitti.packed.loader import StepData
 from ubnlib.provenance import source_digest
 from ubnlib.ranks import Ranks, alone
-from ubnlib.records import Config, Record, Result, obtain, recorded
-from ubnlib.steps import side_by_side, two_passes, ubn_forward
-from ubnlib.training import BNConfig, initialized_by
+from ubnlib.records import Record, Result, obtain, recorded
 from ubnlib.weights import save_weights
-
-
-class DepthConfig(Config):
-    """One depth run. Unstated in the paper: the loss's norm and how targets are downscaled."""
-
-    experiment: Literal["depth"] = "depth"
-    data: str  # fingerprint of the frames, so that a record says what it saw
-    norm: NormConfig = BNConfig()
-    labels: LabelsConfig
-    width: float = 1.0
-    levels: int = 7
-    scale: float = 0.4
-    min_disparity: float = 0.0125
-    loss: LossNorm = "l1"
-    downscale: Downscale = "nearest_surface"
-    labeled_batch: int = 8
-    unlabeled_batch: int = 24
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    steps: int | None = None  # optimizer steps, or ...
-    epochs: float | None = None  # ... passes over all training images, by batches of both kinds
-    evaluations: int = 4  # points of the curves
-    engine: EngineConfig = EngineConfig()
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _fits(self) -> "DepthConfig":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"steps is {self.steps} and epochs {self.epochs}: give one of them.")
-        parts = self.engine.accumulate
-        if self.labeled_batch % parts or self.unlabeled_batch % parts:
-            raise ValueError(
-                f"Batches of {self.labeled_batch} labeled and {self.unlabeled_batch} unlabeled "
-                f"frames cannot be divided into {parts} equal micro-batches."
-            )
-        if self.engine.compile and self.norm.kind == "ubn" and self.norm.needs_both_halves:
-            raise ValueError(
-                'compile does not go with stats_grad="all" and a gap_weight, whose gradient needs '
-                "both halves side by side: set one of them otherwise."
-            )
-        return self
-
-    def total_steps(self, images: int) -> int:
-        """Return the optimizer steps, which are the same for every method and label share.
-
-        Args:
-            images: Number of training images, labeled or not.
-        """
-        if self.steps is not None:
-            return self.steps
-        return math.ceil(self.epochs * images / (self.labeled_batch + self.unlabeled_batch))
 
 
 def train_depth(
@@ -111,27 +52,10 @@ def train_depth(
         ValueError: The data is not that of the configuration.
         FloatingPointError: The loss or the gradient is not finite.
     """
-    if config.data != data.fingerprint:
-        raise ValueError(
-            f"The configuration is for data {config.data} and the frames given are "
-            f"{data.fingerprint}: make the configuration with data=data.fingerprint."
-        )
     ranks = ranks or alone()
-    net = config.engine.prepare(make_net(config, ranks).to(ranks.device))
-    labeled, unlabeled = data.labeled(config.labels)
-    steps, parts = config.total_steps(len(data.train)), config.engine.accumulate
-    loader = LabeledUnlabeledLoader(
-        data.frames,
-        labeled,
-        unlabeled if config.norm.kind == "ubn" else (),
-        labeled_batch=config.labeled_batch // parts,
-        unlabeled_batch=config.unlabeled_batch // parts,
-        steps=steps * parts,
-        seed=config.seed,
-        workers=workers,
-        pin_memory=ranks.device.type == "cuda",
-        part=(ranks.rank, ranks.world),
-    )
+    loader = make_loader(config, data, ranks, workers=workers)
+    net = make_net(config, ranks)
+    steps = config.total_steps(len(data.train))
     points = {math.ceil(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
 
     def observe(step: int) -> dict[str, float]:
@@ -140,70 +64,11 @@ def train_depth(
         parts = accuracy_of_parts(net, config.labels, data)
         return {"step": step, **parts, **statistics_of_parts(net, config.labels, data)}
 
-    engine = Engine(
-        ranks.wrap(net),
-        make_optimizer(net, config),
-        lambda model, batch: loss_of_step(model, batch, config, ranks),
-        loader,
-        config.engine,
-        ranks,
-        config.seed,
-    )
+    engine = make_engine(config, net, loader, ranks)
     engine.train(
         observe=observe, checkpoint=checkpoint, every_seconds=every_seconds, progress=progress
     )
     return net, engine.curves
-
-
-def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
-    """Return the net of a run before training, with its normalization."""
-    with initialized_by(config.seed):
-        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
-    norm = config.norm
-    if ranks.world > 1 and norm.kind == "ubn" and norm.repair != "nothing":
-        raise ValueError(
-            f"repair is {norm.repair!r} with {ranks.world} processes: a repair knows the rows of "
-            "its own process only; start one."
-        )
-    if ranks.world > 1 and norm.kind == "bn":
-        # Without unlabeled rows UBN is batch normalization, and over the rows of all ranks.
-        norm = UBNForm(momentum=norm.momentum)
-    return norm.apply(net)
-
-
-def make_optimizer(net: nn.Module, config: DepthConfig) -> torch.optim.Optimizer:
-    """Return the run's optimizer: the paper's Adam; weights may decay, by AdamW's rule."""
-    rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay, fused=True)
-
-
-def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks) -> Tensor:
-    """Return the loss of one batch, over the rows of all ranks; see `Engine`."""
-    labeled = batch.labeled.to(ranks.device, non_blocking=True)
-    rows = to_input(labeled.images, config.engine.channels_last)
-    others = rows[:0] if ranks.world > 1 else None
-    if batch.unlabeled is not None:
-        others = batch.unlabeled.to(ranks.device, non_blocking=True).images
-        others = to_input(others, config.engine.channels_last)
-    if others is None:
-        predictions = ubn_forward(model, rows, None)
-    elif config.norm.kind == "ubn" and config.norm.needs_both_halves:
-        predictions = side_by_side(model, rows, others)
-    elif config.engine.passes == "two":
-        predictions = two_passes(model, rows, others)
-    else:
-        predictions = ubn_forward(model, rows, others)
-    loss = multiscale_depth_loss(
-        predictions,
-        labeled.depth(),
-        mode=config.downscale,
-        norm=config.loss,
-        total=ranks.total if ranks.world > 1 else None,
-        shares=ranks.world,
-    )
-    if batch.unlabeled is None:  # and so on all ranks
-        return loss
-    return loss + config.norm.penalty(model)
 
 
 @recorded
@@ -241,21 +106,13 @@ def run_depth(
     metrics = evaluate_frames(net, data.frames, data.test).means
     parts = accuracy_of_parts(net, config.labels, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
-    refreshed = refresh_statistics(copy.deepcopy(net), _training_images(net, data))
-    metrics["refreshed_delta1"] = evaluate_frames(refreshed, data.frames, data.test).means["delta1"]
+    again = evaluate_frames(refreshed(net, data), data.frames, data.test).means
+    metrics["refreshed_delta1"] = again["delta1"]
     labeled, unlabeled = data.labeled(config.labels)
     metrics |= {"labeled_frames": float(len(labeled)), "unlabeled_frames": float(len(unlabeled))}
     curves["loss"] = curves["loss"][:: max(1, len(curves["loss"]) // 100)]
     frames = {"labeled": compact(data.frames.keys[i] for i in labeled)}
     return Result.of_one_seed(metrics, curves, frames)
-
-
-def _training_images(net: DispNet, data: DepthData, frames: int = 512) -> Iterator[Tensor]:
-    """Yield batches of training images from all over the set, in an order that does not matter."""
-    device = next(net.parameters()).device
-    some = data.train[:: max(1, len(data.train) // frames)]
-    for part in torch.from_numpy(some).split(64):
-        yield to_input(data.frames.batch(part, depth=False).images.to(device))
 
 
 def obtain_depth(

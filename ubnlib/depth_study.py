@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ubnlib.claims import interval
+from ubnlib.depth_config import DepthConfig
 from ubnlib.depth_data import EveryLabels
-from ubnlib.depth_experiment import DepthConfig
 from ubnlib.engine import EngineConfig
 from ubnlib.forms import NormConfig, UBNForm
 from ubnlib.training import BNConfig
@@ -57,6 +57,64 @@ def screening() -> list[tuple[str, Setting]]:
         names = EVERYWHERE[1:] if "per_labeled" in change else EVERYWHERE
         cells += [(name, {**BASE, **change}) for name in names]
     return cells
+
+
+# What the search on the search set chose: the same setting was best for BN and for UBN.
+CHOSEN: Setting = dict(labels=128, labeled_batch=4, per_labeled=1, learning_rate=3e-3)
+STEPS = 250
+METHODS: dict[str, NormConfig] = {
+    "BN": BNConfig(),
+    "UBN": UBNForm(),
+    "UBN, swapped": UBNForm(unlabeled_weight=1.0),  # the unlabeled rows' statistics alone
+}
+FRACTIONS = (128, 64, 32, 16, 8, 4, 2, 1)
+# Of the indoor sequence: the paper's range of depth begins behind most of a room.
+INDOOR = dict(scale=2.0, min_disparity=0.1)
+
+
+def search(data: str, seed: int) -> dict[str, DepthConfig]:
+    """Return the search's runs of one seed, by name: as many settings of BN as forms of UBN."""
+    base = {**CHOSEN, "labeled_batch": 8}
+
+    def cell(norm: NormConfig, ghosts: int = 1, decay: float = 0.0, **change: Any) -> DepthConfig:
+        engine = EngineConfig(passes="two", accumulate=ghosts)
+        options = dict(steps=STEPS, engine=engine, weight_decay=decay)
+        return configured(norm, {**base, **change}, data, seed, **options)
+
+    swapped, joint = METHODS["UBN, swapped"], UBNForm(stats_grad="all")
+    return {
+        "BN": cell(BNConfig()),
+        "BN, rate 1e-3": cell(BNConfig(), learning_rate=1e-3),
+        "BN, rate 6e-3": cell(BNConfig(), learning_rate=6e-3),
+        "BN, rate 1e-2": cell(BNConfig(), learning_rate=1e-2),
+        "BN, batch 4": cell(BNConfig(), labeled_batch=4),
+        "BN, batch 16": cell(BNConfig(), labeled_batch=16),
+        "BN, ghosts of 4": cell(BNConfig(), ghosts=2),
+        "BN, ghosts of 2": cell(BNConfig(), ghosts=4),
+        "BN, batch 4, ghosts of 2": cell(BNConfig(), ghosts=2, labeled_batch=4),
+        "BN, decay 0.1": cell(BNConfig(), decay=0.1),
+        "BN, decay 1": cell(BNConfig(), decay=1.0),
+        "BN, momentum 0.03": cell(BNConfig(momentum=0.03)),
+        "BN, momentum 0.3": cell(BNConfig(momentum=0.3)),
+        "UBN": cell(UBNForm()),
+        "UBN, 3 unlabeled": cell(UBNForm(), per_labeled=3),
+        "UBN, weight 0.25": cell(UBNForm(unlabeled_weight=0.25)),
+        "UBN, ghosts of 4": cell(UBNForm(), ghosts=2),
+        "UBN, swapped": cell(swapped),
+        "UBN, swapped, ghosts of 4": cell(swapped, ghosts=2),
+        "UBN, swapped, batch 4": cell(swapped, labeled_batch=4),
+        "UBN, swapped in the first half": cell(swapped.model_copy(update={"where": "first half"})),
+        "UBN, swapped, gap 0.1": cell(swapped.model_copy(update={"gap_weight": 0.1})),
+        "UBN, all": cell(joint),
+        "UBN, all, gap 0.1": cell(UBNForm(stats_grad="all", gap_weight=0.1, gap_gradient="both")),
+        "UBN, all, swapped": cell(joint.model_copy(update={"unlabeled_weight": 1.0})),
+    }
+
+
+def claimed(method: str, labels: int, data: str, seed: int, *, indoor: bool = False) -> DepthConfig:
+    """Return a run that a claim rests on: at the chosen setting, the same for all methods."""
+    options = dict(steps=STEPS, evaluations=4) | (INDOOR if indoor else {})
+    return configured(METHODS[method], {**CHOSEN, "labels": labels}, data, seed, **options)
 
 
 def configured(

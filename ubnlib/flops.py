@@ -1,9 +1,11 @@
 """The operations of a depth run's step, and the time they would take on a card that is not here."""
 
+import functools
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ubnlib.depth_experiment import DepthConfig
+from ubnlib.depth_config import DepthConfig
 from ubnlib.dispnet import DispNet
 
 # Peaks of dense bf16 matrix products, in TFLOP/s, by torch's name of the card. From NVIDIA's data
@@ -54,14 +56,15 @@ def flops_of_step(config: DepthConfig, size: tuple[int, int]) -> float:
     """Count the floating-point operations of one optimizer step, in convolutions alone.
 
     One multiplication and one addition count as two. Labeled rows pass forward and backward.
-    Unlabeled rows pass forward, and backward where the reading's gradient goes through them; two
-    separate passes take the labeled rows forward twice.
+    Unlabeled rows pass forward, and backward where the reading's gradient goes through them, but
+    for their finest prediction, which is too small to leave out here. Two separate passes take
+    the labeled rows forward twice.
 
     Args:
         config: The run.
         size: Height and width of its images.
     """
-    forward, both = _flops_of_image(config, size)
+    forward, both = _flops_of_image(config.width, config.levels, tuple(size))
     norm, labeled, unlabeled = config.norm, config.labeled_batch, config.unlabeled_batch
     if not has_unlabeled(config):
         return labeled * both
@@ -70,10 +73,11 @@ def flops_of_step(config: DepthConfig, size: tuple[int, int]) -> float:
     return labeled * both + (unlabeled + labeled * apart) * extra
 
 
-def _flops_of_image(config: DepthConfig, size: tuple[int, int]) -> tuple[float, float]:
+@functools.cache
+def _flops_of_image(width: float, levels: int, size: tuple[int, int]) -> tuple[float, float]:
     """Return one image's operations, forward and in both directions, without computing any."""
     with torch.device("meta"):
-        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+        net = DispNet(width=width, levels=levels)
         images = torch.empty(IMAGES, 3, *size)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         net(images)
