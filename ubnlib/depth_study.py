@@ -89,6 +89,34 @@ INDOOR_FRACTIONS = (64, 16)
 INDOOR = dict(scale=2.0, min_disparity=0.1)
 
 
+def configured(
+    norm: NormConfig, setting: Setting, data: str, seed: int, **options: Any
+) -> DepthConfig:
+    """Return a run of the study: a small DispNet, sized for a CPU.
+
+    Args:
+        norm: The reading.
+        setting: As `BASE`.
+        data: Fingerprint of the frames.
+        seed: Of weights and batches.
+        **options: Other fields of `DepthConfig`.
+    """
+    labeled = setting["labeled_batch"]
+    # BN's configuration does not depend on what it never sees: equal runs are made once.
+    unlabeled = labeled * setting["per_labeled"] if norm.kind == "ubn" else labeled
+    small = dict(width=0.25, levels=4, steps=200, evaluations=2, engine=EngineConfig(passes="two"))
+    return DepthConfig(
+        data=data,
+        norm=norm,
+        labels=EveryLabels(k=setting["labels"]),
+        labeled_batch=labeled,
+        unlabeled_batch=unlabeled,
+        learning_rate=setting["learning_rate"],
+        seed=seed,
+        **small | options,
+    )
+
+
 def search(data: str, seed: int) -> dict[str, DepthConfig]:
     """Return the search's runs of one seed, by name: as many settings of BN as forms of UBN."""
     base = {**CHOSEN, "labeled_batch": 8}
