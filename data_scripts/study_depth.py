@@ -86,6 +86,7 @@ def claims(arguments: argparse.Namespace) -> Plan:
     data = synthetic(arguments.data, CLAIMS)
     methods, everywhere = [*depth_study.METHODS, depth_study.TUNED_BN], list(depth_study.METHODS)
     cells = [(m, k, s) for s in range(10) for k in depth_study.CLAIMED for m in methods]
+    cells += [(depth_study.LITERAL, depth_study.FRACTIONS[0], s) for s in range(5)]
     others = [k for k in depth_study.FRACTIONS if k not in depth_study.CLAIMED]
     cells += [(m, k, s) for s in range(5) for k in others for m in everywhere]
     return data, [depth_study.claimed(m, k, data.fingerprint, s) for m, k, s in cells]

@@ -22,7 +22,7 @@ from pytest import MonkeyPatch
 from small_kitti import HEIGHT, WIDTH, write_calibration, write_frame
 from torch import Tensor, nn
 
-from ubnlib import depth_curves, depth_experiment
+from ubnlib import depth_curves, depth_steps
 from ubnlib.checkpoints import load_checkpoint, save_checkpoint
 from ubnlib.depth_config import DepthConfig
 from ubnlib.depth_data import DepthData, EveryLabels
@@ -93,7 +93,8 @@ def obtain_killed(root: Path, out: Path, name: str) -> None:
 
 ODD = dict(labels=EveryLabels(k=2), labeled_batch=5, unlabeled_batch=7)  # so ranks have uneven rows
 TOGETHER = {
-    "killed": dict(norm=UBNForm(), steps=40, **ODD),  # the first, while the others are not there
+    "killed": dict(norm=UBNForm(), steps=20, **ODD),  # the first, while the others are not there
+    "not killed": dict(norm=UBNForm(), steps=20, **ODD),
     "BN": dict(**ODD),
     "UBN": dict(norm=UBNForm(), **ODD),
     "averages": dict(norm=UBNForm(stats_grad="none", source="running"), **ODD),
@@ -117,7 +118,7 @@ def in_float64() -> Iterator[None]:
         return images.double() / 255 - 0.5
 
     with MonkeyPatch.context() as patch:
-        patch.setattr(depth_experiment, "to_input", to_input)
+        patch.setattr(depth_steps, "to_input", to_input)
         patch.setattr(depth_curves, "to_input", to_input)
         torch.set_default_dtype(torch.float64)
         try:
@@ -133,25 +134,22 @@ def train_in_float64(data: DepthData, name: str, **options) -> tuple[nn.Module, 
 
 
 def main(root: Path, out: Path) -> None:
-    """Make all runs with the other processes; what was made before is not made again."""
+    """Make all runs with the other processes."""
     torch.set_num_threads(1)
     with joined() as ranks:
         data = open_walls(root)
         refused = refusal_of_repairs(data, ranks)
         for name in TOGETHER:
-            done, checkpoint = out / f"{name} {ranks.rank}.npz", out / f"{name}.checkpoint.npz"
-            if done.exists():
-                continue
-            start = load_checkpoint(checkpoint)["step"] if checkpoint.exists() else 0
-            ranks.wait()
+            options, start = {}, 0
             if name == "killed":
+                checkpoint = out / "checkpoint.npz"
+                start = load_checkpoint(checkpoint)["step"] if checkpoint.exists() else 0
+                options = dict(checkpoint=checkpoint, every_seconds=0)
                 (out / f"{ranks.rank}.pid").write_text(str(os.getpid()))
-            net, curves = train_in_float64(
-                data, name, ranks=ranks, checkpoint=checkpoint, every_seconds=0
-            )
+                ranks.wait()
+            net, curves = train_in_float64(data, name, ranks=ranks, **options)
             found = dict(state=net.state_dict(), curves=curves, start=start, refused=refused)
-            ranks.wait()  # no rank is done before all are
-            save_checkpoint(found, done)
+            save_checkpoint(found, out / f"{name} {ranks.rank}.npz")
 
 
 def refusal_of_repairs(data: DepthData, ranks: Ranks) -> str:

@@ -171,5 +171,10 @@ def _select(
     wanted = {"experiment": experiment} | where
     if records.empty or not {*wanted, *columns} <= set(records.columns):
         return pd.DataFrame(columns=columns)
-    chosen = np.logical_and.reduce([records[name] == value for name, value in wanted.items()])
+    # An entry that is null in the ledger is one that the configuration leaves open.
+    matches = [
+        records[name].isna() if value is None else records[name] == value
+        for name, value in wanted.items()
+    ]
+    chosen = np.logical_and.reduce(matches)
     return records.loc[chosen & records[metric].notna(), columns]

@@ -82,6 +82,7 @@ METHODS: dict[str, NormConfig] = {
     "UBN, swapped": UBNForm(unlabeled_weight=1.0),  # the unlabeled rows' statistics alone
 }
 TUNED_BN = "BN, tuned"
+LITERAL = "UBN, literal"  # the paper's two steps as the text has them
 FRACTIONS = (128, 64, 32, 16, 8, 4, 2, 1)
 CLAIMED = (128, 32)  # shares with ten seeds
 INDOOR_FRACTIONS = (64, 16)
@@ -145,10 +146,14 @@ def search(data: str, seed: int) -> dict[str, DepthConfig]:
         "UBN, 3 unlabeled": cell(UBNForm(), per_labeled=3),
         "UBN, weight 0.25": cell(UBNForm(unlabeled_weight=0.25)),
         "UBN, ghosts of 4": cell(UBNForm(), ghosts=2),
+        "UBN, batch 4": cell(UBNForm(), labeled_batch=4),
         "UBN, swapped": cell(swapped),
         "UBN, swapped, ghosts of 4": cell(swapped, ghosts=2),
         "UBN, swapped, batch 4": cell(swapped, labeled_batch=4),
         "UBN, swapped in the first half": cell(swapped.model_copy(update={"where": "first half"})),
+        "UBN, swapped in the first half, batch 4": cell(
+            swapped.model_copy(update={"where": "first half"}), labeled_batch=4
+        ),
         "UBN, swapped, gap 0.1": cell(swapped.model_copy(update={"gap_weight": 0.1})),
         "UBN, all": cell(joint),
         "UBN, all, gap 0.1": cell(UBNForm(stats_grad="all", gap_weight=0.1, gap_gradient="both")),
@@ -164,13 +169,14 @@ def measured(reading: str, data: str, seed: int) -> CancellationConfig:
 
 
 def claimed(method: str, labels: int, data: str, seed: int, *, indoor: bool = False) -> DepthConfig:
-    """Return a run that a claim rests on: of one of `METHODS`, or `TUNED_BN`."""
+    """Return a run that a claim rests on: of one of `METHODS`, `TUNED_BN` or `LITERAL`."""
     options: dict[str, Any] = dict(steps=STEPS, evaluations=4) | (INDOOR if indoor else {})
     setting = {**CHOSEN, "labels": labels}
     if method == TUNED_BN:
         setting["labeled_batch"] = 8
         options["engine"] = EngineConfig(passes="two", accumulate=2)
-    return configured(METHODS.get(method, BNConfig()), setting, data, seed, **options)
+    norm = {**METHODS, TUNED_BN: BNConfig(), LITERAL: REPAIRS["literal"]}[method]
+    return configured(norm, setting, data, seed, **options)
 
 
 def find(folder: Path | str, plan: Mapping[str, DepthConfig]) -> dict[str, list[Record]]:
