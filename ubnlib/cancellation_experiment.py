@@ -131,7 +131,7 @@ def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFram
     """Return what steps did, as two tables for the figures and for reading.
 
     Args:
-        records: Of `run_cancellation`, by the name of the reading; of any number of seeds each.
+        records: Of `run_cancellation`, by the name of the reading; of one seed each.
 
     Returns:
         Of losses and accuracies, one row a step: `reading`, `step`, `labeled`, `unlabeled`, `test`,
