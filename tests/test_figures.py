@@ -102,9 +102,11 @@ def test_depth_training_has_a_panel_for_each_method_and_gap():
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes[1].lines}
     assert lines == {"labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4]}
     statistics = depth_training.statistics_table(curves)
-    assert statistics.set_index(["method", "gap", "layer"])["value"]["UBN", "test", "cnv1"] == 0.2
+    by = statistics.set_index(["method", "gap", "layer", "step"])["value"]
+    assert (by["UBN", "test", "cnv1", 10], by["UBN", "test", "cnv1", 20]) == (0.3, 0.2)
     axes = depth_training.draw_statistics(statistics, {"test": "labeled to test"}).axes
-    assert [len(a.lines) for a in axes] == [2]
+    solid = [line.get_ydata().tolist() for line in axes[0].lines if line.get_marker() == "o"]
+    assert solid == [[0.2], [0.2]]
 
 
 def test_predictions_are_beside_the_lidar():

@@ -41,21 +41,24 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def statistics_table(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
-    """Return the layers' gaps at the end of runs: `method`, `gap`, `layer`, `value`.
+    """Return the layers' gaps through runs: `method`, `gap`, `layer`, `step`, `value`.
 
     Gaps are those of `ubnlib.depth_curves.statistics_of_parts`.
     """
     rows = [
-        [method, *name.split("/"), values[-1]]
+        [method, *name.split("/"), step, value]
         for method, curve in curves.items()
         for name, values in curve.items()
         if "/" in name
+        for step, value in zip(curve["step"], values, strict=True)
     ]
-    return pd.DataFrame(rows, columns=["method", "gap", "layer", "value"])
+    return pd.DataFrame(rows, columns=["method", "gap", "layer", "step", "value"])
 
 
 def draw_statistics(table: pd.DataFrame, gaps: Mapping[str, str]) -> Figure:
-    """Draw layers' gaps, a panel for each kind and a line for each method.
+    """Draw layers' gaps at the end (solid) and at the first point measured (dotted).
+
+    A panel for each kind of gap and a color for each method.
 
     Args:
         table: As `statistics_table` returns it.
@@ -64,9 +67,14 @@ def draw_statistics(table: pd.DataFrame, gaps: Mapping[str, str]) -> Figure:
     size = (4.2 * len(gaps), 2.8)
     figure, row = plt.subplots(1, len(gaps), figsize=size, sharey=True, squeeze=False)
     for axes, (gap, title) in zip(row[0], gaps.items(), strict=True):
-        for method, rows in table[table["gap"] == gap].groupby("method", sort=False):
-            axes.plot(np.arange(len(rows)), rows["value"], marker="o", markersize=3, label=method)
-            axes.set_xticks(np.arange(len(rows)), rows["layer"], rotation=90, fontsize=7)
+        some = table[table["gap"] == gap]
+        for color, (method, rows) in enumerate(some.groupby("method", sort=False)):
+            style = dict(color=f"C{color}", linewidth=1)
+            first, last = (rows[rows["step"] == at] for at in (min(rows.step), max(rows.step)))
+            axes.plot(np.arange(len(first)), first["value"], linestyle=":", **style)
+            axes.plot(np.arange(len(last)), last["value"], marker="o", markersize=3,
+                      label=method, **style)  # fmt: skip
+            axes.set_xticks(np.arange(len(last)), last["layer"], rotation=90, fontsize=7)
         axes.set(title=title, yscale="log")
     row[0][0].set_ylabel("distance of statistics")
     row[0][0].legend()
