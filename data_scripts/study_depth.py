@@ -84,12 +84,23 @@ def search(arguments: argparse.Namespace) -> Plan:
 def claims(arguments: argparse.Namespace) -> Plan:
     """Plan Figure 6 and the claims: ten seeds at two shares, five at the others."""
     data = synthetic(arguments.data, CLAIMS)
-    methods, everywhere = [*depth_study.METHODS, depth_study.TUNED_BN], list(depth_study.METHODS)
+    methods, everywhere = [*depth_study.METHODS, depth_study.TUNED_BN], ("BN", "UBN")
     cells = [(m, k, s) for s in range(10) for k in depth_study.CLAIMED for m in methods]
     cells += [(depth_study.LITERAL, depth_study.FRACTIONS[0], s) for s in range(5)]
     others = [k for k in depth_study.FRACTIONS if k not in depth_study.CLAIMED]
     cells += [(m, k, s) for s in range(5) for k in others for m in everywhere]
     return data, [depth_study.claimed(m, k, data.fingerprint, s) for m, k, s in cells]
+
+
+def longer(arguments: argparse.Namespace) -> Plan:
+    """Plan longer training with the fewest labels."""
+    data = synthetic(arguments.data, CLAIMS)
+    k, steps = depth_study.FRACTIONS[0], depth_study.LONGER
+    return data, [
+        depth_study.claimed(method, k, data.fingerprint, seed, steps=steps)
+        for seed in range(5)
+        for method in depth_study.METHODS
+    ]
 
 
 def indoor(arguments: argparse.Namespace) -> Plan:
@@ -111,6 +122,7 @@ STAGES = {
     "failure": failure,
     "search": search,
     "claims": claims,
+    "longer": longer,
     "indoor": indoor,
 }
 

@@ -300,7 +300,7 @@ def together(root, tmp_path_factory):
             if kill:
                 time.sleep(moment)
                 os.kill(int((out / "1.pid").read_text()), signal.SIGKILL)
-            assert (torchrun.wait(timeout=300) != 0) == kill
+            assert (torchrun.wait(timeout=900) != 0) == kill
         finally:
             torchrun.terminate()  # which ends the processes that it started
             torchrun.wait()

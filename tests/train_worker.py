@@ -269,7 +269,7 @@ def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int
                 time.sleep(0.002)
             time.sleep(moments.uniform(0, 0.1))
             process.kill()
-        process.join(timeout=240)
+        process.join(timeout=600)
         expected = (0,) if kill == kills else (-signal.SIGKILL,)
         assert process.exitcode in expected, (kill, process.exitcode)
     return starts

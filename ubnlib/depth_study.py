@@ -76,6 +76,7 @@ def screening() -> list[tuple[str, Setting]]:
 # in two halves, each normalized by itself.
 CHOSEN: Setting = dict(labels=128, labeled_batch=4, per_labeled=1, learning_rate=3e-3)
 STEPS = 250
+LONGER = 600  # steps of the runs that ask whether labels become scarce with more training
 METHODS: dict[str, NormConfig] = {
     "BN": BNConfig(),
     "UBN": UBNForm(),
@@ -168,9 +169,17 @@ def measured(reading: str, data: str, seed: int) -> CancellationConfig:
     return CancellationConfig(**options, evaluations=10)
 
 
-def claimed(method: str, labels: int, data: str, seed: int, *, indoor: bool = False) -> DepthConfig:
+def claimed(
+    method: str,
+    labels: int,
+    data: str,
+    seed: int,
+    *,
+    steps: int = STEPS,
+    indoor: bool = False,
+) -> DepthConfig:
     """Return a run that a claim rests on: of one of `METHODS`, `TUNED_BN` or `LITERAL`."""
-    options: dict[str, Any] = dict(steps=STEPS, evaluations=4) | (INDOOR if indoor else {})
+    options: dict[str, Any] = dict(steps=steps, evaluations=4) | (INDOOR if indoor else {})
     setting = {**CHOSEN, "labels": labels}
     if method == TUNED_BN:
         setting["labeled_batch"] = 8
