@@ -12,7 +12,15 @@ import pytest
 import torch
 import train_worker
 from pydantic import ValidationError
-from train_worker import ALONE, KILLED, TOGETHER, depth_config, train_in_float64, until_done
+from train_worker import (
+    ALONE,
+    KILLED,
+    KILLED_STEPS,
+    TOGETHER,
+    depth_config,
+    train_in_float64,
+    until_done,
+)
 
 from ubnlib.checkpoints import load_checkpoint
 from ubnlib.depth_config import DepthConfig
@@ -220,13 +228,13 @@ def contents(record: Record):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_killed_at_random_moments_it_ends_the_same(root, data, tmp_path, name):
-    config = depth_config(data, steps=60, **KILLED[name])
+    config = depth_config(data, steps=KILLED_STEPS, **KILLED[name])
     whole = run_depth(config, data, weights=tmp_path / "whole.npz")
     out = tmp_path / "killed"
     (out / "checkpoints").mkdir(parents=True)
     (out / "checkpoints" / "left.npz.1.partial").write_bytes(b"of another run")
     starts = until_done(
-        train_worker.obtain_killed, root, out, name, folder=out / "checkpoints", kills=4, seed=2
+        train_worker.obtain_killed, root, out, name, folder=out / "checkpoints", kills=3, seed=2
     )
     assert starts[1] == 4 and sorted(set(starts)) == starts, "each start went further"
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["left.npz.1.partial"]

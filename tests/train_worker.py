@@ -36,7 +36,7 @@ from ubnlib.training import initialized_by
 
 # Forks of a process that has imported everything and done nothing: quick to start.
 CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["ubnlib.depth_experiment"])
+CLEAN.set_forkserver_preload(["ubnlib.depth_experiment", "torch._dynamo"])  # an optimizer's
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 # --- depth runs ---------------------------------------------------------------------------------
@@ -80,11 +80,14 @@ KILLED = {
 }
 
 
+KILLED_STEPS = 40
+
+
 def obtain_killed(root: Path, out: Path, name: str) -> None:
     """Make a run of `KILLED`, with a checkpoint after each step."""
     torch.set_num_threads(1)
     data = open_walls(root)
-    config = depth_config(data, steps=60, **KILLED[name])
+    config = depth_config(data, steps=KILLED_STEPS, **KILLED[name])
     folders = dict(checkpoints=out / "checkpoints", weights=out / "weights")
     obtain_depth(config, data, out, every_seconds=0, **folders)
 

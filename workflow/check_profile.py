@@ -22,7 +22,7 @@ from read_notebook import read_notebook
 # Set by the workflow for every run, so that no profile can send results astray.
 RESERVED = ("results", "kitti_root", "profile")
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
-FOLDERS = ("data_root",)
+FOLDERS = ("data_root", "study")
 
 
 class ProfileError(Exception):
