@@ -300,6 +300,12 @@ def losses_of(walls, norm, **engine):
     return torch.tensor(curves["loss"])
 
 
+@pytest.fixture(scope="module", params=[BNConfig(), UBNForm()], ids=["BN", "UBN"])
+def plain_run(request, walls):
+    """A normalization, and its losses in float32."""
+    return request.param, losses_of(walls, request.param)
+
+
 @pytest.mark.parametrize(
     ("how", "close"),
     [
@@ -311,9 +317,9 @@ def losses_of(walls, norm, **engine):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("norm", [BNConfig(), UBNForm()], ids=["BN", "UBN"])
-def test_other_ways_train_to_about_the_same(walls, norm, how, close):
-    plain, other = losses_of(walls, norm), losses_of(walls, norm, **how)
+def test_other_ways_train_to_about_the_same(walls, plain_run, how, close):
+    norm, plain = plain_run
+    other = losses_of(walls, norm, **how)
     assert plain[-1] < 0.8 * plain[0], "it trains"
     torch.testing.assert_close(other, plain, rtol=close, atol=0)
     if how != dict(passes="two"):
@@ -354,9 +360,9 @@ def test_a_compiled_net_trains_to_the_same(no_compiled_graphs, monkeypatch, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", [BNConfig(), UBNForm()], ids=["BN", "UBN"])
-def test_a_compiled_dispnet_trains_to_the_same(no_compiled_graphs, monkeypatch, walls, norm):
+def test_a_compiled_dispnet_trains_to_the_same(no_compiled_graphs, monkeypatch, walls, plain_run):
     compile_plainly = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net: compile_plainly(net, backend="eager"))
-    plain, other = losses_of(walls, norm), losses_of(walls, norm, compile=True)
+    norm, plain = plain_run
+    other = losses_of(walls, norm, compile=True)
     torch.testing.assert_close(other, plain, rtol=0.01, atol=0)
