@@ -13,6 +13,7 @@ make reproduce    run the notebooks into results/PROFILE/ and gather them in ind
                     CORES=all          processor cores to use
 make test         check style, code and notebooks
                     KITTI_SAMPLE=      folder of real KITTI files, for the tests that need some
+                    RGBD_ROOT=         folder of real RGB-D frames, likewise
 make lab          open the notebooks in JupyterLab
 make notebooks    run the committed notebooks again, in place
 make lock         write requirements.lock anew from pyproject.toml
@@ -57,7 +58,7 @@ test-notebooks:
 	cp -R notebooks profiles claims.yaml build/nbval
 	cp -R results/standard build/nbval/results
 	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/quick/synthetic
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 -p no:cacheprovider \
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks > build/nbval.log 2>&1; \
 	  status=$$?; cat build/nbval.log; exit $$status
 
