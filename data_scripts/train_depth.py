@@ -13,10 +13,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ubnlib.depth_config import DepthConfig
 from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.depth_experiment import DepthConfig, obtain_depth
+from ubnlib.depth_experiment import obtain_depth, run_depth
 from ubnlib.kitti import PackedDepth
-from ubnlib.ranks import joined
+from ubnlib.provenance import source_digest
+from ubnlib.ranks import Ranks, joined
+from ubnlib.records import Record, read_record, record_path
 
 
 def main() -> int:
@@ -27,26 +30,40 @@ def main() -> int:
         frames = PackedDepth(arguments.packed)
         data = DepthData(frames, *usual_split(frames.keys, arguments.test_every))
         with joined() as ranks:
-            record = obtain_depth(
-                config,
-                data,
-                arguments.records,
-                ranks=ranks,
-                checkpoints=arguments.checkpoints,
-                weights=arguments.weights,
-                every_seconds=arguments.every_seconds,
-                progress=f"1/{config.labels.k}, seed {config.seed}",
-                workers=arguments.workers,
-            )
+            record = make_record(config, data, ranks, arguments)
     except (ValidationError, ValueError, OSError, FloatingPointError) as error:
         print(f"train_depth: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train_depth: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130
-    if ranks.first:
+    if record is not None:
         print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")
     return 0
+
+
+def make_record(
+    config: DepthConfig, data: DepthData, ranks: Ranks, arguments: argparse.Namespace
+) -> Record | None:
+    """Make the record if it is missing; the first process writes it, and the others help."""
+    how = dict(ranks=ranks, every_seconds=arguments.every_seconds, workers=arguments.workers)
+    if ranks.first:
+        return obtain_depth(
+            config,
+            data,
+            arguments.records,
+            checkpoints=arguments.checkpoints,
+            weights=arguments.weights,
+            progress=f"1/{config.labels.k}, seed {config.seed}",
+            **how,
+        )
+    digest = source_digest(obtain_depth.__module__)
+    path = record_path(config, arguments.records)
+    # The first process writes after all have trained, so that all see the same here.
+    if not (path.exists() and read_record(path).provenance.source == digest):
+        checkpoint = arguments.checkpoints / f"{config.key}-{digest}.npz"
+        run_depth(config, data, checkpoint=checkpoint, **how)
+    return None
 
 
 def parse() -> argparse.Namespace:
