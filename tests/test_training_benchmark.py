@@ -89,9 +89,8 @@ def test_sources_hand_out_the_same_frames_and_a_turn_is_a_long_runs(small, modul
             expected = modules.cases.make_loader(
                 modules.cases.config_of(setting, method, data),
                 data,
-                8,
-                workers=0,
-                ranks=modules.cases.Ranks(0, 1, torch.device("cpu")),
+                modules.cases.Ranks(0, 1, torch.device("cpu")),
+                steps=8,
             )
             batches = list(expected)
             assert batches[0].labeled.images.shape == (4, 3, 32, 64)
@@ -207,11 +206,8 @@ def test_memory_is_that_of_a_process_which_trains(small, modules):
     narrow, with_weights = (
         modules.cases.peak_of_process(s, "BN", data.frames.folder) for s in (setting, wide)
     )
-    net = modules.cases.make_engine(
-        modules.cases.config_of(wide, "BN", data),
-        None,
-        modules.cases.Ranks(0, 1, torch.device("cpu")),
-    ).model
+    ranks = modules.cases.Ranks(0, 1, torch.device("cpu"))
+    net = modules.cases.make_net(modules.cases.config_of(wide, "BN", data), ranks)
     weights = sum(p.numel() for p in net.parameters()) * 4 / 2**20
     # With their gradients and Adam's two moments; and nothing else that is as large.
     assert 3.9 * weights < with_weights - narrow < 6 * weights
