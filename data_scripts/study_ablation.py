@@ -1,0 +1,114 @@
+"""Make the records of the ablation (docs/ablation_study.md), domain by domain.
+
+    python data_scripts/study_ablation.py spiral digits
+
+Each domain is tuned first, except `indoor`, which takes the choices of `drives`. A stopped study
+goes on where it was. The depth domains render and pack synthetic drives where they are missing.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ubnlib import depth_study
+from ubnlib.ablation.config import AblationConfig, Domain
+from ubnlib.ablation.domains import Scenes
+from ubnlib.ablation.experiment import run_ablation
+from ubnlib.ablation.plan import CLAIM_SEEDS, claimed
+from ubnlib.ablation.tuning import Choice, tune
+from ubnlib.depth_data import DepthData, usual_split
+from ubnlib.kitti import KittiRaw, PackedDepth, prepare
+from ubnlib.records import Record
+from ubnlib.rgbd import RgbdFrames, split_by_time
+from ubnlib.sweep import obtain_all
+from ubnlib.synthetic import make_synthetic_kitti
+
+TUNING, CLAIMS = 1, 0  # seeds of the two sets of drives, which share none
+STREET, ROOM = (24, 80), (36, 48)  # sizes of the frames
+
+
+def main() -> int:
+    """Parse the arguments, then tune and run each domain."""
+    arguments = parse()
+    try:
+        for domain in arguments.domains:
+            study(domain, arguments)
+    except (ValueError, OSError) as error:
+        print(f"study_ablation: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def study(domain: Domain, arguments: argparse.Namespace) -> None:
+    """Make the records of one domain."""
+    choices = tuned("drives" if domain == "indoor" else domain, arguments)
+    if arguments.only_tuning:
+        return
+    scenes = scenes_of(domain, CLAIMS, arguments)
+    data = scenes.data.fingerprint if scenes else ""
+    runs = list(claimed(domain, choices, data=data).values())
+    obtain(runs, scenes, arguments.results / "ablation", f"{domain}, claims")
+
+
+def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Choice]:
+    """Return the choices of a domain, from its tuning runs."""
+    scenes = scenes_of(domain, TUNING, arguments)
+    data = scenes.data.fingerprint if scenes else ""
+    folder = arguments.results / "ablation_tuning"
+
+    def records(configs: Sequence[AblationConfig]) -> list[Record]:
+        return obtain(configs, scenes, folder, f"{domain}, tuning")
+
+    return tune(domain, records, data=data)
+
+
+def obtain(
+    configs: Sequence[AblationConfig], scenes: Scenes | None, folder: Path, progress: str
+) -> list[Record]:
+    """Return the records of runs, making the missing ones."""
+    run = functools.partial(run_ablation, scenes=scenes)
+    return obtain_all(configs, run, folder, progress=progress)
+
+
+def scenes_of(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scenes | None:
+    """Return the frames of a depth domain, with others of another distribution beside them."""
+    if domain == "drives":
+        packed = drives(arguments.data, seed, STREET)
+        data = DepthData(packed, *usual_split(packed.keys, test_every=4))
+        return Scenes(data, drives(arguments.data, 1 - seed, STREET), {})
+    if domain == "indoor":
+        if arguments.rgbd_root is None:
+            raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
+        frames = RgbdFrames(arguments.rgbd_root, size=ROOM)
+        data = DepthData(frames, *split_by_time(frames.keys))
+        return Scenes(data, drives(arguments.data, CLAIMS, ROOM), depth_study.INDOOR)
+    return None
+
+
+@functools.cache
+def drives(folder: Path, seed: int, size: tuple[int, int]) -> PackedDepth:
+    """Return one of the two sets of drives, rendered and packed if need be."""
+    root = make_synthetic_kitti(
+        folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
+    )
+    raw = KittiRaw(root, cameras=(2,), size=size)
+    return prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("domains", nargs="+", choices=list(CLAIM_SEEDS))
+    parser.add_argument("--data", type=Path, default=Path("data/depth"), help="where drives go")
+    parser.add_argument("--results", type=Path, default=Path("results/standard"))
+    parser.add_argument("--rgbd-root", type=Path, help="folder of RGB-D frames, for `indoor`")
+    parser.add_argument("--only-tuning", action="store_true", help="make no claim's run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
