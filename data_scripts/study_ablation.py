@@ -48,8 +48,12 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
         return
     scenes = scenes_of(domain, CLAIMS, arguments)
     data = scenes.data.fingerprint if scenes else ""
-    runs = list(claimed(domain, choices, data=data).values())
-    obtain(runs, scenes, arguments.results / "ablation", f"{domain}, claims")
+    obtain(
+        claimed(domain, choices, data=data),
+        scenes,
+        arguments.results / "records",
+        f"{domain}, claims",
+    )
 
 
 def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Choice]:

@@ -26,6 +26,8 @@ class AblationConfig(Config):
     experiment: Literal["ablation"] = "ablation"
     domain: Domain
     stage: Literal["tuning", "claims"] = "claims"  # tuning is judged by other data than claims
+    ingredient: str = ""  # what a run is for, and its name there, so that claims can ask for it
+    name: str = ""
     data: str = ""  # fingerprint of frames; other domains make their data from the seeds
     method: Method
     setting: Setting

@@ -143,7 +143,14 @@ RATES = (1.0, 1 / 3, 3.0)  # of the domain's learning rate
 
 
 def configured(
-    domain: Domain, method: Method, change: Mapping[str, Any], *, stage: str, data: str = ""
+    domain: Domain,
+    method: Method,
+    change: Mapping[str, Any],
+    *,
+    stage: str,
+    data: str = "",
+    ingredient: str = "",
+    name: str = "",
 ) -> AblationConfig:
     """Return a run with all seeds of its stage.
 
@@ -153,11 +160,20 @@ def configured(
         change: What differs from the domain's setting.
         stage: "tuning" or "claims".
         data: Fingerprint of the frames, for depth.
+        ingredient: What the run is for.
+        name: Its name there.
     """
     seeds = CLAIM_SEEDS[domain] if stage == "claims" else TUNING_SEEDS[domain]
     setting = Setting(**BASE[domain].model_dump() | dict(change))
     return AblationConfig(
-        domain=domain, stage=stage, data=data, method=method, setting=setting, seeds=seeds
+        domain=domain,
+        stage=stage,
+        ingredient=ingredient,
+        name=name,
+        data=data,
+        method=method,
+        setting=setting,
+        seeds=seeds,
     )
 
 
@@ -167,8 +183,8 @@ PLAIN = "BN"
 
 def claimed(
     domain: Domain, choices: Mapping[str, tuple[Method, Mapping[str, Any]]], *, data: str = ""
-) -> dict[tuple[str, str, int], AblationConfig]:
-    """Return all runs that conclusions on a domain rest on, by (ingredient, name, labels).
+) -> list[AblationConfig]:
+    """Return all runs that conclusions on a domain rest on.
 
     The tuned methods are those of the ingredient "peers"; those of "baselines" have the domain's
     setting, which the ingredients share.
@@ -182,15 +198,22 @@ def claimed(
         "baselines": {DEFAULT: Method(norm=UBN()), PLAIN: Method()},
         **ingredients(domain),
     }
-    runs: dict[tuple[str, str, int], AblationConfig] = {}
-    for labels in LABELS[domain]:
-        cells = {
-            (kind, name): (method, {})
-            for kind, methods in fixed.items()
-            for name, method in methods.items()
-        }
-        cells |= {("peers", name): choice for name, choice in choices.items()}
-        for (kind, name), (method, change) in cells.items():
-            change = {**change, "labels": labels}
-            runs[kind, name, labels] = configured(domain, method, change, stage="claims", data=data)
-    return runs
+    cells = [
+        (ingredient, name, method, {})
+        for ingredient, methods in fixed.items()
+        for name, method in methods.items()
+    ]
+    cells += [("peers", name, method, change) for name, (method, change) in choices.items()]
+    return [
+        configured(
+            domain,
+            method,
+            {**change, "labels": labels},
+            stage="claims",
+            data=data,
+            ingredient=ingredient,
+            name=name,
+        )
+        for labels in LABELS[domain]
+        for ingredient, name, method, change in cells
+    ]
