@@ -17,6 +17,7 @@ from ubnlib.ablation.config import AblationConfig, Domain
 from ubnlib.ablation.domains import Scenes
 from ubnlib.ablation.experiment import run_ablation
 from ubnlib.ablation.plan import CLAIM_SEEDS, claimed
+from ubnlib.ablation.study import reader
 from ubnlib.ablation.tuning import Choice, tune
 from ubnlib.depth_data import DepthData, usual_split
 from ubnlib.kitti import KittiRaw, PackedDepth, prepare
@@ -65,7 +66,7 @@ def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Choice]:
     def records(configs: Sequence[AblationConfig]) -> list[Record]:
         return obtain(configs, scenes, folder, f"{domain}, tuning")
 
-    return tune(domain, records, data=data)
+    return tune(domain, reader(folder) if arguments.tuned else records, data=data)
 
 
 def obtain(
@@ -110,6 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/depth"), help="where drives go")
     parser.add_argument("--results", type=Path, default=Path("results/standard"))
     parser.add_argument("--rgbd-root", type=Path, help="folder of RGB-D frames, for `indoor`")
+    parser.add_argument("--tuned", action="store_true", help="take tuning records as they are")
     parser.add_argument("--only-tuning", action="store_true", help="make no claim's run")
     return parser.parse_args()
 

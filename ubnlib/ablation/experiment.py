@@ -14,7 +14,8 @@ def run_ablation(
 
     The metrics are accuracies: `accuracy` on data for testing, `labeled_accuracy` and
     `unlabeled_accuracy` on parts of the training data, and `refreshed_accuracy` on data for testing
-    with statistics measured anew after training, None for nets without any.
+    with statistics measured anew after training, None for nets without any. The record names the
+    frames of another distribution.
 
     Args:
         config: The run.
@@ -30,4 +31,5 @@ def run_ablation(
         found["refreshed_accuracy"] = problem.measure(again)["accuracy"] if again else unknown
         for name, values in found.items():
             metrics.setdefault(name, []).extend(values)
-    return Result(metrics, {})
+    other = {} if scenes is None else {"other": [scenes.other.fingerprint]}
+    return Result(metrics, {}, other)

@@ -12,13 +12,21 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _BatchNormOfAnyShape(_BatchNorm):
+class BatchNormVariant(_BatchNorm):
+    """What the variants of batch normalization share: in evaluation they are batch normalization.
+
+    Attributes:
+        plain: Be batch normalization in training mode too, to measure statistics anew.
+    """
+
+    plain = False
+
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"Expected input [N, C, ...], got {tuple(input.shape)}.")
 
 
-class GhostBatchNorm(_BatchNormOfAnyShape):
+class GhostBatchNorm(BatchNormVariant):
     """Batch normalization by parts of the batch (Hoffer et al. 2017, arXiv:1705.08741).
 
     Args:
@@ -36,13 +44,13 @@ class GhostBatchNorm(_BatchNormOfAnyShape):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each part by its own statistics; in evaluation by the averages."""
-        if not self.training:
+        if self.plain or not self.training:
             return super().forward(input)
         parts = input.tensor_split(max(1, len(input) // self.ghost))
         return torch.cat([_BatchNorm.forward(self, part) for part in parts])
 
 
-class BatchRenorm(_BatchNormOfAnyShape):
+class BatchRenorm(BatchNormVariant):
     """Batch Renormalization (Ioffe 2017, arXiv:1702.03275).
 
     In training x is normalized by the moving averages in value and by the batch in gradient:
@@ -77,7 +85,7 @@ class BatchRenorm(_BatchNormOfAnyShape):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize by averages and batch; in evaluation by the averages."""
-        if not self.training:
+        if self.plain or not self.training:
             return super().forward(input)
         r, d = self._corrections(input.detach())
         self.steps += 1
@@ -103,7 +111,7 @@ class BatchRenorm(_BatchNormOfAnyShape):
         return r, d
 
 
-class SplitBatchNorm(_BatchNormOfAnyShape):
+class SplitBatchNorm(BatchNormVariant):
     """Own statistics for labeled and for unlabeled rows (Xie et al. 2020, arXiv:1911.09665).
 
     Without a loss on the unlabeled rows this is batch normalization. `first` says how many rows,
@@ -123,7 +131,7 @@ class SplitBatchNorm(_BatchNormOfAnyShape):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each kind of rows by its own statistics; in evaluation by the averages."""
-        if not self.training or self.first is None:
+        if self.plain or not self.training or self.first is None:
             return super().forward(input)
         labeled = super().forward(input[: self.first])
         others = F.batch_norm(

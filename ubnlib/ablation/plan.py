@@ -33,6 +33,9 @@ TUNING_SEEDS: dict[Domain, tuple[int, ...]] = {
     "digits": (900, 901, 902),
     "drives": (900, 901),
 }
+DEFAULT = "UBN"  # the ingredients' baseline: UBN as `convert_ubn` makes it
+PLAIN = "BN"  # the peers' baseline
+REFRESHED = "BN, refreshed"  # the peer that is judged by its refreshed statistics
 MANY = {"drives": 64, "indoor": 64}  # frames that stand for the population, where all are too many
 
 
@@ -110,10 +113,10 @@ def peers(domain: Domain) -> dict[str, Peer]:
 
     half = batch // 2
     found = {
-        "BN": by_batch(Method()),
-        "BN, refreshed": by_batch(Method(), "refreshed_accuracy"),
+        PLAIN: by_batch(Method()),
+        REFRESHED: by_batch(Method(), "refreshed_accuracy"),
         "BN, averages see unlabeled": by_batch(Method(averages_see=True)),
-        "UBN": by_batch(Method(norm=UBN())),
+        DEFAULT: by_batch(Method(norm=UBN())),
         "UBN, joint gradient": by_batch(Method(norm=UBN(stats_grad="all"))),
         "Ghost BN": Peer(
             (
@@ -177,10 +180,6 @@ def configured(
     )
 
 
-DEFAULT = "UBN"  # the ingredients' baseline: UBN as `convert_ubn` makes it
-PLAIN = "BN"
-
-
 def claimed(
     domain: Domain, choices: Mapping[str, tuple[Method, Mapping[str, Any]]], *, data: str = ""
 ) -> list[AblationConfig]:
@@ -217,3 +216,9 @@ def claimed(
         for labels in LABELS[domain]
         for ingredient, name, method, change in cells
     ]
+
+
+def smaller(config: AblationConfig, seeds: int, steps: int) -> AblationConfig:
+    """Return a run with fewer seeds and steps, for a quick look."""
+    setting = config.setting.model_copy(update={"steps": min(steps, config.setting.steps)})
+    return config.model_copy(update={"setting": setting, "seeds": config.seeds[:seeds]})

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ubnlib.ablation.config import Setting
 from ubnlib.ablation.methods import Method, Pool, Rows, Teacher
-from ubnlib.ablation.norms import SplitBatchNorm
+from ubnlib.ablation.norms import BatchNormVariant, SplitBatchNorm
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.steps import two_passes
 from ubnlib.training import initialized_by, random_batches
@@ -184,8 +184,16 @@ def row_batches(problem: Problem, pool: Pool, wanted: Rows, salt: int) -> Iterat
 def refreshed(net: nn.Module, problem: Problem) -> nn.Module | None:
     """Return a copy with statistics measured anew over training rows of both kinds (AdaBN).
 
-    None where the net has no moving averages.
+    All but the normalization is in evaluation mode, and variants of batch normalization are plain
+    ones, as they will be when the statistics are used.
+
+    Returns:
+        The copy; None where the net has no moving averages.
     """
     if not any(isinstance(layer, _BatchNorm) for layer in net.modules()):
         return None
-    return refresh_statistics(copy.deepcopy(net), problem.refreshing())
+    again = copy.deepcopy(net).eval()
+    for layer in again.modules():
+        if isinstance(layer, BatchNormVariant):
+            layer.plain = True
+    return refresh_statistics(again, problem.refreshing())
