@@ -7,7 +7,7 @@ README.md.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -73,17 +73,17 @@ def measure(
     ]
 
 
-def run(settings: list[Setting], repeats: int) -> Report:
-    """Measure all settings."""
+def run(settings: list[Setting], repeats: int, memory_of: Collection[str] = METHODS) -> Report:
+    """Measure all settings, and the memory of some methods, each in a process of its own."""
     origin, comparisons = provenance("ubnlib.cost"), []
     cases = len(WORKERS) * len(METHODS) * (WARM_UP + repeats)
     # Silent where nobody looks.
-    with tqdm(total=len(settings) * (cases + len(METHODS)), unit="turn", disable=None) as bar:
+    with tqdm(total=len(settings) * (cases + len(memory_of)), unit="turn", disable=None) as bar:
         for setting in settings:
             bar.set_description(f"{setting.size[0]} x {setting.size[1]}")
             with tempfile.TemporaryDirectory() as folder:
                 data, memory = pack_frames(setting, Path(folder)), {}
-                for method in METHODS if can_tell_memory(setting.device) else ():
+                for method in memory_of if can_tell_memory(setting.device) else ():
                     memory[method] = peak_of_process(setting, method, data.frames.folder)
                     bar.update()
                 rows = measure(setting, data, repeats, bar.update)
@@ -106,7 +106,7 @@ def main() -> int:
     add("--rows", type=int, help="labeled rows (4 and 8 on the CPU, 128 on CUDA)")
     add("--repeats", type=int, default=9, help="timed turns (9)")
     add("--threads", type=int, default=1, help="of torch on the CPU (1)")
-    add("--quick", action="store_true", help="tiny sizes, which say nothing about speed")
+    add("--quick", action="store_true", help="tiny sizes, which say nothing; memory of BN only")
     add("--out", type=Path, help="folder of the results (results/benchmarks; none if --quick)")
     arguments = parser.parse_args()
     out = arguments.out or (None if arguments.quick else RESULTS)
@@ -123,7 +123,9 @@ def main() -> int:
             changes["rows"] = arguments.rows
         settings = SETTINGS[arguments.device][: 1 if arguments.quick else None]
         settings = [setting.model_copy(update=changes) for setting in settings]
-        report = run(settings, arguments.repeats)
+        # A process takes much longer to start than to train a tiny net.
+        memory_of = ["BN"] if arguments.quick else list(METHODS)
+        report = run(settings, arguments.repeats, memory_of)
         if out is not None:
             print(write_report(report, arguments.device, out))
     except torch.OutOfMemoryError:

@@ -16,43 +16,68 @@ from ubnlib.provenance import provenance
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 METHODS = ["BN", "UBN, side by side", "UBN, two passes"]
 SOURCES = ["held batch", "no workers", "2 workers"]
+of_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
 CASES = [(source, method) for source in SOURCES for method in METHODS]
 
 
-@pytest.fixture
-def modules(monkeypatch):
+@pytest.fixture(scope="module")
+def modules():
     """The benchmark's own modules, which are no package."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import tables
-    import training
-    import training_cases
-    import training_tables
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        import measuring
+        import tables
+        import training
+        import training_cases
+        import training_tables
 
-    return SimpleNamespace(
-        run=training, cases=training_cases, report=training_tables, tables=tables
-    )
+        yield SimpleNamespace(
+            run=training,
+            cases=training_cases,
+            report=training_tables,
+            tables=tables,
+            measuring=measuring,
+        )
 
 
-@pytest.fixture
-def small(modules, tmp_path):
+@pytest.fixture(scope="module")
+def small(modules, tmp_path_factory):
     """The GPU's setting, small and on the CPU, with its frames."""
     (setting,) = modules.run.SETTINGS["cuda"]
     assert (setting.size, setting.rows, setting.precision) == ((256, 832), 128, "bf16")
     setting = setting.model_copy(update=modules.run.TINY | dict(device="cpu"))
-    return setting, modules.cases.pack_frames(setting, tmp_path)
+    return setting, modules.cases.pack_frames(setting, tmp_path_factory.mktemp("frames"))
+
+
+OTHERS = """# Steps
+
+A table.
+
+{mark}
+
+# Frames
+
+Another.
+"""
+
+
+@pytest.fixture(scope="module")
+def quick(modules, tmp_path_factory):
+    """A quick run of the script: its folder, what it said, and its report."""
+    out = tmp_path_factory.mktemp("quick")
+    (out / "README.md").write_text(OTHERS.format(mark=modules.tables.KITTI_MARK))
+    command = [sys.executable, BENCHMARKS / "training.py", "--device", "cpu", "--quick"]
+    command += ["--repeats", "2", "--out", out]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert {path.name for path in out.iterdir()} == {"README.md", "training_cpu.json"}
+    text = (out / "training_cpu.json").read_text()
+    return out, ended.stdout, modules.report.Report.model_validate_json(text)
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_times_and_its_part_of_the_table(tmp_path, modules):
-    others = f"# Steps\n\nA table.\n\n{modules.tables.KITTI_MARK}\n\n# Frames\n\nAnother.\n"
-    (tmp_path / "README.md").write_text(others)
-    command = [sys.executable, BENCHMARKS / "training.py", "--device", "cpu", "--quick"]
-    command += ["--repeats", "2", "--out", tmp_path]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "training_cpu.json"}
-    text = (tmp_path / "training_cpu.json").read_text()
-    report = modules.report.Report.model_validate_json(text)
+def test_a_run_writes_its_times_and_its_part_of_the_table(quick, modules):
+    out, said, report = quick
     assert report.provenance.module == "ubnlib.cost" and report.provenance.threads == 1
     (comparison,) = report.comparisons
     assert [(m.data, m.method) for m in comparison.measurements] == CASES
@@ -60,18 +85,40 @@ def test_a_run_writes_its_times_and_its_part_of_the_table(tmp_path, modules):
         assert len(m.milliseconds) == len(m.waiting) == 2
         assert all(0 <= w < ms for w, ms in zip(m.waiting, m.milliseconds, strict=True))
         assert m.images == (4 if m.method == "BN" else 8)
-    if sys.platform == "linux":
-        assert list(comparison.memory_mb) == METHODS
-        assert min(comparison.memory_mb.values()) > 50  # torch alone is larger
-    readme = (tmp_path / "README.md").read_text()
-    assert report.markdown().strip() in readme and report.markdown() in ended.stdout
+    readme = (out / "README.md").read_text()
+    assert report.markdown().strip() in readme and report.markdown() in said
     before, _, rest = readme.partition(modules.tables.TRAINING_MARK)
     behind = rest.partition(modules.tables.KITTI_MARK)[2]
+    others = OTHERS.format(mark=modules.tables.KITTI_MARK)
     assert before + modules.tables.KITTI_MARK + behind == others, "the parts of others stay"
 
 
-def test_the_setting_of_a_gpu_is_measured_wherever_it_is(small, modules):
+@of_linux
+@pytest.mark.parametrize("quick", [True, False])
+def test_memory_of_every_method_is_measured_unless_it_must_be_quick(
+    modules, monkeypatch, small, tmp_path, quick
+):
+    """A process for each would take long to start: the methods train in this one."""
     setting, data = small
+    monkeypatch.setattr(modules.run, "SETTINGS", {"cpu": [setting]})
+    monkeypatch.setattr(modules.run, "can_tell_memory", lambda device: True)
+    monkeypatch.setattr(modules.run, "pack_frames", lambda *_: data)
+    monkeypatch.setattr(modules.run, "measure", lambda *_: [])
+    monkeypatch.setattr(modules.run, "peak_of_process", modules.cases.peak_memory)
+    monkeypatch.setattr(modules.run, "write_report", lambda report, *_: reports.append(report))
+    monkeypatch.setattr(modules.report.Comparison, "markdown", lambda *_: "")
+    command = ["training.py", "--device", "cpu", "--out", str(tmp_path), *["--quick"] * quick]
+    monkeypatch.setattr(sys, "argv", command)
+    reports = []
+    assert modules.run.main() == 0
+    ((comparison,),) = [report.comparisons for report in reports]
+    assert list(comparison.memory_mb) == (["BN"] if quick else METHODS)
+    assert min(comparison.memory_mb.values()) > 50  # torch alone is larger
+
+
+def test_the_setting_of_a_gpu_is_measured_wherever_it_is(small, modules, monkeypatch):
+    setting, data = small
+    monkeypatch.setattr(modules.measuring, "WARM_UP", 1)  # in bfloat16 a step takes long on a CPU
     measured = modules.run.measure(setting, data, repeats=1)
     assert [(m.data, m.method) for m in measured] == CASES
     for m in measured:
@@ -198,14 +245,15 @@ def test_what_cannot_be_is_refused_in_one_sentence(modules, monkeypatch, capsys,
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+@of_linux
 @pytest.mark.slow
-def test_memory_is_that_of_a_process_which_trains(small, modules):
-    setting, data = small
-    wide = setting.model_copy(update=dict(width=1.0))
-    narrow, with_weights = (
-        modules.cases.peak_of_process(s, "BN", data.frames.folder) for s in (setting, wide)
-    )
+def test_memory_is_that_of_a_process_which_trains(quick, small, modules):
+    (comparison,) = quick[2].comparisons
+    assert list(comparison.memory_mb) == ["BN"]
+    narrow = comparison.memory_mb["BN"]
+    assert narrow > 50  # torch alone is larger
+    wide, data = comparison.setting.model_copy(update=dict(width=1.0)), small[1]
+    with_weights = modules.cases.peak_of_process(wide, "BN", data.frames.folder)
     ranks = modules.cases.Ranks(0, 1, torch.device("cpu"))
     net = modules.cases.make_net(modules.cases.config_of(wide, "BN", data), ranks)
     weights = sum(p.numel() for p in net.parameters()) * 4 / 2**20
