@@ -17,7 +17,10 @@ from train_worker import (
     KILLED,
     KILLED_STEPS,
     TOGETHER,
+    as_rank,
     depth_config,
+    free_port,
+    start,
     train_in_float64,
     until_done,
 )
@@ -292,26 +295,39 @@ def test_a_run_goes_on_with_another_precision_and_as_many_points(data, tmp_path)
 # Two processes
 
 
+def kill_one_of_two(root, out):
+    """Start the runs in two processes, and kill one of them in the first run, as torchrun would."""
+    port, runs = free_port(), train_worker.main
+    first, second = (start(as_rank, rank, port, runs, root, out) for rank in (0, 1))
+    try:
+        while not (out / "checkpoint.npz").exists() and first.is_alive() and second.is_alive():
+            time.sleep(0.01)
+        time.sleep(random.Random(3).uniform(0, 0.3))
+        second.kill()
+        second.join()
+        assert second.exitcode == -signal.SIGKILL
+        first.terminate()  # unless it has missed the other and failed
+        first.join(timeout=60)
+        assert first.exitcode
+    finally:
+        first.kill()
+        second.kill()
+
+
 @pytest.fixture(scope="module")
 def together(root, tmp_path_factory):
     """What each of two processes found, of which one was killed in the first run."""
     out = tmp_path_factory.mktemp("together")
+    kill_one_of_two(root, out)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [train_worker.__file__, str(root), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    checkpoint, moment = out / "checkpoint.npz", random.Random(3).uniform(0, 0.3)
-    for kill in (True, False):
-        torchrun = subprocess.Popen(command, env=environment)
-        try:
-            while kill and not checkpoint.exists() and torchrun.poll() is None:
-                time.sleep(0.01)
-            if kill:
-                time.sleep(moment)
-                os.kill(int((out / "1.pid").read_text()), signal.SIGKILL)
-            assert (torchrun.wait(timeout=900) != 0) == kill
-        finally:
-            torchrun.terminate()  # which ends the processes that it started
-            torchrun.wait()
+    torchrun = subprocess.Popen(command, env=environment)
+    try:
+        assert torchrun.wait(timeout=900) == 0
+    finally:
+        torchrun.terminate()  # which ends the processes that it started
+        torchrun.wait()
     return {
         name: [load_checkpoint(out / f"{name} {rank}.npz") for rank in (0, 1)] for name in TOGETHER
     }

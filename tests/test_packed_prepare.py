@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from small_kitti import DATE, image_path, scan_path, write_frame, write_textured
+from train_worker import run_script, start
 
 from ubnlib.kitti import KittiRaw, PackedDepth
 from ubnlib.kitti.packed import Preparation, prepare
@@ -287,19 +288,22 @@ def test_killed_between_the_name_and_the_tidying(raw, folder, undisturbed, decod
 
 @pytest.mark.slow
 def test_kill_9_of_the_script(root, folder, tmp_path, monkeypatch):
-    """The real command, killed as its marks of progress appear; its chunks are of 32 frames."""
+    """The real script, killed as its marks of progress appear; its chunks are of 32 frames.
+
+    Only the last time it is started from the command line: that takes seconds.
+    """
     write_textured(root, drive=2, frames=range(60))
-    command = [sys.executable, SCRIPT, root, folder, "--size", "512", "512", "--quiet"]
-    command += ["--workers", "1"]
+    options = [root, folder, "--size", "512", "512", "--quiet", "--workers", "1"]
+    command = [sys.executable, SCRIPT, *options]
     chunks = Path(f"{folder}.partial", "chunks")
     marked = {}
     for mark in ("source", "00000000.json", "00000064.json"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while process.poll() is None and not (chunks / mark).exists():
+        process = start(run_script, SCRIPT, *options)
+        while process.is_alive() and not (chunks / mark).exists():
             time.sleep(0.001)
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL and not folder.exists()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not folder.exists()
         times = {path.name: path.stat().st_mtime_ns for path in chunks.glob("*.json")}
         assert times.items() >= marked.items()  # what was packed is not packed again
         marked = times
@@ -706,19 +710,30 @@ def test_script_on_disks_that_are_really_full_or_read_only(root, tmp_path):
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()
     write_textured(root, drive=2, frames=range(40))
-    script = f"{sys.executable} {SCRIPT} {root} {disk}/packed --size 32 96 --workers 1 --quiet"
     # Half of the pixels have a return here, more than in any real scan, so the plan is too low.
     images = 90 * 32 * 96 * 3
-    steps = f"""
-        mount -t tmpfs -o size={images + 90 * 32 * 96} tmpfs {disk}
-        {script}; echo first $?; ls -A {disk} {disk}/packed.partial/chunks
-        mount -o remount,size=100m {disk}
-        {script}; echo second $?
-        cp -r {disk}/packed {copy}
-        mount -o remount,ro {disk}
-        {script.replace("packed", "other")}; echo third $?
+    steps = f"""if True:
+        import os, runpy, sys
+
+        def script(folder, which):
+            options = "--size 32 96 --workers 1 --quiet".split()
+            sys.argv = [{str(SCRIPT)!r}, {str(root)!r}, folder, *options]
+            try:
+                runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+            except SystemExit as end:
+                print(which, end.code, flush=True)
+
+        os.system("mount -t tmpfs -o size={images + 90 * 32 * 96} tmpfs {disk}")
+        script("{disk}/packed", "first")
+        os.system("ls -A {disk} {disk}/packed.partial/chunks")
+        os.system("mount -o remount,size=100m {disk}")
+        script("{disk}/packed", "second")
+        os.system("cp -r {disk}/packed {copy}")
+        os.system("mount -o remount,ro {disk}")
+        script("{disk}/other", "third")
     """
-    done = subprocess.run([*NAMESPACE, "sh", "-c", steps], capture_output=True, text=True)
+    command = [*NAMESPACE, sys.executable, "-c", steps]  # torch takes seconds to import: once
+    done = subprocess.run(command, capture_output=True, text=True)
     out, err = done.stdout, done.stderr
     assert re.search(r"first 1\n.*\npacked.partial\n(.*\n)*00000000.json\n", out)
     assert f"{disk}/packed.partial cannot be written in full (No space left on device): " in err

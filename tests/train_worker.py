@@ -8,11 +8,15 @@ import itertools
 import multiprocessing
 import os
 import random
+import runpy
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +38,9 @@ from ubnlib.kitti import KittiRaw, LabeledUnlabeledLoader, PackedDepth, prepare
 from ubnlib.ranks import Ranks, joined
 from ubnlib.training import initialized_by
 
-# Forks of a process that has imported everything and done nothing: quick to start.
+# Forks of a process that has imported everything and trained nothing: quick to start.
 CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["ubnlib.depth_experiment", "torch._dynamo"])  # an optimizer's
+CLEAN.set_forkserver_preload(["warm_worker"])
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 # --- depth runs ---------------------------------------------------------------------------------
@@ -80,7 +84,7 @@ KILLED = {
 }
 
 
-KILLED_STEPS = 40
+KILLED_STEPS = 24
 
 
 def obtain_killed(root: Path, out: Path, name: str) -> None:
@@ -96,8 +100,8 @@ def obtain_killed(root: Path, out: Path, name: str) -> None:
 
 ODD = dict(labels=EveryLabels(k=2), labeled_batch=5, unlabeled_batch=7)  # so ranks have uneven rows
 TOGETHER = {
-    "killed": dict(norm=UBNForm(), steps=20, **ODD),  # the first, while the others are not there
-    "not killed": dict(norm=UBNForm(), steps=20, **ODD),
+    "killed": dict(norm=UBNForm(), steps=12, **ODD),  # the first, while the others are not there
+    "not killed": dict(norm=UBNForm(), steps=12, **ODD),
     "BN": dict(**ODD),
     "UBN": dict(norm=UBNForm(), **ODD),
     "averages": dict(norm=UBNForm(stats_grad="none", source="running"), **ODD),
@@ -148,8 +152,6 @@ def main(root: Path, out: Path) -> None:
                 checkpoint = out / "checkpoint.npz"
                 start = load_checkpoint(checkpoint)["step"] if checkpoint.exists() else 0
                 options = dict(checkpoint=checkpoint, every_seconds=0)
-                (out / f"{ranks.rank}.pid").write_text(str(os.getpid()))
-                ranks.wait()
             net, curves = train_in_float64(data, name, ranks=ranks, **options)
             found = dict(state=net.state_dict(), curves=curves, start=start, refused=refused)
             save_checkpoint(found, out / f"{name} {ranks.rank}.npz")
@@ -240,7 +242,37 @@ def train_dropout(out: Path) -> None:
     save_checkpoint(dict(state=engine.model.state_dict(), curves=engine.curves), out / "end.npz")
 
 
-# --- killing ------------------------------------------------------------------------------------
+# --- processes, also to be killed ---------------------------------------------------------------
+
+
+def start(target: Callable, *arguments) -> BaseProcess:
+    """Start a process that has done nothing before."""
+    with MonkeyPatch.context() as patch:  # the server knows no other way to the tests' modules
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+    process = CLEAN.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def as_rank(rank: int, port: int, target: Callable, *arguments) -> None:
+    """Call a target as one of two processes that torchrun would have started."""
+    address = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    os.environ |= address | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    target(*arguments)
+
+
+def run_script(path: Path, *arguments) -> None:
+    """Run a script in this process as from the command line."""
+    sys.argv = [str(path), *map(str, arguments)]
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int) -> list[int]:
@@ -263,10 +295,9 @@ def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int
         before = _state(folder)
         starts.append(0 if before is None else load_checkpoint(before[0])["step"])
         if kill == 0:
-            process = CLEAN.Process(target=die_in_writing, args=(5, target, *arguments))
+            process = start(die_in_writing, 5, target, *arguments)
         else:
-            process = CLEAN.Process(target=target, args=arguments)
-        process.start()
+            process = start(target, *arguments)
         if 0 < kill < kills:
             while process.is_alive() and _state(folder) == before:
                 time.sleep(0.002)
