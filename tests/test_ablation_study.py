@@ -91,6 +91,14 @@ def test_differences_are_paired_by_seed_and_tested_as_a_family():
     assert found.loc[("peers", "BN"), "says"] == "open"
 
 
+def test_of_a_stopped_study_only_what_has_a_baseline_is_compared():
+    runs = some_runs()
+    left = runs[(runs["ingredient"] != "peers") | (runs["name"] != "BN")]
+    assert set(compare(left)["ingredient"]) == {"baselines", "gradient"}
+    one = rows("bias and noise", "labeled, batch", 0.5)
+    assert bias_and_noise(one).empty
+
+
 def test_domains_are_families_of_their_own_and_stand_in_order():
     runs = some_runs()
     other = runs.assign(domain="spiral", accuracy=runs["accuracy"] + noise(9)[runs["seed"]])
@@ -120,6 +128,7 @@ def test_equal_runs_are_no_difference_and_a_constant_one_is_certain():
         (0.01, 0.01, "a little ahead"),
         (-0.01, 0.04, "a little behind"),
         (-0.3, 0.001, "behind"),
+        (1e-4, 1e-9, "level"),
         (0.3, 0.05, "open"),
         (0.3, float("nan"), "open"),
     ],

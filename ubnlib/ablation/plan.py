@@ -11,7 +11,7 @@ from ubnlib.ablation.methods import UBN, Ghost, Group, Method, Renorm, Rows, Spl
 
 LABELS: dict[Domain, tuple[int, ...]] = {
     "spiral": (25,),  # points a class
-    "digits": (5, 20, 10, 50),  # images a class, the two that matter most first
+    "digits": (5, 20, 10, 50),  # images a class, the fewest first
     "drives": (128,),  # every so many frame
     "indoor": (64,),
 }
@@ -203,7 +203,7 @@ def claimed(
         for name, method in methods.items()
     ]
     cells += [("peers", name, method, change) for name, (method, change) in choices.items()]
-    return [
+    runs = [
         configured(
             domain,
             method,
@@ -216,6 +216,11 @@ def claimed(
         for labels in LABELS[domain]
         for ingredient, name, method, change in cells
     ]
+    # A study that is stopped has what matters most: all with the fewest labels, then the peers.
+    few = LABELS[domain][0]
+    return sorted(
+        runs, key=lambda r: r.setting.labels != few and r.ingredient not in ("baselines", "peers")
+    )
 
 
 def smaller(config: AblationConfig, seeds: int, steps: int) -> AblationConfig:

@@ -13,6 +13,7 @@ from ubnlib.claims import interval
 from ubnlib.records import Record, read_record, record_path
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
+NOTHING = 0.001  # smaller differences are none, however sure
 OF_USE = 0.02  # a clear difference of at least so much accuracy is of use
 
 # With what the runs of an ingredient are compared; all others with UBN's defaults.
@@ -27,11 +28,12 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
         runs: As `ubnlib.records.read_records` returns them, of claims.
 
     Returns:
-        One row for each domain, number of labels, ingredient and name, in the order of the domains:
-        the mean `accuracy` and `refreshed` accuracy, the `difference` to the baseline, its 95 %
-        bootstrap interval `low` and `high`, the paired t-test's `p`, corrected over all comparisons
-        of the domain (Benjamini and Hochberg), the `effect` (mean over standard deviation of the
-        differences), `seeds`, and `says`: see `says`. Baselines have neither p nor effect.
+        One row for each domain, number of labels, ingredient and name that has a baseline, in the
+        order of the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the
+        baseline, its 95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected
+        over all comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over
+        standard deviation of the differences), `seeds`, and `says`: see `says`. Baselines have
+        neither p nor effect.
     """
     rows = []
     refreshed = runs["name"] == REFRESHED
@@ -40,6 +42,8 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
         cells = {cell: one.set_index("seed") for cell, one in some.groupby(["ingredient", "name"])}
         for (ingredient, name), one in cells.items():
             baseline = BASELINES.get(ingredient, ("baselines", DEFAULT))
+            if baseline not in cells:  # a study that was stopped
+                continue
             row = [domain, labels, ingredient, name]
             row += [one["accuracy"].mean(), one["refreshed_accuracy"].mean()]
             theirs = cells[baseline]["accuracy"]
@@ -76,9 +80,16 @@ def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
 
 
 def says(difference: float, p: float) -> str:
-    """Put a difference and its corrected p in words: ahead or behind, if only a little, or open."""
+    """Put a difference and its corrected p in words.
+
+    Returns:
+        "ahead" or "behind", "a little ..." where it is not of use, "level" where it is nothing, and
+        "open" where it is not clear.
+    """
     if not p < CLEAR:
         return "open"
+    if abs(difference) < NOTHING:
+        return "level"
     side = "ahead" if difference > 0 else "behind"
     return side if abs(difference) >= OF_USE else f"a little {side}"
 
@@ -99,6 +110,8 @@ def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
     chosen = runs[runs["ingredient"] == "bias and noise"]
     for (domain, labels), some in chosen.groupby(["domain", "setting.labels"], sort=False):
         cell = some.pivot(index="seed", columns="name", values="accuracy")
+        if len(cell.columns) < 4:  # a study that was stopped
+            continue
         noise_biased = cell["labeled, batch"] - cell["labeled, all"]
         noise_unbiased = cell["everything, batch"] - cell["everything, all"]
         batch = cell["everything, batch"] - cell["labeled, batch"]
