@@ -29,7 +29,12 @@ def main() -> int:
     for path in random.Random(arguments.seed).sample(paths, arguments.number):
         record = read_record(path)
         config = AblationConfig.model_validate(record.config)
-        again = run_ablation(config, scenes_of(config.domain, CLAIMS, arguments))
+        try:
+            scenes = scenes_of(config.domain, CLAIMS, arguments)
+            again = run_ablation(config, scenes)
+        except ValueError as error:
+            print(f"repeat_ablation: {path.name}: {error}", file=sys.stderr)
+            return 1
         same = again.metrics == record.metrics
         differ |= not same
         print(

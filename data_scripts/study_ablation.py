@@ -85,7 +85,7 @@ def scenes_of(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scene
         return Scenes(data, drives(arguments.data, 1 - seed, STREET), {})
     if domain == "indoor":
         if arguments.rgbd_root is None:
-            raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
+            raise ValueError("The indoor domain needs a folder of frames: --rgbd-root.")
         frames = RgbdFrames(arguments.rgbd_root, size=ROOM)
         data = DepthData(frames, *split_by_time(frames.keys))
         return Scenes(data, drives(arguments.data, CLAIMS, ROOM), depth_study.INDOOR)
@@ -113,7 +113,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rgbd-root", type=Path, help="folder of RGB-D frames, for `indoor`")
     parser.add_argument("--tuned", action="store_true", help="take tuning records as they are")
     parser.add_argument("--only-tuning", action="store_true", help="make no claim's run")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if "indoor" in arguments.domains and arguments.rgbd_root is None:
+        parser.error("the indoor domain needs a folder of frames: --rgbd-root (docs/rgbd.md)")
+    return arguments
 
 
 if __name__ == "__main__":
