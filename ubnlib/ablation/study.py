@@ -37,7 +37,8 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     refreshed = runs["name"] == REFRESHED
-    runs = runs.assign(accuracy=runs["accuracy"].mask(refreshed, runs["refreshed_accuracy"]))
+    accuracy = runs["accuracy"].mask(refreshed, runs["refreshed_accuracy"])
+    runs = _in_order(runs.assign(accuracy=accuracy))
     for (domain, labels), some in runs.groupby(["domain", "setting.labels"], sort=False):
         cells = {cell: one.set_index("seed") for cell, one in some.groupby(["ingredient", "name"])}
         for (ingredient, name), one in cells.items():
@@ -59,8 +60,14 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
         if len(tested):
             table.loc[tested.index, "p"] = false_discovery_control(tested)
     table["says"] = [says(*row) for row in table[["difference", "p"]].itertuples(index=False)]
-    place = table["domain"].map(ORDER.index)
-    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)
+    return table
+
+
+def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs by domain and number of labels, otherwise as they were."""
+    runs = runs.reset_index(drop=True)
+    place = {"domain": runs["domain"].map(ORDER.index), "labels": runs["setting.labels"]}
+    return runs.loc[pd.DataFrame(place).sort_values(["domain", "labels"], kind="stable").index]
 
 
 def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
@@ -107,7 +114,7 @@ def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
         over the other factor, and "interaction" how much more noise does without bias than with.
     """
     rows = []
-    chosen = runs[runs["ingredient"] == "bias and noise"]
+    chosen = _in_order(runs[runs["ingredient"] == "bias and noise"])
     for (domain, labels), some in chosen.groupby(["domain", "setting.labels"], sort=False):
         cell = some.pivot(index="seed", columns="name", values="accuracy")
         if len(cell.columns) < 4:  # a study that was stopped
@@ -152,7 +159,7 @@ def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
         runs: As for `compare`.
     """
     rows = []
-    chosen = runs[runs["ingredient"] == "baselines"]
+    chosen = _in_order(runs[runs["ingredient"] == "baselines"])
     for (domain, labels, name), some in chosen.groupby(
         ["domain", "setting.labels", "name"], sort=False
     ):
