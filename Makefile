@@ -20,7 +20,7 @@ make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce test test-code test-notebooks lab notebooks lock clean
+.PHONY: help reproduce test test-code test-first-half test-second-half test-notebooks lab notebooks lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -41,14 +41,24 @@ reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)'
 
 # With tensors this small, more threads only wait for each other.
-test test-code test-notebooks notebooks: export OMP_NUM_THREADS := 1
+test test-code test-first-half test-second-half test-notebooks notebooks: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --no-print-directory --jobs 2 test-code test-notebooks
+	$(MAKE) --no-print-directory --jobs 2 test-first-half test-notebooks test-second-half
 
 test-code:
 	MPLBACKEND=agg $(BIN)/python -m pytest
+
+# Half of the code's tests beside the notebooks, and the other half when one of these is done.
+SECOND_HALF = $(wildcard tests/test_[o-z]*.py) ubnlib
+test-first-half:
+	MPLBACKEND=agg $(BIN)/python -m pytest $(filter-out $(SECOND_HALF),$(wildcard tests/test_*.py))
+
+test-second-half:
+	mkdir -p build
+	MPLBACKEND=agg $(BIN)/python -m pytest -p no:cacheprovider $(SECOND_HALF) > build/code.log 2>&1; \
+	  status=$$?; cat build/code.log; exit $$status
 
 # nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used, and
 # reports when it is done, since the code is tested meanwhile.
