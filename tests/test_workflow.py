@@ -47,7 +47,7 @@ for kind in ("png", "pdf"):
 (folder / "02_figure2.csv").write_text("rate")
 plt.close(figure)"""
 SECOND = """from pathlib import Path
-assert (Path(results) / "figures" / "02_figure2.png").exists(), "02 must run before 04"
+assert (Path(results) / "figures" / "02_figure2.png").exists(), "02 must run before 05"
 assert Path.cwd().name == "notebooks"
 if Path("../broken").exists():
     raise RuntimeError("first line\\nthe last line")"""
@@ -74,8 +74,8 @@ def write_profile(root: Path, notebooks, name: str = "quick") -> None:
 def project(tmp_path):
     """A project of two notebooks, the second of which reads what the first makes."""
     write_notebook(tmp_path / "notebooks" / "02_toy_analysis.ipynb", FIRST, DRAW)
-    write_notebook(tmp_path / "notebooks" / "04_ablation.ipynb", FIRST, SECOND)
-    write_profile(tmp_path, {"02_toy_analysis": {"steps": 5}, "04_ablation": {}})
+    write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, SECOND)
+    write_profile(tmp_path, {"02_toy_analysis": {"steps": 5}, "05_verdicts": {}})
     return tmp_path
 
 
@@ -110,7 +110,7 @@ def test_run_parameters_are_complete_and_absolute(project):
 @pytest.mark.parametrize(
     ("notebooks", "words"),
     [
-        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_toy_analysis, 04_ablation"]),
+        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_toy_analysis, 05_verdicts"]),
         ({"02_toy_analysis": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
         ({"02_toy_analysis": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
         ({"02_toy_analysis": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
@@ -147,14 +147,14 @@ def test_malformed_profile(project, text, words):
 
 
 def test_default_that_is_computed_is_refused(project):
-    write_notebook(project / "notebooks" / "04_ablation.ipynb", "steps = 2 * 3", "steps")
-    with pytest.raises(ProfileError, match=r"04_ablation.ipynb: 'steps = 2 \* 3'"):
+    write_notebook(project / "notebooks" / "05_verdicts.ipynb", "steps = 2 * 3", "steps")
+    with pytest.raises(ProfileError, match=r"05_verdicts.ipynb: 'steps = 2 \* 3'"):
         run_parameters("quick", project, project / "out")
 
 
 def test_broken_notebook_is_named(project):
-    (project / "notebooks" / "04_ablation.ipynb").write_text('{"cells": [')
-    with pytest.raises(ProfileError, match=r"04_ablation\.ipynb is not a notebook"):
+    (project / "notebooks" / "05_verdicts.ipynb").write_text('{"cells": [')
+    with pytest.raises(ProfileError, match=r"05_verdicts\.ipynb is not a notebook"):
         run_parameters("quick", project, project / "out")
 
 
@@ -249,7 +249,7 @@ def test_revision_without_git_is_empty(tmp_path, monkeypatch):
 def test_run_is_interrupted_then_fails_then_ends(project):
     """The second notebook needs the first; each run goes on where the last one stopped."""
     notebooks = project / "results" / "quick" / "notebooks"
-    first, second = notebooks / "02_toy_analysis.ipynb", notebooks / "04_ablation.ipynb"
+    first, second = notebooks / "02_toy_analysis.ipynb", notebooks / "05_verdicts.ipynb"
 
     (project / "wait").touch()
     run = subprocess.Popen(
@@ -276,9 +276,9 @@ def test_run_is_interrupted_then_fails_then_ends(project):
     (project / "broken").touch()
     done = reproduce(project)
     assert done.returncode not in (0, 130)
-    assert "04_ablation FAILED" in done.stdout and "RuntimeError: the last line" in done.stdout
-    assert (notebooks / "04_ablation.failed.ipynb").exists() and not second.exists()
-    assert "RuntimeError" in (project / "results/quick/logs/04_ablation.log").read_text()
+    assert "05_verdicts FAILED" in done.stdout and "RuntimeError: the last line" in done.stdout
+    assert (notebooks / "05_verdicts.failed.ipynb").exists() and not second.exists()
+    assert "RuntimeError" in (project / "results/quick/logs/05_verdicts.log").read_text()
     executed = json.loads(first.read_text())["metadata"]["papermill"]
     assert executed["parameters"]["steps"] == 5 and executed["end_time"]
 
@@ -286,7 +286,7 @@ def test_run_is_interrupted_then_fails_then_ends(project):
     time_of_first = first.stat().st_mtime_ns
     done = reproduce(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "04_ablation done" in done.stdout and "02_toy_analysis" not in done.stdout
+    assert "05_verdicts done" in done.stdout and "02_toy_analysis" not in done.stdout
     assert first.stat().st_mtime_ns == time_of_first
     assert sorted(notebooks.glob("*.ipynb")) == [first, second]
     assert done.stdout.splitlines()[-1] == str(project / "results/quick/index.html")
@@ -300,7 +300,7 @@ def check_index(results: Path) -> None:
     files = [link for link in links.links + links.loads if not link.startswith("#")]
     for name in ("02_figure2.png", "02_figure2.pdf", "02_figure2.csv"):
         assert f"figures/{name}" in files
-    for name in ("02_toy_analysis", "04_ablation"):
+    for name in ("02_toy_analysis", "05_verdicts"):
         assert {f"notebooks/{name}.html", f"notebooks/{name}.ipynb"} <= set(files)
     assert [link for link in files if not (results / unquote(link)).is_file()] == []
     assert "For &lt;tests&gt;." in page and "About 02_toy_analysis" in page
