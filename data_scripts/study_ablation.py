@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study_depth import CLAIMS, SEARCH, synthetic
+
 from ubnlib import depth_study
 from ubnlib.ablation.config import AblationConfig, Domain
 from ubnlib.ablation.domains import Scenes
@@ -19,15 +21,12 @@ from ubnlib.ablation.experiment import run_ablation
 from ubnlib.ablation.plan import CLAIM_SEEDS, claimed
 from ubnlib.ablation.study import reader
 from ubnlib.ablation.tuning import Choice, tune
-from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.kitti import KittiRaw, PackedDepth, prepare
+from ubnlib.depth_data import DepthData
 from ubnlib.records import Record
 from ubnlib.rgbd import RgbdFrames, split_by_time
 from ubnlib.sweep import obtain_all
-from ubnlib.synthetic import make_synthetic_kitti
 
-TUNING, CLAIMS = 1, 0  # seeds of the two sets of drives, which share none
-STREET, ROOM = (24, 80), (36, 48)  # sizes of the frames
+ROOM = (36, 48)  # size of the indoor frames
 
 
 def main() -> int:
@@ -59,7 +58,7 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
 
 def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Choice]:
     """Return the choices of a domain, from its tuning runs."""
-    scenes = scenes_of(domain, TUNING, arguments)
+    scenes = scenes_of(domain, SEARCH, arguments)
     data = scenes.data.fingerprint if scenes else ""
     folder = arguments.results / "ablation_tuning"
 
@@ -80,26 +79,15 @@ def obtain(
 def scenes_of(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scenes | None:
     """Return the frames of a depth domain, with others of another distribution beside them."""
     if domain == "drives":
-        packed = drives(arguments.data, seed, STREET)
-        data = DepthData(packed, *usual_split(packed.keys, test_every=4))
-        return Scenes(data, drives(arguments.data, 1 - seed, STREET), {})
+        data, other = (synthetic(arguments.data, number) for number in (seed, 1 - seed))
+        return Scenes(data, other.frames, {})
     if domain == "indoor":
         if arguments.rgbd_root is None:
             raise ValueError("The indoor domain needs a folder of frames: --rgbd-root.")
         frames = RgbdFrames(arguments.rgbd_root, size=ROOM)
         data = DepthData(frames, *split_by_time(frames.keys))
-        return Scenes(data, drives(arguments.data, CLAIMS, ROOM), depth_study.INDOOR)
+        return Scenes(data, synthetic(arguments.data, CLAIMS, ROOM).frames, depth_study.INDOOR)
     return None
-
-
-@functools.cache
-def drives(folder: Path, seed: int, size: tuple[int, int]) -> PackedDepth:
-    """Return one of the two sets of drives, rendered and packed if need be."""
-    root = make_synthetic_kitti(
-        folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
-    )
-    raw = KittiRaw(root, cameras=(2,), size=size)
-    return prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
 
 
 def parse() -> argparse.Namespace:

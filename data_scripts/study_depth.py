@@ -127,13 +127,13 @@ STAGES = {
 }
 
 
-def synthetic(folder: Path, seed: int) -> DepthData:
+def synthetic(folder: Path, seed: int, size: tuple[int, int] = SIZE) -> DepthData:
     """Return one of the two sets of drives, rendered and packed if need be."""
     root = make_synthetic_kitti(
         folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
     )
-    raw = KittiRaw(root, cameras=(2,), size=SIZE)
-    packed = prepare(raw, folder / f"packed-{seed}-{SIZE[0]}x{SIZE[1]}")
+    raw = KittiRaw(root, cameras=(2,), size=size)
+    packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
     return DepthData(packed, *usual_split(packed.keys, test_every=4))
 
 

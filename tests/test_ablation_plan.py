@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ from ubnlib.ablation.plan import (
     smaller,
 )
 from ubnlib.ablation.tuning import tune
+from ubnlib.records import read_record
 
 DOMAINS = tuple(BASE)
 TUNED = tuple(TUNING_SEEDS)
@@ -257,3 +259,13 @@ def test_names_of_the_baselines_are_not_those_of_anything_else():
     assert plan.DEFAULT != plan.PLAIN
     for domain in DOMAINS:
         assert {"baselines", "peers"}.isdisjoint(ingredients(domain))
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_runs_after_the_fact_are_those_of_the_committed_records(domain):
+    folder = Path(__file__).parents[1] / "results" / "standard" / "ablation_after"
+    records = [read_record(path) for path in folder.glob("*.json")]
+    data = {record.config["domain"]: record.config["data"] for record in records}
+    runs = plan.afterwards(domain, data=data.get(domain, ""))
+    ours = [record.key for record in records if record.config["domain"] == domain]
+    assert [run.key for run in runs] == ours

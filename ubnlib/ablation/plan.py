@@ -223,6 +223,23 @@ def claimed(
     )
 
 
+def afterwards(domain: Domain, *, data: str = "") -> list[AblationConfig]:
+    """Return runs that the plan did not have: BN in depth with the batch that tuning gave UBN.
+
+    Args:
+        domain: On what; other domains have none.
+        data: Fingerprint of the frames.
+    """
+    if domain not in MANY:
+        return []
+    base = BASE[domain]
+    batch = 2 * base.labeled_batch
+    change = {"labeled_batch": batch, "learning_rate": RATES[2] * base.learning_rate}
+    change["labels"] = LABELS[domain][0]
+    what = dict(ingredient="after the fact", name=f"BN, batch {batch}")
+    return [configured(domain, Method(), change, stage="claims", data=data, **what)]
+
+
 def smaller(config: AblationConfig, seeds: int, steps: int) -> AblationConfig:
     """Return a run with fewer seeds and steps, for a quick look."""
     setting = config.setting.model_copy(update={"steps": min(steps, config.setting.steps)})
