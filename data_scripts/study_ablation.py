@@ -18,9 +18,9 @@ from ubnlib import depth_study
 from ubnlib.ablation.config import AblationConfig, Domain
 from ubnlib.ablation.domains import Scenes
 from ubnlib.ablation.experiment import run_ablation
-from ubnlib.ablation.plan import CLAIM_SEEDS, claimed
+from ubnlib.ablation.plan import CLAIM_SEEDS, Trial, afterwards, claimed
 from ubnlib.ablation.study import reader
-from ubnlib.ablation.tuning import Choice, tune
+from ubnlib.ablation.tuning import tune
 from ubnlib.depth_data import DepthData
 from ubnlib.records import Record
 from ubnlib.rgbd import RgbdFrames, split_by_time
@@ -54,9 +54,11 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
         arguments.results / "records",
         f"{domain}, claims",
     )
+    later = afterwards(domain, data=data)
+    obtain(later, scenes, arguments.results / "ablation_after", f"{domain}, after the fact")
 
 
-def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Choice]:
+def tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Trial]:
     """Return the choices of a domain, from its tuning runs."""
     scenes = scenes_of(domain, SEARCH, arguments)
     data = scenes.data.fingerprint if scenes else ""

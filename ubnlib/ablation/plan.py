@@ -181,7 +181,7 @@ def configured(
 
 
 def claimed(
-    domain: Domain, choices: Mapping[str, tuple[Method, Mapping[str, Any]]], *, data: str = ""
+    domain: Domain, choices: Mapping[str, Trial], *, data: str = ""
 ) -> list[AblationConfig]:
     """Return all runs that conclusions on a domain rest on.
 

@@ -1,20 +1,17 @@
 """The same budget for every peer: three learning rates, then its own two other choices."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ubnlib.ablation.config import AblationConfig, Domain
-from ubnlib.ablation.methods import Method
-from ubnlib.ablation.plan import BASE, RATES, Peer, configured, peers
+from ubnlib.ablation.plan import BASE, RATES, Peer, Trial, configured, peers
 from ubnlib.records import Record
 
 Obtain = Callable[[Sequence[AblationConfig]], Sequence[Record]]
-Choice = tuple[Method, dict[str, Any]]
 
 
-def tune(domain: Domain, obtain: Obtain, *, data: str = "") -> dict[str, Choice]:
+def tune(domain: Domain, obtain: Obtain, *, data: str = "") -> dict[str, Trial]:
     """Return the best of each peer's five trials: its method, and what differs in the setting.
 
     Args:
@@ -48,7 +45,7 @@ def tune(domain: Domain, obtain: Obtain, *, data: str = "") -> dict[str, Choice]
 def _scores(
     domain: Domain,
     found: Mapping[str, Peer],
-    trials: Mapping[str, Sequence[Choice]],
+    trials: Mapping[str, Sequence[Trial]],
     obtain: Obtain,
     data: str,
 ) -> dict[str, list[float]]:
