@@ -84,7 +84,7 @@ lock:
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip install pip-tools
 	echo 'torch==2.13.0' > build/lock/constraints.txt
-	build/lock/bin/pip-compile --extra companion --extra test --constraint build/lock/constraints.txt \
+	build/lock/bin/pip-compile --extra companion --extra site --extra test --constraint build/lock/constraints.txt \
 	  --allow-unsafe --strip-extras --no-header --no-emit-find-links --no-emit-index-url \
 	  --no-emit-options --output-file build/lock/requirements.txt pyproject.toml
 	{ echo '# Every transitive version of the companion, pinned: `make lock` writes this file from pyproject.toml.'; \
