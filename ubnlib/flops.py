@@ -64,7 +64,7 @@ def flops_of_step(config: DepthConfig, size: tuple[int, int]) -> float:
         config: The run.
         size: Height and width of its images.
     """
-    forward, both = _flops_of_image(config.width, config.levels, tuple(size))
+    forward, both = flops_of_image(config.width, config.levels, tuple(size))
     norm, labeled, unlabeled = config.norm, config.labeled_batch, config.unlabeled_batch
     if not has_unlabeled(config):
         return labeled * both
@@ -74,7 +74,7 @@ def flops_of_step(config: DepthConfig, size: tuple[int, int]) -> float:
 
 
 @functools.cache
-def _flops_of_image(width: float, levels: int, size: tuple[int, int]) -> tuple[float, float]:
+def flops_of_image(width: float, levels: int, size: tuple[int, int]) -> tuple[float, float]:
     """Return one image's operations, forward and in both directions, without computing any."""
     with torch.device("meta"):
         net = DispNet(width=width, levels=levels)

@@ -1,82 +1,187 @@
-"""Run a profile's notebooks and say where the results are: what `make reproduce` does.
+"""Make a profile's runs, run its notebooks and write the report: what `make reproduce` does.
 
-Checks the arguments, then runs Snakemake in the project's folder. Interrupted or failed, the same
-command goes on where it stopped.
+Checks the arguments, plans, then runs Snakemake in the project's folder. Interrupted or failed,
+the same command goes on where it stopped.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from check_profile import ProfileError, check_kitti, run_parameters
-from terminal import duration
+from terminal import describe, duration, say
 
-
-def snakemake(profile: str, kitti_root: str, cores: str) -> list[str]:
-    """Give the command that runs the workflow.
-
-    `--nolock`: Snakemake's own lock outlives a killed run; `main` holds one that does not.
-    """
-    return [
-        sys.executable, "-m", "snakemake",
-        "--snakefile", str(Path(__file__).with_name("Snakefile")),
-        "--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock", "--quiet", "all",
-        "--config", f"profile={json.dumps(profile)}", f"kitti_root={json.dumps(kitti_root)}",
-    ]  # fmt: skip
-
-
-def wait(process: subprocess.Popen) -> int:
-    """Wait for a process; Ctrl-C reaches it too, so let it end in its own time."""
-    interrupted = False
-    while True:
-        try:
-            code = process.wait()
-            return 130 if interrupted else code
-        except KeyboardInterrupt:
-            interrupted = True
+FOLDER = Path(__file__).parent
+DATA = "03_depth_experiments"  # the notebook whose runs need frames
 
 
 def main() -> int:
-    """Check, run, report; return the exit status."""
+    """Check, plan, run, report; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick")
-    parser.add_argument("--kitti-root", default="", help="folder of KITTI Raw; synthetic if empty")
-    parser.add_argument("--cores", default="all")
+    add_arguments(parser)
     args = parser.parse_args()
     start = time.monotonic()
     try:
-        kitti_root = check_kitti(args.kitti_root)
-        results = Path("results", args.profile + ("-kitti" if kitti_root else "")).absolute()
-        run_parameters(args.profile, Path.cwd(), results, kitti_root)
-    except ProfileError as error:
-        print(error, file=sys.stderr)
+        profile, results, parameters = checked(args)
+        with locked(results) as lock:
+            try:
+                code = reproduce(args, profile, results, parameters, lock)
+            except KeyboardInterrupt:
+                code = 130
+    except (ProfileError, OSError) as error:
+        print(describe(error), file=sys.stderr)
         return 2
+    took = duration(time.monotonic() - start)
+    if code:
+        state = "Interrupted" if code == 130 else "Not finished"
+        print(
+            f"{state} after {took}; what is done is kept, and the same command goes on from "
+            f"there. Logs: {results / 'logs'}",
+            file=sys.stderr,
+        )
+        return code
+    print(f"All done, {took}. Open in a browser:\n{results / 'index.html'}")
+    return 0
+
+
+def checked(args: argparse.Namespace) -> tuple[str, Path, dict[str, dict[str, Any]]]:
+    """Check the arguments; return profile, results folder and all parameters by notebook."""
+    kitti_root = check_kitti(args.kitti_root)
+    if args.cluster and not (FOLDER / "profiles" / args.cluster).is_dir():
+        there = ", ".join(sorted(path.name for path in (FOLDER / "profiles").iterdir()))
+        raise ProfileError(
+            f"There is no cluster '{args.cluster}' in workflow/profiles; there are: {there}."
+        )
+    results = Path("results", args.profile + ("-kitti" if kitti_root else "")).absolute()
+    return args.profile, results, run_parameters(args.profile, Path.cwd(), results, kitti_root)
+
+
+@contextlib.contextmanager
+def locked(results: Path) -> Iterator[int]:
+    """Hold the results folder's lock, which ends with the process, however that ends."""
     results.mkdir(parents=True, exist_ok=True)
     with (results / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another run is writing to {results}; wait for it to end.", file=sys.stderr)
-            return 2
-        command = snakemake(args.profile, kitti_root, args.cores)
-        print(shlex.join(command), flush=True)
-        code = wait(subprocess.Popen(command, pass_fds=[lock.fileno()]))
-    if code:
-        state = "Interrupted" if code == 130 else "Not finished"
-        print(
-            f"{state} after {duration(time.monotonic() - start)}; what is done is kept, and the "
-            f"same command goes on from there. Logs: {results / 'logs'}",
-            file=sys.stderr,
-        )
-        return code
-    print(f"All done, {duration(time.monotonic() - start)}. Open in a browser:")
-    print(results / "index.html")
-    return 0
+            raise ProfileError(
+                f"Another run is writing to {results}; wait for it to end."
+            ) from None
+        yield lock.fileno()
+
+
+def reproduce(
+    args: argparse.Namespace,
+    profile: str,
+    results: Path,
+    parameters: dict[str, dict[str, Any]],
+    lock: int,
+) -> int:
+    """Plan and run; return the exit status."""
+    from costs import costs_of  # these import torch: not for a misspelt argument
+    from plan import make_plan, set_aside, write_plan
+
+    log = results / "logs" / "snakemake.log"
+
+    plan = make_plan(profile, results, parameters)
+    if DATA in parameters and plan.data is None:
+        (results / "data.json").unlink(missing_ok=True)
+        path = write_plan(plan, {})
+        if code := run(snakemake(path, args, ["data"]), lock, log):
+            return code
+        plan = make_plan(profile, results, parameters)
+    for sentence in set_aside(plan):
+        say(sentence)
+    outdated = [run.file for run, state, _ in plan.runs if state == "outdated"]
+    if outdated:
+        say(f"{len(outdated)} records were made by other code, and are made again")
+    path = write_plan(plan, costs_of(plan))
+    say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make")
+    return run(
+        snakemake(path, args, ["all"], again=[f"{results}/{file}" for file in outdated]), lock
+    )
+
+
+def snakemake(
+    plan: Path, args: argparse.Namespace, targets: Sequence[str], again: Sequence[str] = ()
+) -> list[str]:
+    """Give the command that runs a part of the workflow.
+
+    `--nolock`: Snakemake's own lock outlives a killed run; `locked` holds one that does not. Times
+    of records mean nothing, since git sets them, so that the code is no trigger; see `plan`.
+
+    Args:
+        plan: The plan's file.
+        args: `cores` and `cluster`.
+        targets: Rules.
+        again: Records to make although they are there.
+    """
+    gpus = graphics()
+    where = ["--cores", str(args.cores), "--resources", f"gpu={gpus}", "--quiet", "all"]
+    if args.cluster:
+        where = ["--workflow-profile", str(FOLDER / "profiles" / args.cluster)]
+    return [
+        sys.executable, "-m", "snakemake", *targets,
+        "--snakefile", str(FOLDER / "Snakefile"), *where,
+        "--keep-going", "--rerun-incomplete", "--nolock",
+        "--rerun-triggers", "mtime", "params", "input",
+        *(["--forcerun", *again] if again else []),
+        "--config", f"plan={json.dumps(str(plan))}", f"gpus={1 if args.cluster else gpus}",
+    ]  # fmt: skip
+
+
+def graphics() -> int:
+    """Return how many graphics processors this machine has."""
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return len(found.stdout.splitlines())
+
+
+def run(command: Sequence[str], lock: int, log: Path) -> int:
+    """Run a command that shares the lock; Ctrl-C reaches it too, so let it end in its own time.
+
+    Args:
+        command: What to run.
+        lock: The lock's file descriptor.
+        log: Where its messages go; the jobs speak for themselves.
+    """
+    print(shlex.join(command), flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as messages:
+        process = subprocess.Popen(command, pass_fds=[lock], stderr=messages)
+        interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                return 130 if interrupted else code
+            except KeyboardInterrupt:
+                interrupted = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which runs, and where."""
+    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--kitti-root", default="", help="folder of KITTI Raw; synthetic if empty")
+    parser.add_argument("--cores", default="all", type=cores_of)
+    parser.add_argument("--cluster", default="", help="a folder in workflow/profiles")
+
+
+def cores_of(text: str) -> int:
+    """Read a number of cores; "all" means those that this process may use."""
+    if text != "all":
+        return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import papermill
-from terminal import duration, say
+from terminal import describe, duration, say
 
 
 def run_notebook(source: Path, target: Path, parameters: dict, log: Path) -> None:
@@ -57,9 +57,7 @@ def run_notebook(source: Path, target: Path, parameters: dict, log: Path) -> Non
     except BaseException as error:  # Ctrl-C, a kernel that died: nothing worth keeping
         logging.error("%s: %s", type(error).__name__, error)
         partial.unlink(missing_ok=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        reason = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else reason
-        say(f"{source.stem} stopped: {reason} (log: {log})")
+        say(f"{source.stem} stopped: {describe(error)} (log: {log})")
         raise SystemExit(1) from None
     partial.replace(target)
     say(f"{source.stem} done in {duration(time.monotonic() - start)}")

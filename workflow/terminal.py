@@ -15,3 +15,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def describe(error: BaseException) -> str:
+    """Say in one line what went wrong: the last line of an error's message, or its name."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C"
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

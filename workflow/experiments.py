@@ -1,0 +1,51 @@
+"""Which class configures each experiment, and which function makes its record."""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ubnlib.records import Config
+
+
+class Experiment(NamedTuple):
+    """Where an experiment lives; its modules are imported only when it is run."""
+
+    module: str  # has the function, and names the record's source digest
+    config: str
+    run: str
+    config_module: str = ""  # where it is not the function's
+    frames: bool = False  # whether it trains on packed frames
+
+    def load(self) -> tuple[type[Config], Callable]:
+        """Import and return the configuration's class and the function."""
+        config = importlib.import_module(self.config_module or self.module)
+        return getattr(config, self.config), getattr(importlib.import_module(self.module), self.run)
+
+
+EXPERIMENTS = {
+    "identities": Experiment("ubnlib.identities", "IdentitiesConfig", "run_identities"),
+    "spiral": Experiment("ubnlib.spiral.experiment", "SpiralConfig", "run_spiral"),
+    "spiral_features": Experiment("ubnlib.spiral.feature_study", "FeaturesConfig", "run_features"),
+    "spiral_uncertainty": Experiment(
+        "ubnlib.spiral.uncertainty",
+        "UncertaintyConfig",
+        "run_uncertainty",
+        config_module="ubnlib.spiral.uncertainty_methods",
+    ),
+    "spiral_augmentation": Experiment(
+        "ubnlib.spiral.augmentation_study", "AugmentationConfig", "run_augmentation"
+    ),
+    "depth": Experiment(
+        "ubnlib.depth_experiment",
+        "DepthConfig",
+        "run_depth",
+        config_module="ubnlib.depth_config",
+        frames=True,
+    ),
+    "ablation": Experiment(
+        "ubnlib.ablation.experiment",
+        "AblationConfig",
+        "run_ablation",
+        config_module="ubnlib.ablation.config",
+    ),
+}
