@@ -2,15 +2,23 @@
 PROFILE ?= quick
 KITTI_ROOT ?=
 CORES ?= all
+GPUS ?=
+CLUSTER ?=
+CLAIM ?=
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 define HELP
-make reproduce    run the notebooks into results/PROFILE/ and gather them in index.html
+make reproduce    make all runs, run the notebooks, and write results/PROFILE/report.html
                     PROFILE=quick      a file in profiles/: quick, standard, paper
                     KITTI_ROOT=        folder of KITTI Raw; without it, synthetic drives
                     CORES=all          processor cores to use
+                    GPUS=              graphics processors to use; all, if nothing is said
+                    CLUSTER=           slurm, kubernetes, generic, or a folder of your own
+make plan         say what make reproduce would run, and what that costs; same knobs
+make claim        make the runs behind one claim once more, beside the others; same knobs
+                    CLAIM=             its id in claims.yaml
 make test         check style, code and notebooks
                     KITTI_SAMPLE=      folder of real KITTI files, for the tests that need some
                     RGBD_ROOT=         folder of real RGB-D frames, likewise
@@ -20,7 +28,7 @@ make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce test test-code test-first-half test-second-half test-notebooks lab notebooks lock clean
+.PHONY: help reproduce plan claim test test-code test-first-half test-second-half test-notebooks lab notebooks lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -37,8 +45,16 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
+RUNS = --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)' --gpus '$(GPUS)' \
+  --cluster '$(CLUSTER)'
 reproduce: $(INSTALLED)
-	$(BIN)/python workflow/reproduce.py --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)'
+	$(BIN)/python workflow/reproduce.py $(RUNS)
+
+plan: $(INSTALLED)
+	$(BIN)/python workflow/make_plan.py $(RUNS)
+
+claim: $(INSTALLED)
+	$(BIN)/python workflow/rerun_claim.py '$(CLAIM)' $(RUNS)
 
 # With tensors this small, more threads only wait for each other.
 test test-code test-first-half test-second-half test-notebooks notebooks: export OMP_NUM_THREADS := 1

@@ -1,4 +1,4 @@
-"""Time a short piece of training: how fast is this machine with so many runs at a time?
+"""Time a short piece of training, in so many processes at a time as a machine has cores.
 
     python workflow/calibrate.py 2
 

@@ -193,7 +193,7 @@ def estimate(plan: Plan, calibration: float, cores: int, gpus: int = 0) -> Estim
         slowness=slowness,
         reference=known["cpu"],
         memory_mb=sum(memory[:cores]) or 1000.0,
-        disk_mb=_disk(plan),
+        disk_mb=disk_mb(plan),
         gpu=_gpu(plan, gpus),
     )
 
@@ -224,7 +224,7 @@ def trained_again(runs: list[Planned], notebook: str) -> Work:
     return total
 
 
-def _disk(plan: Plan) -> float:
+def disk_mb(plan: Plan) -> float:
     """Return the megabytes that are yet to be written: frames, records, nets, notebooks."""
     kinds = unit_costs()["disk_mb"]
     total = kinds["notebooks"] + sum(

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -56,13 +57,22 @@ def main() -> int:
 def checked(args: argparse.Namespace) -> tuple[str, Path, dict[str, dict[str, Any]]]:
     """Check the arguments; return profile, results folder and all parameters by notebook."""
     kitti_root = check_kitti(args.kitti_root)
-    if args.cluster and not (FOLDER / "profiles" / args.cluster).is_dir():
-        there = ", ".join(sorted(path.name for path in (FOLDER / "profiles").iterdir()))
-        raise ProfileError(
-            f"There is no cluster '{args.cluster}' in workflow/profiles; there are: {there}."
-        )
+    if args.cluster:
+        cluster_folder(args.cluster)
     results = Path("results", args.profile + ("-kitti" if kitti_root else "")).absolute()
     return args.profile, results, run_parameters(args.profile, Path.cwd(), results, kitti_root)
+
+
+def cluster_folder(name: str) -> Path:
+    """Return the folder of a cluster's profile: one of those here, or any other by its path."""
+    for folder in (FOLDER / "profiles" / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder.absolute()
+    there = ", ".join(sorted(path.name for path in (FOLDER / "profiles").iterdir()))
+    raise ProfileError(
+        f"There is no cluster '{name}': workflow/profiles has {there}, and {Path(name).absolute()} "
+        "is no folder with a config.yaml."
+    )
 
 
 @contextlib.contextmanager
@@ -87,12 +97,13 @@ def reproduce(
     lock: int,
 ) -> int:
     """Plan and run; return the exit status."""
-    from costs import costs_of  # these import torch: not for a misspelt argument
+    from costs import costs_of, disk_mb  # these import torch: not for a misspelt argument
     from plan import make_plan, set_aside, write_plan
 
-    log = results / "logs" / "snakemake.log"
-
+    # Of a cluster's jobs Snakemake tells; those on this machine speak for themselves.
+    log = None if args.cluster else results / "logs" / "snakemake.log"
     plan = make_plan(profile, results, parameters)
+    check_space(results, disk_mb(plan))
     if DATA in parameters and plan.data is None:
         (results / "data.json").unlink(missing_ok=True)
         path = write_plan(plan, {})
@@ -101,14 +112,22 @@ def reproduce(
         plan = make_plan(profile, results, parameters)
     for sentence in set_aside(plan):
         say(sentence)
-    outdated = [run.file for run, state, _ in plan.runs if state == "outdated"]
+    outdated = [f"{results}/{run.file}" for run, state, _ in plan.runs if state == "outdated"]
     if outdated:
         say(f"{len(outdated)} records were made by other code, and are made again")
     path = write_plan(plan, costs_of(plan))
     say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make")
-    return run(
-        snakemake(path, args, ["all"], again=[f"{results}/{file}" for file in outdated]), lock
-    )
+    return run(snakemake(path, args, ["all"], again=outdated), lock, log)
+
+
+def check_space(results: Path, needed_mb: float) -> None:
+    """Check that the disk has room for what is yet to be written."""
+    free_mb = shutil.disk_usage(results).free / 1e6
+    if free_mb < needed_mb:
+        raise ProfileError(
+            f"About {needed_mb:,.0f} MB are needed, and {results} has {free_mb:,.0f} MB free: "
+            "make room, or run in a folder on another disk."
+        )
 
 
 def snakemake(
@@ -125,17 +144,18 @@ def snakemake(
         targets: Rules.
         again: Records to make although they are there.
     """
-    gpus = graphics()
+    gpus = args.gpus if args.gpus is not None else 1 if args.cluster else graphics()
     where = ["--cores", str(args.cores), "--resources", f"gpu={gpus}", "--quiet", "all"]
     if args.cluster:
-        where = ["--workflow-profile", str(FOLDER / "profiles" / args.cluster)]
+        where = ["--workflow-profile", str(cluster_folder(args.cluster))]
     return [
         sys.executable, "-m", "snakemake", *targets,
         "--snakefile", str(FOLDER / "Snakefile"), *where,
         "--keep-going", "--rerun-incomplete", "--nolock",
         "--rerun-triggers", "mtime", "params", "input",
         *(["--forcerun", *again] if again else []),
-        "--config", f"plan={json.dumps(str(plan))}", f"gpus={1 if args.cluster else gpus}",
+        "--config", f"plan={json.dumps(str(plan))}", f"gpus={gpus}",
+        *([] if args.cluster else [f"cores={args.cores}"]),
     ]  # fmt: skip
 
 
@@ -148,17 +168,20 @@ def graphics() -> int:
     return len(found.stdout.splitlines())
 
 
-def run(command: Sequence[str], lock: int, log: Path) -> int:
+def run(command: Sequence[str], lock: int, log: Path | None) -> int:
     """Run a command that shares the lock; Ctrl-C reaches it too, so let it end in its own time.
 
     Args:
         command: What to run.
         lock: The lock's file descriptor.
-        log: Where its messages go; the jobs speak for themselves.
+        log: Where its messages go; None means the terminal.
     """
     print(shlex.join(command), flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as messages:
+    with contextlib.ExitStack() as stack:
+        messages = None
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            messages = stack.enter_context(log.open("w", encoding="utf-8"))
         process = subprocess.Popen(command, pass_fds=[lock], stderr=messages)
         interrupted = False
         while True:
@@ -174,13 +197,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--kitti-root", default="", help="folder of KITTI Raw; synthetic if empty")
     parser.add_argument("--cores", default="all", type=cores_of)
-    parser.add_argument("--cluster", default="", help="a folder in workflow/profiles")
+    parser.add_argument("--cluster", default="", help="a folder in workflow/profiles, or a path")
+    parser.add_argument("--gpus", default="", type=gpus_of, help="graphics processors to use")
+
+
+def gpus_of(text: str) -> int | None:
+    """Read a number of graphics processors; none given means all."""
+    if text and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number.")
+    return int(text) if text else None
 
 
 def cores_of(text: str) -> int:
     """Read a number of cores; "all" means those that this process may use."""
-    if text != "all":
+    if text.isdecimal() and int(text):
         return int(text)
+    if text != "all":
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 on nor 'all'.")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
