@@ -24,11 +24,12 @@ make test         check style, code and notebooks
                     RGBD_ROOT=         folder of real RGB-D frames, likewise
 make lab          open the notebooks in JupyterLab
 make notebooks    run the committed notebooks again, in place
+make site         build a website of notebooks, docs and reference into build/site
 make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce plan claim test test-code test-first-half test-second-half test-notebooks lab notebooks lock clean
+.PHONY: help reproduce plan claim test test-code test-first-half test-second-half test-notebooks lab notebooks site lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -94,6 +95,9 @@ lab: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+site: $(INSTALLED)
+	$(BIN)/python site/build.py build/site
 
 # Torch is held at the version the results were made with; a local build's suffix is dropped.
 lock:

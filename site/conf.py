@@ -1,0 +1,43 @@
+"""Sphinx's settings for the website; `build.py` beside it stages the sources and runs Sphinx."""
+
+from importlib.metadata import version as version_of
+
+project = "Unsupervised Batch Normalization"
+author = "The UBN companion authors"
+copyright = "The UBN companion authors. MIT license"
+version = release = version_of("ubnlib")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.lightbox2",
+    "offline",
+]
+exclude_patterns = ["README.md"]  # index.md includes it
+
+# Notebooks are shown as they were committed.
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 4
+myst_fence_as_directive = ["mermaid"]
+
+# Docstrings: Google's sections, and code in single backquotes.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes are described once, with their class
+
+# A click on a figure enlarges it.
+lightbox2_fade_duration = lightbox2_image_fade_duration = lightbox2_resize_duration = 100
+
+html_theme = "furo"
+html_title = "UBN, a reproducible companion"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = False
+# The summary is fetched from the page, which browsers refuse to pages opened as files.
+html_show_search_summary = False
