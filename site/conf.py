@@ -11,7 +11,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinxcontrib.lightbox2",
     "offline",
 ]
 exclude_patterns = ["README.md"]  # index.md includes it
@@ -30,13 +29,11 @@ maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes are described once, with their class
 
-# A click on a figure enlarges it.
-lightbox2_fade_duration = lightbox2_image_fade_duration = lightbox2_resize_duration = 100
-
 html_theme = "furo"
 html_title = "UBN, a reproducible companion"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("zoom.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 html_copy_source = False
 # The summary is fetched from the page, which browsers refuse to pages opened as files.
