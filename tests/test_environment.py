@@ -1,6 +1,8 @@
-"""The three lists of packages agree: pyproject.toml, environment.yml, requirements.lock."""
+"""The lists of packages agree: pyproject.toml, environment.yml, requirements.lock, binder/."""
 
+import os
 import re
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -59,3 +61,27 @@ def test_lock_pins_each_declared_package_in_its_range():
         assert name in pins, f"requirements.lock has no {name}: run make lock"
         assert Requirement(f"{name}{specifier}").specifier.contains(pins[name]), name
     assert pins["torch"] == "2.13.0"
+
+
+def test_binder_installs_the_lock_with_torch_for_the_cpu():
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    index, lock = [line for line in lines if not line.startswith("#")]
+    assert index == "--extra-index-url https://download.pytorch.org/whl/cpu"
+    option, path = lock.split()
+    assert option == "-r"
+    assert (ROOT / "binder" / path).resolve() == (ROOT / "requirements.lock").resolve()
+
+
+def test_binder_has_a_python_that_the_project_supports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(python)
+
+
+def test_binder_installs_the_project_as_make_does():
+    script = ROOT / "binder" / "postBuild"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    command = script.read_text().splitlines()[-1]
+    assert command == "python -m pip install --no-deps --no-build-isolation -e ."
+    assert f"$(BIN)/{command}" in (ROOT / "Makefile").read_text()

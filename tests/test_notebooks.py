@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 from check_profile import RESERVED, defaults, load_profile, notebook_names  # noqa: E402
+from insert_cloud_setup import cell_source, insert  # noqa: E402
 
 MOST_BYTES = 1_500_000
 MOST_CELLS = 45
@@ -82,8 +83,13 @@ def is_small(notebook) -> list[str]:
     return [f"{size} bytes, more than {MOST_BYTES}"] if size > MOST_BYTES else []
 
 
+def is_cloud_setup(cell) -> bool:
+    return "cloud-setup" in cell.metadata.get("tags", [])
+
+
 def has_few_cells(notebook) -> list[str]:
-    count = len(notebook.cells)
+    """The cell for the cloud, the same everywhere, is nothing to read."""
+    count = sum(not is_cloud_setup(cell) for cell in notebook.cells)
     return [f"{count} cells, more than {MOST_CELLS}"] if count > MOST_CELLS else []
 
 
@@ -104,6 +110,21 @@ def has_no_trailing_semicolon(notebook) -> list[str]:
         for cell in code_cells(notebook)
         if cell.source.rstrip().endswith(";")
     ]
+
+
+def has_cloud_setup(notebook) -> list[str]:
+    """Look for the cell of `notebooks/cloud_setup.py`, after the title and silent."""
+    positions = [i for i, cell in enumerate(notebook.cells) if is_cloud_setup(cell)]
+    if positions != [1]:
+        return [f"cells {positions} are tagged 'cloud-setup'; it must be the second cell alone"]
+    cell = notebook.cells[1]
+    complaints = []
+    if cell.source != cell_source():
+        complaints.append("the cell differs from notebooks/cloud_setup.py")
+    if cell.cell_type != "code" or cell.outputs:
+        complaints.append("the cell must be code that puts out nothing here")
+    advice = "run workflow/insert_cloud_setup.py and make notebooks"
+    return [f"{complaint}; {advice}" for complaint in complaints]
 
 
 def texts(notebook):
@@ -148,6 +169,7 @@ GUARDS = [
     has_short_cells,
     has_no_trailing_semicolon,
     has_no_machine_paths,
+    has_cloud_setup,
 ]
 
 
@@ -207,10 +229,11 @@ def good():
     """A notebook with which every guard is content."""
     cells = [
         new_markdown_cell("# A title\nwith 1/2 and and/or, https://host.org/home/page"),
-        new_code_cell("steps = 3", execution_count=1, metadata={"tags": ["parameters"]}),
+        new_code_cell(cell_source(), execution_count=1, metadata={"tags": ["cloud-setup"]}),
+        new_code_cell("steps = 3", execution_count=2, metadata={"tags": ["parameters"]}),
         new_code_cell(
             "steps",
-            execution_count=2,
+            execution_count=3,
             outputs=[
                 new_output("execute_result", {"text/plain": "3", "image/png": "/home/AAA"}),
                 new_output("stream", name="stdout", text="../results/quick"),
@@ -224,27 +247,27 @@ def good():
 
 
 def skip_a_count(notebook):
-    notebook.cells[2].execution_count = 3
+    notebook.cells[3].execution_count = 4
 
 
 def strip_counts(notebook):
-    notebook.cells[1].execution_count = notebook.cells[2].execution_count = None
+    notebook.cells[2].execution_count = notebook.cells[3].execution_count = None
 
 
 def add_stderr(notebook):
-    notebook.cells[2].outputs.append(new_output("stream", name="stderr", text="warning"))
+    notebook.cells[3].outputs.append(new_output("stream", name="stderr", text="warning"))
 
 
 def add_error(notebook):
-    notebook.cells[2].outputs.append(new_output("error", ename="E", evalue="v", traceback=[]))
+    notebook.cells[3].outputs.append(new_output("error", ename="E", evalue="v", traceback=[]))
 
 
 def untag(notebook):
-    notebook.cells[1].metadata.tags = []
+    notebook.cells[2].metadata.tags = []
 
 
 def tag_twice(notebook):
-    notebook.cells[2].metadata.tags = ["parameters"]
+    notebook.cells[3].metadata.tags = ["parameters"]
 
 
 def change_kernel(notebook):
@@ -252,7 +275,7 @@ def change_kernel(notebook):
 
 
 def add_cell_timing(notebook):
-    notebook.cells[2].metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+    notebook.cells[3].metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
 
 
 def add_papermill(notebook):
@@ -261,7 +284,7 @@ def add_papermill(notebook):
 
 def show_widget(notebook):
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
-    notebook.cells[2].outputs[0].data |= view
+    notebook.cells[3].outputs[0].data |= view
 
 
 def save_widgets(notebook):
@@ -269,7 +292,7 @@ def save_widgets(notebook):
 
 
 def grow(notebook):
-    notebook.cells[2].outputs[0].data["image/png"] = "A" * MOST_BYTES
+    notebook.cells[3].outputs[0].data["image/png"] = "A" * MOST_BYTES
 
 
 def add_cells(notebook):
@@ -277,23 +300,40 @@ def add_cells(notebook):
 
 
 def lengthen(notebook):
-    notebook.cells[2].source = "a = 1\n" * 16
+    notebook.cells[3].source = "a = 1\n" * 16
 
 
 def lengthen_definition(notebook):
-    notebook.cells[2].source = "def f():\n" + "    a = 1\n" * 40
+    notebook.cells[3].source = "def f():\n" + "    a = 1\n" * 40
 
 
 def add_semicolon(notebook):
-    notebook.cells[2].source = "plot();\n"
+    notebook.cells[3].source = "plot();\n"
 
 
 def print_home(notebook):
-    notebook.cells[2].outputs[1].text = "saved /home/me/figure.png"
+    notebook.cells[3].outputs[1].text = "saved /home/me/figure.png"
 
 
 def show_temporary_file(notebook):
-    notebook.cells[2].outputs[0].data["text/html"] = "<p>/tmp/ipykernel_1/2.py</p>"
+    notebook.cells[3].outputs[0].data["text/html"] = "<p>/tmp/ipykernel_1/2.py</p>"
+
+
+def leave_cloud_setup_out(notebook):
+    del notebook.cells[1]
+    notebook.cells[1].execution_count, notebook.cells[2].execution_count = 1, 2
+
+
+def move_cloud_setup(notebook):
+    notebook.cells[0], notebook.cells[1] = notebook.cells[1], notebook.cells[0]
+
+
+def change_cloud_setup(notebook):
+    notebook.cells[1].source += "\n"
+
+
+def show_cloud_setup(notebook):
+    notebook.cells[1].outputs = [new_output("stream", name="stdout", text="Fetching")]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
@@ -322,6 +362,10 @@ def test_guard_accepts_a_good_notebook(guard):
         (add_semicolon, has_no_trailing_semicolon),
         (print_home, has_no_machine_paths),
         (show_temporary_file, has_no_machine_paths),
+        (leave_cloud_setup_out, has_cloud_setup),
+        (move_cloud_setup, has_cloud_setup),
+        (change_cloud_setup, has_cloud_setup),
+        (show_cloud_setup, has_cloud_setup),
     ],
 )
 def test_guard_refuses_a_bad_notebook(spoil, guard):
@@ -332,8 +376,26 @@ def test_guard_refuses_a_bad_notebook(spoil, guard):
 
 def test_a_definition_may_be_longer():
     notebook = good()
-    notebook.cells[2].source = "def f():\n" + "    a = 1\n" * 30
+    notebook.cells[3].source = "def f():\n" + "    a = 1\n" * 30
     assert has_short_cells(notebook) == []
+
+
+def test_cloud_setup_is_inserted_refreshed_and_then_left_alone():
+    title = {"cell_type": "markdown", "metadata": {}, "source": ["# A title"]}
+    last = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["a = 1"]}
+    notebook = {"cells": [title, last]}
+    insert(notebook, "b = 1\nc = 2")
+    assert notebook["cells"][::2] == [title, last]
+    assert notebook["cells"][1]["source"] == ["b = 1\n", "c = 2"]
+
+    notebook["cells"][1]["execution_count"] = 1
+    insert(notebook, "b = 1\nc = 2")
+    assert notebook["cells"][1]["execution_count"] == 1
+
+    insert(notebook, "b = 2")
+    assert notebook["cells"][::2] == [title, last]
+    assert notebook["cells"][1]["source"] == ["b = 2"]
+    assert notebook["cells"][1]["execution_count"] is None
 
 
 @pytest.mark.parametrize(
