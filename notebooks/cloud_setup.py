@@ -4,23 +4,23 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote
-from urllib.request import urlopen
+from urllib import parse, request
 
 
 def set_up(folder):
     """Clone UBN_REPOSITORY, or the place that Colab has this notebook from, and install it."""
     address, revision = os.environ.get("UBN_REPOSITORY"), "HEAD"
-    if not address and "COLAB_JUPYTER_IP" in os.environ:
-        colab = "http://{COLAB_JUPYTER_IP}:{KMP_TARGET_PORT}/api/sessions".format(**os.environ)
-        opened = unquote(urlopen(colab, timeout=10).read().decode())
-        if on_github := re.search(r"(https://github.com/[^/]+/[^/]+)/blob/(.+)/notebooks/", opened):
-            address, revision = on_github.groups()
+    if not address:
+        with suppress(KeyError, OSError):  # this is no Colab, or it says nothing
+            colab = "http://{COLAB_JUPYTER_IP}:{KMP_TARGET_PORT}/api/sessions".format(**os.environ)
+            opened = parse.unquote(request.urlopen(colab, timeout=10).read().decode())
+            found = re.search(r"(https://github.com/[^/]+/[^/]+)/blob/(.+)/notebooks/", opened)
+            address, revision = found.groups() if found else (None, None)
     if not address:
         raise SystemExit(
-            "ubnlib is not installed, and where the project can be fetched is not known: run "
-            "%env UBN_REPOSITORY=ADDRESS, with an address for git clone, and then this cell again."
+            "Run %env UBN_REPOSITORY=ADDRESS, the project's address for git, then this cell again."
         )
     print(f"Fetching {address} and installing what it needs: a minute or two, once.")
     clone = ["git", "clone", "--quiet", address, str(folder)]
