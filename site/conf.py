@@ -23,6 +23,7 @@ myst_fence_as_directive = ["mermaid"]
 
 # Docstrings: Google's sections, and code in single backquotes.
 default_role = "py:obj"
+autodoc_default_options = {"exclude-members": "model_config"}  # of pydantic
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
