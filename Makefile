@@ -112,4 +112,4 @@ lock:
 
 clean:
 	rm -rf .venv build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find ubnlib workflow tests data_scripts benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+	find ubnlib workflow site tests data_scripts benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
