@@ -4,48 +4,60 @@ A verdict compares a confidence interval with a margin that was fixed before the
 says more than the number of seeds and the profile of the runs support.
 """
 
+import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from scipy.stats import bootstrap
+
+from ubnlib.evidence import Query, Text, gather
 
 Profile = Literal["quick", "standard", "paper"]
 Verdict = Literal["reproduced", "partially", "not reproduced", "inconclusive", "not run"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
-
-
-class Query(BaseModel):
-    """Which records are a claim's evidence."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    experiment: str
-    metric: str
-    where: dict[str, Any]  # configuration entries of the runs, nested ones as `norm.kind`
-    baseline: dict[str, Any] | None = None  # of the runs that they are compared with, by seed
+NUMBERS = r"\d(\.\d)?( and \d(\.\d)?)*"
+PLACE = rf"(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)"
 
 
 class Claim(BaseModel):
     """One checkable claim of the paper."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    id: str
-    place: str
-    claim: str  # in our words
-    paper: str | None = None  # the figure that the paper gives, if any
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    place: Text
+    claim: Text  # in our words
+    paper: Text | None = None  # the figure that the paper gives, if any
     statistic: Literal["paired difference", "mean", "largest"] | None = None
     direction: Literal["greater", "smaller", "equal"] = "greater"
     threshold: float = 0.0
-    margin: float = 0.0
-    seeds: int = 1  # the least number that a verdict needs
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    seeds: Annotated[int, Field(ge=1)] = 1  # the least number that a verdict needs
     profile: Profile = "standard"  # the smallest that a verdict needs
     query: Query | None = None
-    note: str | None = None
+    note: Text | None = None
+    changed: Text | None = None  # why a number above is not the one that was first written
+
+    @field_validator("place")
+    @classmethod
+    def _is_known(cls, place: str) -> str:
+        if not re.fullmatch(PLACE, place):
+            raise ValueError(
+                f"{place!r} is no place such as 'Section 4, Figure 6' or 'beyond the paper'"
+            )
+        return place
 
     @model_validator(mode="after")
     def _statistic_goes_with_query(self) -> "Claim":
@@ -54,6 +66,8 @@ class Claim(BaseModel):
         paired = self.statistic == "paired difference"
         if self.query is not None and paired != (self.query.baseline is not None):
             raise ValueError(f"{self.id}: a paired difference, and only it, has a baseline.")
+        if self.query is not None and self.query.than is not None and not paired:
+            raise ValueError(f"{self.id}: only a paired difference can be larger `than` another.")
         return self
 
 
@@ -78,11 +92,23 @@ def load_claims(path: Path | str) -> list[Claim]:
     try:
         claims = TypeAdapter(list[Claim]).validate_python(yaml.safe_load(Path(path).read_text()))
     except (yaml.YAMLError, ValidationError) as error:
-        raise ValueError(f"{path} is not a list of claims: {error}") from error
+        raise ValueError(f"{path} is not a list of claims: {_first(error)}") from error
     ids = [claim.id for claim in claims]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{path} has the id {', '.join(twice)} more than once: rename one.")
     return claims
+
+
+def _first(error: yaml.YAMLError | ValidationError) -> str:
+    """Return the first of what is wrong, in one line."""
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    position, *names = first["loc"]
+    return ", ".join([f"entry {position + 1}", *map(str, names)]) + f": {message}"
 
 
 def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
@@ -90,23 +116,30 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
 
     Args:
         claim: The claim.
-        records: As `ubnlib.records.read_records` returns them.
+        records: From `ubnlib.evidence.read_evidence` or `ubnlib.records.read_records`; only the
+            first tells which code made a record.
         profile: The profile that the records were made in; one of the user's own supports no
             more than the quick one.
     """
-    rank = PROFILES.index(profile) if profile in PROFILES else 0
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
-    values, keys = _evidence(claim.query, records)
-    keys = tuple(dict.fromkeys(keys))  # one record may hold many seeds
-    if len(values) == 0:
-        return Judgement("not run", "no record of such a run")
+    try:
+        values, keys, sources = gather(claim.query, records)
+    except LookupError as nothing:
+        return Judgement("not run", str(nothing))
+    if len(sources) > 1:
+        codes = " and ".join(f"{s} (revision {(r or 'unknown')[:8]})" for s, r in sources.items())
+        reason = f"made by different code, {codes}: make reproduce makes the older ones again"
+        return Judgement("inconclusive", reason, seeds=len(values), records=keys)
+    estimate, low, high = float(values.mean()), None, None
     if claim.statistic == "largest":
-        worst = float(np.abs(values).max())
-        verdict = "reproduced" if worst <= claim.margin else "not reproduced"
-        return Judgement(verdict, f"bound {claim.margin:g}", worst, None, None, len(values), keys)
-    estimate, (low, high) = float(values.mean()), interval(values)
-    verdict, reason = _compare(claim, low, high)
+        estimate = float(np.abs(values).max())
+        verdict = "reproduced" if estimate <= claim.margin else "not reproduced"
+        reason = f"bound {claim.margin:g}"
+    else:
+        low, high = interval(values)
+        verdict, reason = _compare(claim, low, high)
+    rank = PROFILES.index(profile) if profile in PROFILES else 0
     if rank < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
     elif len(values) < claim.seeds:
@@ -145,36 +178,3 @@ def _compare(claim: Claim, low: float | None, high: float | None) -> tuple[Verdi
     if low > 0:
         return "partially", "the interval excludes zero but not the margin"
     return "inconclusive", "the interval crosses the margin"
-
-
-def _evidence(query: Query, records: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """Return the values that a query finds, one a seed, and the keys of their records."""
-    runs = _select(records, query.experiment, query.where, query.metric)
-    if query.baseline is None:
-        return runs[query.metric].to_numpy(float), list(runs["key"])
-    others = _select(records, query.experiment, query.baseline, query.metric)
-    both = runs.merge(others, on="seed", suffixes=("", "_baseline"))
-    if both["seed"].duplicated().any():
-        raise ValueError(
-            f"The records hold several runs of one seed for {query.metric}, made with different "
-            "parameters: use a fresh results folder, or name more of the configuration under "
-            "`where` in the ledger."
-        )
-    difference = both[query.metric] - both[f"{query.metric}_baseline"]
-    return difference.to_numpy(float), [*both["key"], *both["key_baseline"]]
-
-
-def _select(
-    records: pd.DataFrame, experiment: str, where: dict[str, Any], metric: str
-) -> pd.DataFrame:
-    columns = ["seed", metric, "key"]
-    wanted = {"experiment": experiment} | where
-    if records.empty or not {*wanted, *columns} <= set(records.columns):
-        return pd.DataFrame(columns=columns)
-    # An entry that is null in the ledger is one that the configuration leaves open.
-    matches = [
-        records[name].isna() if value is None else records[name] == value
-        for name, value in wanted.items()
-    ]
-    chosen = np.logical_and.reduce(matches)
-    return records.loc[chosen & records[metric].notna(), columns]
