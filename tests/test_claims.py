@@ -232,6 +232,7 @@ QUERY = "statistic: mean, query: {experiment: e, metric: m, where: {}"
         (f"{A}, colour: red}}", "entry 1, colour: Extra"),
         (f"{A}}}\n{A}}}", "id a more than once"),
         (f"{A}}}\n{A}, margin: -0.1}}", "entry 2, margin: .* greater than or equal to 0"),
+        (f"{A}, margin: 1.0, margin: 0.1}}", "margin is there twice .* line 1"),
         (f"{A}, margin: .nan}}", "margin: .* finite"),
         (f"{A}, threshold: .inf}}", "threshold: .* finite"),
         (f"{A}, threshold: 1e-3}}", "threshold: .* valid number"),  # a text in YAML

@@ -83,6 +83,18 @@ class Judgement(NamedTuple):
     records: tuple[str, ...] = ()
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses an entry that says the same thing twice, of which YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [self.construct_object(name) for name, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[0]} is there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def load_claims(path: Path | str) -> list[Claim]:
     """Read the ledger.
 
@@ -90,7 +102,8 @@ def load_claims(path: Path | str) -> list[Claim]:
         ValueError: The file is not a list of claims, or two have the same id.
     """
     try:
-        claims = TypeAdapter(list[Claim]).validate_python(yaml.safe_load(Path(path).read_text()))
+        entries = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        claims = TypeAdapter(list[Claim]).validate_python(entries)
     except (yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{path} is not a list of claims: {_first(error)}") from error
     ids = [claim.id for claim in claims]
