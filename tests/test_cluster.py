@@ -12,22 +12,30 @@ import pytest
 import yaml
 from test_workflow import ROOT, write_notebook, write_profile
 
-from ubnlib.identities import IdentitiesConfig, run_identities
+from ubnlib.ablation.experiment import run_ablation
+from ubnlib.ablation.sample import sample_runs
 from ubnlib.records import read_record, record_path
 
-SEEDS = 3
+STUDY = ROOT / "results" / "standard"
+SIZE = {"domains": ["spiral"], "ingredients": ["gradient"], "seeds": 1, "steps": 3}
+FIRST = f"""results = "../results/quick"
+profile = "quick"
+study = "{STUDY}"
+domains = ["spiral"]
+ingredients = ["gradient"]
+seeds = 2
+steps = 2"""
 READ = """from pathlib import Path
 from ubnlib.records import read_records
-found = read_records(Path(results) / "records", "identities")
-assert sorted(found["seed"]) == list(range(seeds)), found"""
+found = read_records(Path(results) / "records", "ablation")
+assert len(found) == 3 and set(found["setting.steps"]) == {steps}, found"""
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A project of one notebook with a run for each seed."""
-    first = 'results = "../results/quick"\nprofile = "quick"\nseeds = 2'
-    write_notebook(tmp_path / "notebooks" / "01_method.ipynb", first, READ)
-    write_profile(tmp_path, {"01_method": {"seeds": SEEDS}})
+    """A project of one notebook, which needs three short runs."""
+    write_notebook(tmp_path / "notebooks" / "04_ablation.ipynb", FIRST, READ)
+    write_profile(tmp_path, {"04_ablation": SIZE})
     (tmp_path / "claims.yaml").write_text((ROOT / "claims.yaml").read_text())
     return tmp_path
 
@@ -82,12 +90,12 @@ def test_jobs_and_user_are_killed_and_all_is_made(project, queue):
     run = start(project, queue)
     assert run.wait(timeout=240) == 0, (project / "output").read_text()
     assert (project / "results" / "quick" / "report.html").exists()
-    for seed in range(SEEDS):
-        config = IdentitiesConfig(seed=seed)
+    configs = sample_runs(STUDY / "ablation_tuning", **SIZE)
+    for config in configs:
         made = read_record(record_path(config, records))
-        assert made.metrics == run_identities(config).metrics
-    scripts = [path.read_text() for path in queue.glob("*.job")]
-    assert len(scripts) > SEEDS + 1, "the killed job was submitted once more"
+        assert made.metrics == run_ablation(config).metrics
+    jobs = list(queue.glob("*.job"))
+    assert len(jobs) > len(configs) + 1, "the killed job was not submitted once more"
     assert list(records.glob("*.partial")) == []
 
 
@@ -122,7 +130,8 @@ def test_a_run_on_frames_asks_for_a_graphics_processor(project, tmp_path):
         "profile": "quick", "results": str(results), "parameters": {}, "data": {},
         "runs": {
             f"{name}.json": {"notebook": "", "label": name, "state": "missing", "weights": False,
-                             "frames": frames, "seconds": 1, "memory_mb": 10, "minutes": 5}
+                             "frames": frames, "alone": False, "seconds": 1, "memory_mb": 10,
+                             "minutes": 5}
             for name, frames in names.items()
         },
     }  # fmt: skip

@@ -15,6 +15,7 @@ class Experiment(NamedTuple):
     run: str
     config_module: str = ""  # where it is not the function's
     frames: bool = False  # whether it trains on packed frames
+    alone: bool = False  # whether it times the machine, which then does nothing else
 
     def load(self) -> tuple[type[Config], Callable]:
         """Import and return the configuration's class and the function."""
@@ -24,6 +25,10 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = {
     "identities": Experiment("ubnlib.identities", "IdentitiesConfig", "run_identities"),
+    "implementation": Experiment(
+        "ubnlib.implementation", "ImplementationConfig", "run_implementation"
+    ),
+    "step_cost": Experiment("ubnlib.step_cost", "StepCostConfig", "run_step_cost", alone=True),
     "spiral": Experiment("ubnlib.spiral.experiment", "SpiralConfig", "run_spiral"),
     "spiral_features": Experiment("ubnlib.spiral.feature_study", "FeaturesConfig", "run_features"),
     "spiral_uncertainty": Experiment(

@@ -135,6 +135,7 @@ def write_plan(
                 "state": state,
                 "weights": run.weights,
                 "frames": EXPERIMENTS[run.config.experiment].frames,
+                "alone": EXPERIMENTS[run.config.experiment].alone,
                 **costs.get(run.file, {}),
             }
             for run, state, _ in plan.runs

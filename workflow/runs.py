@@ -50,10 +50,10 @@ def runs_of(notebooks: dict[str, Parameters], fingerprint: str = "") -> list[Run
 
 def of_method(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 1."""
-    from ubnlib.identities import IdentitiesConfig
+    from ubnlib.method_plan import method_runs
 
-    for seed in range(parameters["seeds"]):
-        yield Run("", f"identities, seed {seed}", IdentitiesConfig(seed=seed))
+    for config in method_runs(parameters["seeds"]):
+        yield Run("", f"{config.experiment.replace('_', ' ')}, seed {config.seed}", config)
 
 
 def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
