@@ -1,4 +1,4 @@
-"""The workflow: its checks' sentences, its pages, and a small project run for real."""
+"""The workflow: its checks' sentences, and a small project run for real."""
 
 import json
 import os
@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -17,9 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
-import make_index  # noqa: E402
 from check_profile import ProfileError, check_kitti, defaults, run_parameters  # noqa: E402
-from make_html import make_html, mathml  # noqa: E402
 from terminal import duration  # noqa: E402
 
 FIRST = """results = "../results/quick"
@@ -76,6 +72,7 @@ def project(tmp_path):
     write_notebook(tmp_path / "notebooks" / "02_toy_analysis.ipynb", FIRST, DRAW)
     write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, SECOND)
     write_profile(tmp_path, {"02_toy_analysis": {"steps": 5}, "05_verdicts": {}})
+    (tmp_path / "claims.yaml").write_text("- {id: a, place: Section 1, claim: It is so.}")
     return tmp_path
 
 
@@ -184,62 +181,10 @@ def test_bad_arguments_stop_before_anything_runs(project):
         assert not (project / "results").exists()
 
 
-# The pages.
-
-
-class Links(HTMLParser):
-    """Collect what a page links to and what it loads."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.links, self.loads = [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        for key, value in attributes:
-            if key in ("src", "href"):
-                (self.links if tag == "a" else self.loads).append(value)
-
-
 def test_duration():
     assert [duration(x) for x in (0.6, 60, 185, 7620)] == [
         "1 s", "1 min 00 s", "3 min 05 s", "2 h 07 min",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("formula", "part"),
-    [
-        (r"\frac{a}{b} \tag{3}", "<mtext>(3)</mtext>"),
-        (r"\tfrac12 x", "<mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi>"),
-        (r"\begin{align*}a &= b \\ c &= d\end{align*}", "<mtable"),
-        (r"\unknown{<x>}", r"<code>\unknown{&lt;x&gt;}</code>"),
-    ],
-)
-def test_mathml(formula, part):
-    assert part in mathml(formula, block=True)
-
-
-def test_html_page_loads_nothing(project):
-    page = make_html(project / "notebooks" / "02_toy_analysis.ipynb")
-    assert "<mfrac>" in page and "$$" not in page
-    assert Links(page).loads == []
-    assert "<script src" not in page and "@import" not in page and "url(http" not in page
-
-
-def test_figures_go_to_the_notebook_of_their_number(tmp_path):
-    for name in ("02_a.png", "02_a.csv", "02_b.png", "04_c.png", "other.png", "lonely.csv"):
-        (tmp_path / name).touch()
-    groups = make_index.group_figures(tmp_path, ["02_toy_analysis", "03_depth"])
-    assert groups["02_toy_analysis"][0] == {"name": "02_a", "png": "02_a.png", "csv": "02_a.csv"}
-    assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
-    assert groups["03_depth"] == []
-    assert [figure["name"] for figure in groups[""]] == ["04_c", "other"]
-
-
-def test_revision_without_git_is_empty(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert make_index.revision(tmp_path) == ""
 
 
 # A small project, run for real.
@@ -289,18 +234,20 @@ def test_run_is_interrupted_then_fails_then_ends(project):
     assert "05_verdicts done" in done.stdout and "02_toy_analysis" not in done.stdout
     assert first.stat().st_mtime_ns == time_of_first
     assert sorted(notebooks.glob("*.ipynb")) == [first, second]
-    assert done.stdout.splitlines()[-1] == str(project / "results/quick/index.html")
-    check_index(project / "results" / "quick")
+    assert done.stdout.splitlines()[-1] == str(project / "results/quick/report.html")
+    check_report(project / "results" / "quick")
 
 
-def check_index(results: Path) -> None:
-    """The page lists notebooks and figures, and every link on it leads to a file."""
-    page = (results / "index.html").read_text()
-    links = Links(page)
-    files = [link for link in links.links + links.loads if not link.startswith("#")]
+def check_report(results: Path) -> None:
+    """The report lists notebooks and figures, and says what the run lacks."""
+    page = (results / "report.html").read_text()
     for name in ("02_figure2.png", "02_figure2.pdf", "02_figure2.csv"):
-        assert f"figures/{name}" in files
+        assert f'href="figures/{name}"' in page
     for name in ("02_toy_analysis", "05_verdicts"):
-        assert {f"notebooks/{name}.html", f"notebooks/{name}.ipynb"} <= set(files)
-    assert [link for link in files if not (results / unquote(link)).is_file()] == []
+        assert f'href="notebooks/{name}.html"' in page
+        assert (results / "notebooks" / f"{name}.html").is_file()
     assert "For &lt;tests&gt;." in page and "About 02_toy_analysis" in page
+    assert 'id="warnings"' not in page
+    assert {path.name for path in results.iterdir()} >= {
+        "claims.md", "claims.json", "codecheck.yml",
+    }  # fmt: skip

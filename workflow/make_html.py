@@ -4,6 +4,7 @@ nbconvert's own page loads MathJax, require.js and mermaid from other servers. H
 become MathML, which browsers draw themselves, and the scripts are left out.
 """
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html import escape
@@ -66,6 +67,24 @@ class MathRenderer(IPythonRenderer):
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
 
 
+def markdown_to_html(source: str, meant_from: Path, page_in: Path) -> str:
+    """Convert Markdown with formulas, for a page in another folder than its links' own."""
+    renderer = MathRenderer(escape=False, exclude_anchor_links=True)
+    html = MarkdownWithMath(renderer=renderer).render(source)
+    return rebase_links(html, meant_from, page_in)
+
+
+def rebase_links(html: str, meant_from: Path, page_in: Path) -> str:
+    """Turn links that are relative to one folder into links relative to another."""
+
+    def rebase(match: re.Match[str]) -> str:
+        path, _, anchor = match[1].partition("#")
+        moved = os.path.relpath(os.path.abspath(meant_from / path), os.path.abspath(page_in))
+        return f'href="{Path(moved).as_posix()}{"#" + anchor if anchor else ""}"'
+
+    return re.sub(r'href="(?![a-z+.-]+:|#|/)([^"]+)"', rebase, html)
+
+
 class OfflineExporter(HTMLExporter):
     """nbconvert's HTML export without requests to other servers."""
 
@@ -82,8 +101,13 @@ class OfflineExporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def make_html(notebook: Path) -> str:
-    """Convert an executed notebook to a self-contained page."""
+def make_html(notebook: Path, source: Path | None = None) -> str:
+    """Convert an executed notebook to a self-contained page.
+
+    Args:
+        notebook: The notebook; its page is meant to lie beside it.
+        source: The folder that the notebook's links are meant from, if it is another one.
+    """
     exporter = OfflineExporter(raw_template=TEMPLATE)
     html, _ = exporter.from_filename(str(notebook))
-    return html
+    return rebase_links(html, source, notebook.parent) if source else html

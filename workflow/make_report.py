@@ -1,115 +1,110 @@
-"""Write a run's pages: each executed notebook as HTML, and index.html with figures and facts."""
+"""Write a run's report: which claims of the paper hold, how sure that is, and why.
+
+    python workflow/make_report.py profiles/PROFILE.yaml results/PROFILE
+
+run in the project's folder. Besides report.html it writes claims.md, claims.json, codecheck.yml
+and a page for each executed notebook. What is missing or broken is named on the page.
+"""
 
 import argparse
+import json
 import os
-import platform
-import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+import pandas as pd
 import yaml
-from make_html import make_html
-from read_notebook import read_notebook
-from terminal import duration
+from check_profile import notebook_names
+from codecheck import codecheck
+from executed import describe, deviations, discussed
+from run_facts import machine, revision
+from run_figures import group_figures, thumbnail
+from sources import Source, find_problems, read_sources
+from whole import write_whole
 
-PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "papermill", "snakemake")
-# Shown once for the whole run, or not at all: it is where this page lies.
-HIDDEN = ("results",)
+from ubnlib.claims import Claim, load_claims
+from ubnlib.figures.verdicts import COLORS, SYMBOLS, interval_svg, strip_svg
+from ubnlib.verdicts import (
+    BEYOND,
+    VERDICTS,
+    count,
+    in_paper_order,
+    section,
+    to_json,
+    to_markdown,
+)
 
 
-def describe_notebook(path: Path) -> dict[str, Any]:
-    """Read what an executed notebook says of itself.
+def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]:
+    """Gather what the page says of a claim by one folder of records."""
+    row = source.table.set_index("claim", drop=False).loc[claim.id].to_dict()
+    made = source.evidence.table
+    if row["records"]:
+        keys = {name.rpartition("-")[2] for name in row["records"]}
+        made = made[made["key"].isin(keys) & (made["experiment"] == claim.query.experiment)]
+    else:
+        made = made.head(0)
+    folder = Path(os.path.relpath(source.folder, results)).as_posix()
 
-    Returns:
-        `name`, `title` (its first heading), `section` (of the paper), `parameters` (all that were
-        injected) and `duration` (as text).
-    """
-    notebook = read_notebook(path)
-    run = notebook["metadata"].get("papermill", {})
-    headings = (
-        line.lstrip("# ")
-        for cell in notebook["cells"]
-        if cell["cell_type"] == "markdown"
-        for line in cell["source"].splitlines()
-        if line.startswith("# ")
-    )
-    return {
-        "name": path.stem,
-        "title": next(headings, path.stem),
-        "section": notebook["metadata"].get("ubn", {}).get("section", ""),
-        "parameters": {k: v for k, v in run.get("parameters", {}).items() if k not in HIDDEN},
-        "duration": duration(run.get("duration") or 0),
+    def known(column: str) -> list[str]:
+        return sorted({str(v) for v in made.get(column, ()) if not pd.isna(v)})
+
+    days = [when[:10] for when in known("finished")]
+    return row | {
+        "label": source.label,
+        "profile": source.profile,
+        "svg": interval_svg(row),
+        "symbol": SYMBOLS[row["verdict"]],
+        "files": [
+            (name, f"{folder}/records/{name}.json".removeprefix("./")) for name in row["records"]
+        ],
+        "hardware": known("cpu") + known("gpu"),
+        "revisions": [name[:12] for name in known("revision")],
+        "days": " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "",
     }
 
 
-def group_figures(folder: Path, names: list[str]) -> dict[str, list[dict[str, str]]]:
-    """Give each figure to the notebook whose number its file name begins with.
-
-    Args:
-        folder: Holds NAME.png, with NAME.pdf and NAME.csv beside it.
-        names: The notebooks, such as `02_toy_analysis`.
-
-    Returns:
-        For each notebook, and "" for all other figures, a list of figures: `name` and the file
-        names of what exists under `png`, `pdf` and `csv`.
-    """
-    groups: dict[str, list] = {name: [] for name in [*names, ""]}
-    by_number = {name.split("_")[0]: name for name in names}
-    for png in sorted(folder.glob("*.png")):
-        figure = {"name": png.stem}
-        for kind in ("png", "pdf", "csv"):
-            if png.with_suffix(f".{kind}").exists():
-                figure[kind] = png.with_suffix(f".{kind}").name
-        groups[by_number.get(png.stem.split("_")[0], "")].append(figure)
-    return groups
+def sentence(table: pd.DataFrame) -> str:
+    """Say in one sentence how many claims there are of each verdict."""
+    ours = int((table["section"] == BEYOND).sum())
+    parts = [f"{number} {verdict}" for verdict, number in count(table).items() if number]
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else "none"]))
+    beyond = f" ({ours} of them questions of ours beyond the paper)" if ours else ""
+    return f"{len(table)} claims{beyond}: {listed}."
 
 
-def output(*command: str) -> str:
-    """Run a command that may not be there; return what it prints, or "" if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
-def revision(root: Path) -> str:
-    """Name the git revision of a folder, with "+ changes" where files differ; "" without git."""
-    commit = output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-    changed = commit and output("git", "-C", str(root), "status", "--porcelain")
-    return commit + (" + changes" if changed else "")
-
-
-def machine() -> dict[str, str]:
-    """Describe the machine: system, processor cores, graphics processors, versions."""
-    facts = {
-        "System": platform.platform(),
-        "Processor cores": str(os.cpu_count()),
-        "Graphics": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
-        "Python": platform.python_version(),
-    }
-    for package in PACKAGES:
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return facts
-
-
-def make_index(profile: Path, results: Path, notebooks: list[Path], facts: dict[str, str]) -> str:
-    """Fill the template.
+def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
+    """Return the texts of the report's files by name.
 
     Args:
         profile: The profile's YAML file.
-        results: The folder that holds `figures/` and `notebooks/`, where the page will lie.
-        notebooks: The executed notebooks, in order.
-        facts: More rows for the table of run facts.
+        results: The folder that holds `records/`, `figures/` and `notebooks/`, where they will lie.
+        root: The project's folder, with `claims.yaml` and `notebooks/`.
     """
-    described = [describe_notebook(path) for path in notebooks]
-    kitti_root = next(filter(None, (n["parameters"].get("kitti_root") for n in described)), "")
+    chosen = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    source_folder = root / "notebooks"
+    names = [name for name in notebook_names(root) if name in chosen["notebooks"]]
+    notebooks = [describe(name, results, source_folder) for name in names]
+    claims = in_paper_order(load_claims(root / "claims.yaml"))
+    sources = read_sources(claims, profile.stem, results, root)
+    figures = group_figures(results / "figures", names)
+    made, code = time.strftime("%Y-%m-%d %H:%M %z"), revision(root)
+    kitti_root = next(filter(None, (n["parameters"].get("kitti_root") for n in notebooks)), "")
+    entries = [
+        {
+            "ledger": claim,
+            "section": section(claim),
+            "changed": getattr(claim, "changed", None),
+            "verdicts": [verdict_entry(claim, source, results) for source in sources],
+            "notebook": discussed(claim.id, claim.place, notebooks, results),
+            "command": f"make claim CLAIM={claim.id} PROFILE={profile.stem}"
+            + (" KITTI_ROOT=FOLDER" if kitti_root else ""),
+        }
+        for claim in claims
+    ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -117,28 +112,54 @@ def make_index(profile: Path, results: Path, notebooks: list[Path], facts: dict[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("index.html.j2").render(
+    environment.filters["urlencode_path"] = lambda link: quote(link, safe="/#:?,'()")
+    page = environment.get_template("report.html.j2").render(
         profile=profile.stem,
-        description=yaml.safe_load(profile.read_text(encoding="utf-8"))["description"],
-        notebooks=described,
-        figures=group_figures(results / "figures", [n["name"] for n in described]),
-        facts={"Depth data": kitti_root or "synthetic drives"} | facts,
-    )
+        description=chosen["description"],
+        made=made,
+        revision=code,
+        problems=find_problems(claims, sources, notebooks, results),
+        summaries=[
+            {"label": s.label, "profile": s.profile, "sentence": sentence(s.table),
+             "counts": count(s.table), "strip": strip_svg(count(s.table)),
+             "indications": int(s.table["reason"].str.startswith("an indication").sum())}
+            for s in sources
+        ],
+        claims=entries,
+        sections=list(dict.fromkeys(entry["section"] for entry in entries)),
+        verdicts=VERDICTS,
+        symbols=SYMBOLS,
+        colors=COLORS,
+        notebooks=notebooks,
+        deviations=[(n, deviations(n, source_folder, results)) for n in notebooks],
+        figures=figures,
+        thumbnails={
+            figure["png"]: thumbnail(results / "figures" / figure["png"])
+            for group in figures.values()
+            for figure in group
+        },
+        facts={"Depth data": kitti_root or "synthetic drives", "Report made": made,
+               "Revision": code} | machine(),
+    )  # fmt: skip
+    run = sources[0]
+    everything = {"profile": profile.stem, "made": made, "revision": code,
+                  "claims": to_json(claims, run.table)}  # fmt: skip
+    return {
+        "report.html": page,
+        "claims.md": to_markdown(run.table),
+        "claims.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "codecheck.yml": codecheck(root / "CITATION.cff", results, profile.stem, code, figures),
+    }
 
 
 def main() -> None:
-    """Write the pages of the run named on the command line."""
+    """Write the report of the run named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("notebooks", type=Path, nargs="*")
     args = parser.parse_args()
-    for notebook in args.notebooks:
-        notebook.with_suffix(".html").write_text(make_html(notebook), encoding="utf-8")
-    facts = {"Finished": time.strftime("%Y-%m-%d %H:%M %z"), "Revision": revision(Path.cwd())}
-    facts |= machine()
-    page = make_index(args.profile, args.results, sorted(args.notebooks), facts)
-    (args.results / "index.html").write_text(page, encoding="utf-8")
+    for name, text in make_report(args.profile, args.results, Path.cwd()).items():
+        write_whole(args.results / name, text)
 
 
 if __name__ == "__main__":
