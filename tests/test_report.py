@@ -29,7 +29,7 @@ import whole  # noqa: E402
 from evidence import read_evidence  # noqa: E402
 from executed import convert  # noqa: E402
 from make_html import make_html, mathml, rebase_links  # noqa: E402
-from make_report import make_report  # noqa: E402
+from make_report import main, make_report  # noqa: E402
 from run_facts import revision  # noqa: E402
 from run_figures import group_figures  # noqa: E402
 
@@ -151,7 +151,7 @@ def test_the_page_follows_the_records(project):
     page = report(project)
     better, large = article(page, "better"), article(page, "large")
     assert "<b>+0.055 [0.050, 0.060]</b>" in better and verdicts(better) == ["reproduced"]
-    assert "4 seeds: the interval lies beyond the margin" in better
+    assert "4 seeds · the interval lies beyond the margin" in better
     assert "UBN is &lt;better&gt;." in better and "The paper: 6 %." in better
     assert "a &amp; b" in better and "make claim CLAIM=better PROFILE=quick" in better
     assert "A processor · finished 2026-01-02 · revision\naaaaaaaaaaaa" in better
@@ -177,6 +177,14 @@ def test_a_quick_run_is_shown_beside_the_committed_records(project):
     assert 'href="../standard/records/toy-uuuuuuuuuuuuuuuu.json"' in large
     assert "1 of them need a larger profile" in page
     check_links(results_of(project) / "report.html")
+
+
+def test_a_run_on_kitti_says_so(project):
+    run = {**DONE, "parameters": {"kitti_root": "/data/kitti"}}
+    write_notebook(results_of(project) / "notebooks" / "02_toy.ipynb", TEXT, ("better",), run)
+    page = report(project)
+    assert "<td>/data/kitti</td>" in page
+    assert "PROFILE=quick KITTI_ROOT=FOLDER" in article(page, "better")
 
 
 def test_a_claim_leads_to_the_section_that_discusses_it(project):
@@ -280,7 +288,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     whole.write_whole(path, "first")
     with pytest.raises(UnicodeEncodeError):
         whole.write_whole(path, "half\udc80")
-    assert path.read_text() == "first"
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_broken_ledger_or_profile_gives_one_sentence(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/qick.yaml", "results/quick"])
+    with pytest.raises(SystemExit, match=r"no profile 'qick' .* there are: quick"):
+        main()
+    (project / "claims.yaml").write_text("nothing")
+    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/quick.yaml", "results/quick"])
+    with pytest.raises(SystemExit, match=r"No report can be made: .*claims.yaml is not a list"):
+        main()
+    assert not (results_of(project) / "report.html").exists()
 
 
 # The exports.

@@ -9,6 +9,7 @@ and a page for each executed notebook. What is missing or broken is named on the
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
-import yaml
-from check_profile import notebook_names
+from check_profile import ProfileError, load_profile, notebook_names
 from codecheck import codecheck
 from executed import describe, deviations, discussed
 from run_facts import machine, revision
@@ -84,7 +84,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         results: The folder that holds `records/`, `figures/` and `notebooks/`, where they will lie.
         root: The project's folder, with `claims.yaml` and `notebooks/`.
     """
-    chosen = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    chosen = load_profile(profile.stem, profile.absolute().parents[1])
     source_folder = root / "notebooks"
     names = [name for name in notebook_names(root) if name in chosen["notebooks"]]
     notebooks = [describe(name, results, source_folder) for name in names]
@@ -158,7 +158,11 @@ def main() -> None:
     parser.add_argument("profile", type=Path)
     parser.add_argument("results", type=Path)
     args = parser.parse_args()
-    for name, text in make_report(args.profile, args.results, Path.cwd()).items():
+    try:
+        files = make_report(args.profile, args.results, Path.cwd())
+    except (ProfileError, ValueError, OSError) as error:
+        sys.exit(f"No report can be made: {error}")
+    for name, text in files.items():
         write_whole(args.results / name, text)
 
 

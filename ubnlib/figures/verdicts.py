@@ -1,4 +1,4 @@
-"""Pictures of verdicts: one a claim, all claims in one, and how many there are of each verdict.
+"""Pictures and tables of verdicts: one a claim, all claims in one, how many of each verdict.
 
 The small ones are SVG that takes a page's own colors, `--reproduced` and so on, where it has some.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from ubnlib.claims import Verdict
 from ubnlib.figures import style
@@ -36,6 +37,19 @@ def color(verdict: Verdict) -> str:
     return f"var(--{verdict.replace(' ', '-')}, {COLORS[verdict]})"
 
 
+def styled(table: pd.DataFrame) -> Styler:
+    """Return a table of verdicts for a notebook, with the verdicts' symbols and colors."""
+    columns = ["claim", "paper", "ours", "seeds", "verdict", "reason"]
+
+    def mark(verdict: Verdict) -> str:
+        return f"border-left: 6px solid {COLORS[verdict]}; padding-left: 6px; white-space: nowrap"
+
+    shown = table[columns].style.hide(axis="index").map(mark, subset=["verdict"])
+    shown = shown.set_properties(subset=["ours"], **{"white-space": "nowrap"})
+    shown = shown.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+    return shown.format({"verdict": lambda verdict: f"{SYMBOLS[verdict]} {verdict}"})
+
+
 def strip_svg(counts: dict[Verdict, int], width: int = 640, height: int = 18) -> str:
     """Draw one strip whose parts are as long as there are claims of each verdict."""
     whole = sum(counts.values()) or 1
@@ -51,8 +65,8 @@ def strip_svg(counts: dict[Verdict, int], width: int = 640, height: int = 18) ->
         left += share
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'preserveAspectRatio="none" role="img" class="strip"><title>{words}</title>'
-        f"{''.join(parts)}</svg>"
+        f'height="{height}" preserveAspectRatio="none" role="img" class="strip">'
+        f"<title>{words}</title>{''.join(parts)}</svg>"
     )
 
 
@@ -158,5 +172,5 @@ def draw(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [row["claim"] for row in rows])
     axes.set(xlabel="effect in the claim's direction, in units of its margin",
-             xlim=(-30, 30), ylim=(len(rows) - 0.5, -0.5))  # fmt: skip
+             xlim=(-30, 30), ylim=(max(len(rows), 1) - 0.5, -0.5))  # fmt: skip
     return figure
