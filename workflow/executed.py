@@ -59,14 +59,14 @@ def describe(name: str, results: Path, source: Path) -> dict[str, Any]:
     run = notebook["metadata"].get("papermill", {}) if executed else {}
     entry = notebook["metadata"].get("ubn", {})
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    headings = re.findall(r"^# +(.+)", "\n".join([*cells, f"# {name}"]), re.MULTILINE)
     page = executed.with_suffix(".html") if executed else None
     log = results / "logs" / f"{name}.log"
     return {
         "name": name,
         "state": state,
         "problem": problem or "",
-        "title": next(re.findall(r"^# +(.+)", cell, re.M)[0] for cell in [*cells, f"# {name}"]
-                      if re.search(r"^# +", cell, re.M)),
+        "title": headings[0],
         "section": entry.get("section", ""),
         "claims": entry.get("claims", []),
         "parameters": {k: v for k, v in run.get("parameters", {}).items() if k not in HIDDEN},
@@ -75,7 +75,7 @@ def describe(name: str, results: Path, source: Path) -> dict[str, Any]:
         "page": f"notebooks/{page.name}" if page and page.exists() else "",
         "log": f"logs/{log.name}" if log.exists() else "",
         "cells": cells,
-    }  # fmt: skip
+    }
 
 
 def _read(path: Path | None) -> dict[str, Any] | None:
