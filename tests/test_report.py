@@ -26,12 +26,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 import update_readme  # noqa: E402
 import whole  # noqa: E402
-from evidence import read_evidence  # noqa: E402
 from executed import convert  # noqa: E402
 from make_html import make_html, mathml, rebase_links  # noqa: E402
 from make_report import main, make_report  # noqa: E402
 from run_facts import revision  # noqa: E402
 from run_figures import group_figures  # noqa: E402
+
+from ubnlib.evidence import read_evidence  # noqa: E402
 
 LEDGER = """
 - {id: better, place: "Section 2, Figure 1", claim: UBN is <better>., paper: 6 %,

@@ -23,12 +23,12 @@ from calibrate import seconds_at_once
 from check_profile import run_parameters
 from costs import UNITS, trained_again, work_of, work_of_frames
 from experiments import EXPERIMENTS
-from files import write_whole
 from plan import Plan, make_plan
 from prepare_data import prepare_data
 from read_notebook import read_notebook
 from scipy.optimize import nnls
 from tqdm import tqdm
+from whole import write_whole
 
 from ubnlib.ablation.plan import claimed, smaller
 from ubnlib.ablation.study import reader

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments import EXPERIMENTS
-from files import write_whole
 from prepare_data import read_data
 from runs import Run, runs_of
+from whole import write_whole
 
 from ubnlib.provenance import source_digest
 from ubnlib.records import read_record

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from files import write_whole
 from terminal import describe, duration, say
+from whole import write_whole
 
 from ubnlib.depth_plan import pack_split, packed_folder
 from ubnlib.kitti import PackedDepth

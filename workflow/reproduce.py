@@ -43,14 +43,17 @@ def main() -> int:
         return 2
     took = duration(time.monotonic() - start)
     if code:
-        state = "Interrupted" if code == 130 else "Not finished"
+        state = "Interrupted"
+        if code != 130:
+            state = "Not finished"
+            write_report(args.profile, results)
         print(
             f"{state} after {took}; what is done is kept, and the same command goes on from "
             f"there. Logs: {results / 'logs'}",
             file=sys.stderr,
         )
         return code
-    print(f"All done, {took}. Open in a browser:\n{results / 'index.html'}")
+    print(f"All done, {took}. Open in a browser:\n{results / 'report.html'}")
     return 0
 
 
@@ -157,6 +160,16 @@ def snakemake(
         "--config", f"plan={json.dumps(str(plan))}", f"gpus={gpus}",
         *([] if args.cluster else [f"cores={args.cores}"]),
     ]  # fmt: skip
+
+
+def write_report(profile: str, results: Path) -> None:
+    """Report what there is and what is not, where the workflow could not come to its end."""
+    script = FOLDER / "make_report.py"
+    done = subprocess.run(
+        [sys.executable, script, f"profiles/{profile}.yaml", results], check=False
+    )
+    if not done.returncode:
+        print(f"What there is, and what is missing: {results / 'report.html'}", flush=True)
 
 
 def graphics() -> int:

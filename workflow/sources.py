@@ -1,14 +1,13 @@
 """The folders of records that a report judges the claims by, and what a run lacks."""
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from evidence import Evidence, read_evidence
 
 from ubnlib.claims import PROFILES, Claim
+from ubnlib.evidence import Evidence, read_evidence
 from ubnlib.verdicts import judge_all
 
 COMMITTED = "standard"  # the profile whose records are part of the repository
@@ -53,12 +52,10 @@ def find_problems(
                              "link": notebook["page"] or notebook["file"]})  # fmt: skip
         elif notebook["state"] == "missing":
             problems.append({"text": f"Notebook {name} has not been run to its end.", "link": log})
-    records = results / "records"
-    for log in sorted((results / "logs").glob("*.log")):
-        is_run = re.fullmatch(r".+-[0-9a-f]{16}", log.stem)
-        if is_run and not (records / f"{log.stem}.json").exists():
+    for log in sorted((results / "logs").glob("*/*.log")):  # of runs: FOLDER/RECORD.log
+        if not (results / log.parent.name / f"{log.stem}.json").exists():
             text = f"The run {log.stem} left no record; it failed or was stopped."
-            problems.append({"text": text, "link": f"logs/{log.name}"})
+            problems.append({"text": text, "link": log.relative_to(results).as_posix()})
     for source in sources:
         folder = os.path.relpath(source.folder, results)
         for path, reason in source.evidence.damaged.items():

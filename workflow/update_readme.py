@@ -8,10 +8,10 @@ run in the project's folder.
 import sys
 from pathlib import Path
 
-from evidence import read_evidence
 from whole import write_whole
 
 from ubnlib.claims import load_claims
+from ubnlib.evidence import read_evidence
 from ubnlib.verdicts import between_markers, judge_all, to_markdown
 
 
