@@ -236,8 +236,9 @@ def test_all_that_is_missing_or_broken_is_named(project):
     executed = results / "notebooks"
     (executed / "02_toy.ipynb").rename(executed / "02_toy.failed.ipynb")
     (executed / "05_verdicts.ipynb").unlink()
-    (results / "logs").mkdir()
-    for name in ("02_toy", "05_verdicts", f"toy-{'b' * 16}", f"toy-{'c' * 16}"):
+    (results / "logs" / "records").mkdir(parents=True)
+    runs = [f"records/toy-{letter * 16}" for letter in "bc"]
+    for name in ("02_toy", "05_verdicts", *runs):
         (results / "logs" / f"{name}.log").write_text("a log")
     (results / "records" / "toy-dddd.json").write_text("{")
     (results / "records" / f"toy-{'u' * 16}.json").unlink()

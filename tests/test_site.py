@@ -22,6 +22,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 ORDER = [
     *(f"notebooks/{name}.html" for name in NOTEBOOKS),
     "docs/using_ubn.html",
+    "docs/reproducing.html",
     "results/benchmarks/README.html",
     "docs/toy_study.html",
     "docs/depth_study.html",

@@ -125,6 +125,15 @@ def in_short(claim: str) -> str:
     return short[:1].upper() + short[1:]
 
 
+def sentence(table: pd.DataFrame) -> str:
+    """Say in one sentence how many claims there are of each verdict."""
+    ours = int((table["section"] == BEYOND).sum())
+    parts = [f"{number} {verdict}" for verdict, number in count(table).items() if number]
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else "none"]))
+    beyond = f" ({ours} of them questions of ours beyond the paper)" if ours else ""
+    return f"{len(table)} claims{beyond}: {listed}."
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     """Write the short table for a README: id, what the claim says, our numbers, verdict."""
     lines = ["| claim | it says | ours | verdict |", "|---|---|---|---|"]

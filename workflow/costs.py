@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import EXPERIMENTS
 from plan import DEPTH, Plan, Planned
 
 from ubnlib.records import Config
@@ -47,7 +48,7 @@ def work_of(config: Config, data: dict[str, Any] | None = None) -> Work:
         }
     if experiment == "depth":
         return work | _work_of_depth(config, data)
-    return work
+    return work | {f"measure {experiment}": 1.0}
 
 
 def _work_of_spiral(config: Config) -> Work:
@@ -176,14 +177,19 @@ def estimate(plan: Plan, calibration: float, cores: int, gpus: int = 0) -> Estim
     slowness = calibration / known["calibration"]
     costs = costs_of(plan)
     runs = dict.fromkeys(plan.parameters, 0.0)
+    waiting = 0.0  # of the other cores, while a run has the machine for itself
     for run, *_ in plan.to_make:
-        runs[run.notebook] += costs[run.file]["seconds"] * slowness
+        seconds = costs[run.file]["seconds"] * slowness
+        runs[run.notebook] += seconds
+        waiting += seconds * (cores - 1) * EXPERIMENTS[run.config.experiment].alone
     notebooks = {name: _notebook(plan, name) * slowness for name in plan.parameters}
     frames, parameters = None, plan.parameters.get(DEPTH)
     if parameters and plan.data is None:
         frames = seconds_of(work_of_frames(parameters)) * slowness / cores
     last = notebooks.get("05_verdicts", 0.0) + known["notebooks"]["report"] * slowness
-    jobs = sum(runs.values()) + sum(notebooks.values()) - notebooks.get("05_verdicts", 0.0)
+    jobs = (
+        waiting + sum(runs.values()) + sum(notebooks.values()) - notebooks.get("05_verdicts", 0.0)
+    )
     memory = sorted((costs[run.file]["memory_mb"] for run, *_ in plan.to_make), reverse=True)
     return Estimate(
         runs=runs,

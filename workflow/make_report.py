@@ -28,11 +28,11 @@ from whole import write_whole
 from ubnlib.claims import Claim, load_claims
 from ubnlib.figures.verdicts import COLORS, SYMBOLS, interval_svg, strip_svg
 from ubnlib.verdicts import (
-    BEYOND,
     VERDICTS,
     count,
     in_paper_order,
     section,
+    sentence,
     to_json,
     to_markdown,
 )
@@ -65,15 +65,6 @@ def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]
         "revisions": [name[:12] for name in known("revision")],
         "days": " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "",
     }
-
-
-def sentence(table: pd.DataFrame) -> str:
-    """Say in one sentence how many claims there are of each verdict."""
-    ours = int((table["section"] == BEYOND).sum())
-    parts = [f"{number} {verdict}" for verdict, number in count(table).items() if number]
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else "none"]))
-    beyond = f" ({ours} of them questions of ours beyond the paper)" if ours else ""
-    return f"{len(table)} claims{beyond}: {listed}."
 
 
 def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:

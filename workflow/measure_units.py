@@ -36,6 +36,7 @@ from ubnlib.ablation.tuning import tune
 from ubnlib.depth_data import DepthData, usual_split
 from ubnlib.depth_plan import depth_runs
 from ubnlib.kitti import PackedDepth
+from ubnlib.method_plan import method_runs
 from ubnlib.provenance import provenance
 from ubnlib.records import Config, read_record
 from ubnlib.spiral import plan as toy
@@ -46,6 +47,11 @@ FRAMES = {
     "frames": {"cameras": [2, 3], "size": [24, 80], "test_every": 1},
 }
 NET = {"width": 0.25, "levels": 4}
+
+
+def method_configs() -> list[Config]:
+    """Return one run of each experiment of section 3."""
+    return [config for config in method_runs(1) if config.seed == 0]
 
 
 def toy_configs() -> list[Config]:
@@ -94,7 +100,7 @@ def timed_runs(study: Path, folder: Path) -> tuple[list[dict[str, float]], list[
     data = DepthData(frames, *usual_split(frames.keys, 1))
     shape = {"train": found["train"], "test": found["test"], "size": FRAMES["frames"]["size"]}
     jobs: list[tuple[Config, tuple[Any, ...]]] = [
-        (config, ()) for config in toy_configs() + ablation_configs(study)
+        (config, ()) for config in method_configs() + toy_configs() + ablation_configs(study)
     ]
     for steps, batch in ((10, [4, 4]), (30, [4, 4]), (20, [8, 8])):
         runs = depth_runs(

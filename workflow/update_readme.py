@@ -1,6 +1,6 @@
 """Write the table of claims, by the committed records, between the two markers of README.md.
 
-python workflow/update_readme.py
+    python workflow/update_readme.py
 
 run in the project's folder.
 """
@@ -12,13 +12,14 @@ from whole import write_whole
 
 from ubnlib.claims import load_claims
 from ubnlib.evidence import read_evidence
-from ubnlib.verdicts import between_markers, judge_all, to_markdown
+from ubnlib.verdicts import between_markers, judge_all, sentence, to_markdown
 
 
 def committed_table(root: Path) -> str:
-    """Return the Markdown table of the standard profile's committed records."""
+    """Return a sentence and the Markdown table of the standard profile's committed records."""
     evidence = read_evidence(root / "results" / "standard" / "records")
-    return to_markdown(judge_all(load_claims(root / "claims.yaml"), evidence.table, "standard"))
+    table = judge_all(load_claims(root / "claims.yaml"), evidence.table, "standard")
+    return f"{sentence(table)}\n\n{to_markdown(table)}"
 
 
 def main() -> None:
