@@ -98,7 +98,7 @@ def work_of_frames(parameters: dict[str, Any]) -> Work:
         return {"pack frame": 42_304 + 2_480}
     rendered = synthetic["drives"] * synthetic["frames"]
     return {
-        "render frame": rendered,
+        "start rendering": 1.0,
         "render megapixel": rendered * 2 * 0.466 * synthetic["scale"] ** 2,  # of both cameras
         "pack frame": rendered * len(frames["cameras"]),
     }

@@ -10,6 +10,7 @@ time of its notebooks, whose runs were there. So `make reproduce` comes first.
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,8 +51,8 @@ NET = {"width": 0.25, "levels": 4}
 
 
 def method_configs() -> list[Config]:
-    """Return one run of each experiment of section 3."""
-    return [config for config in method_runs(1) if config.seed == 0]
+    """Return the runs of section 3, of one seed; timings have a few."""
+    return [config for config in method_runs(1) if config.seed < 3]
 
 
 def toy_configs() -> list[Config]:
@@ -90,7 +91,7 @@ def timed_runs(study: Path, folder: Path) -> tuple[list[dict[str, float]], list[
         works.append(work)
         seconds.append(time.perf_counter() - start)
 
-    for scale, drives in ((0.125, 2), (0.125, 6), (0.25, 4)):
+    for scale, drives in ((0.125, 2), (0.125, 6), (0.25, 2), (0.25, 6)):
         parameters = {**FRAMES, "data_root": str(folder / f"{scale}-{drives}")}
         parameters["synthetic"] = {"drives": drives, "frames": 8, "scale": scale}
         start = time.perf_counter()
@@ -102,7 +103,7 @@ def timed_runs(study: Path, folder: Path) -> tuple[list[dict[str, float]], list[
     jobs: list[tuple[Config, tuple[Any, ...]]] = [
         (config, ()) for config in method_configs() + toy_configs() + ablation_configs(study)
     ]
-    for steps, batch in ((10, [4, 4]), (30, [4, 4]), (20, [8, 8])):
+    for steps, batch in ((10, [4, 4]), (60, [4, 4]), (40, [8, 8])):
         runs = depth_runs(
             data.fingerprint, label_every=[4], batch=batch, steps=steps, learning_rate=1e-3,
             seeds=1, net=NET, engine={"passes": "two"},
@@ -136,20 +137,24 @@ def starts() -> dict[str, float]:
     found = {}
     for name, experiment in EXPERIMENTS.items():
         times = []
-        for _ in range(3):
+        for _ in range(2):
             start = time.perf_counter()
             subprocess.run([sys.executable, "-c", f"import {experiment.module}"], check=True)
             times.append(time.perf_counter() - start)
-        found[f"start {name}"] = float(np.median(times))
+        found[f"start {name}"] = min(times)
     return found
 
 
-def sizes(results: Path, plan: Plan, prices: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Return memory and disk, and the notebooks' seconds, of a profile's results."""
-    records = [read_record(path) for path in (results / "records").glob("*-*.json")]
+def most_memory(*folders: Path) -> dict[str, float]:
+    """Return the most megabytes that a run of each experiment took, by its records."""
     memory: dict[str, float] = {}
-    for record in records:
+    for record in (read_record(path) for folder in folders for path in folder.glob("*-*.json")):
         memory[record.experiment] = max(memory.get(record.experiment, 0), record.peak_memory_mb)
+    return memory
+
+
+def sizes(results: Path, plan: Plan, prices: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return disk and the notebooks' seconds, of a profile's results."""
     notebooks = {}
     for path in sorted((results / "notebooks").glob("*.ipynb")):
         again = trained_again(plan.runs, path.stem)
@@ -160,7 +165,6 @@ def sizes(results: Path, plan: Plan, prices: dict[str, float]) -> dict[str, dict
     notebooks["report"] = _seconds([*program, *arguments])
     notebooks["planning"] = 2 * _seconds([sys.executable, "-m", "snakemake", "--version"])
     return {
-        "memory_mb": memory,
         "notebooks": {name: round(value, 1) for name, value in notebooks.items()},
         "disk_mb": {
             "record": _mean_mb(results / "records"),
@@ -193,11 +197,12 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=Path("results/standard"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # rendering would take all cores
     before = seconds_at_once(1)
     with tempfile.TemporaryDirectory() as folder:
         works, seconds = timed_runs(args.study, Path(folder))
-        rendered = works[2]["render megapixel"]
-        raw_mb = _mb(next(Path(folder).glob("0.25-*")) / "synthetic") / rendered
+        rendered = works[3]["render megapixel"]
+        raw_mb = _mb(Path(folder, "0.25-6", "synthetic")) / rendered
     prices = fitted(works, seconds) | starts()
     after = seconds_at_once(1)
     guessed = [sum(n * prices[unit] for unit, n in work.items()) for work in works]
@@ -214,6 +219,7 @@ def main() -> None:
         "runs": len(works),
         "typical_error": round(float(np.exp(np.abs(errors).mean())), 2),  # a factor
         "seconds": {unit: float(f"{price:.3g}") for unit, price in sorted(prices.items())},
+        "memory_mb": most_memory(results / "records", args.study / "records"),
         **sizes(results, plan, prices),
     }
     content["disk_mb"]["rendered megapixel"] = round(raw_mb, 3)
