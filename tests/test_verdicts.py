@@ -52,8 +52,8 @@ def test_claims_are_in_the_papers_order():
         "later": "Section 4, Figure 6",
         "ours": "beyond the paper",
         "no-figure": "Section 3.3",
-        "figure": "Section 3.3, Figure 10",
-        "earlier-figure": "Section 3.3, Figure 9",
+        "figure": "Section 3.3, Figure 5",
+        "earlier-figure": "Section 3.3, Figure 2",
         "two": "Sections 3.2 and 4",
     }
     ordered = in_paper_order([claim(*entry) for entry in places.items()])

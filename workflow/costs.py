@@ -99,6 +99,7 @@ def work_of_frames(parameters: dict[str, Any]) -> Work:
     rendered = synthetic["drives"] * synthetic["frames"]
     return {
         "start rendering": 1.0,
+        "render frame": rendered,
         "render megapixel": rendered * 2 * 0.466 * synthetic["scale"] ** 2,  # of both cameras
         "pack frame": rendered * len(frames["cameras"]),
     }
@@ -249,18 +250,19 @@ def disk_mb(plan: Plan) -> float:
 
 def _gpu(plan: Plan, gpus: int) -> str:
     """Say what graphics processors would do."""
+    from ubnlib.cost import duration
     from ubnlib.flops import assumed_step
 
     depth = [run.config for run, *_ in plan.to_make if run.config.experiment == "depth"]
     if not depth:
         return "nothing is left that would use one."
     shapes = shapes_of(plan)
-    hours = sum(
+    seconds = sum(
         assumed_step(config, tuple(shapes["size"])) * config.total_steps(shapes["train"])
         for config in depth
     )
     here = f"{gpus} here" if gpus else "none here, so that the processor's cores train"
     return (
-        f"{here}. The {len(depth)} runs on frames: about {hours / 3600:.2g} GPU-hours on an H100, "
-        "assuming a tenth of its bf16 peak; not measured."
+        f"{here}. The {len(depth)} runs on frames: about {duration(seconds / 3600, 'GPU-')} on "
+        "an H100, assuming a tenth of its bf16 peak; not measured."
     )
