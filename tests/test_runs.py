@@ -16,12 +16,13 @@ import costs
 from check_profile import run_parameters
 from experiments import EXPERIMENTS
 from make_run import progress
-from plan import Plan, Planned, make_plan, set_aside, write_plan
+from plan import Plan, Planned, look_at, make_plan, set_aside, write_plan
 from rerun_claim import answering
 from runs import Run, runs_of
 
 from ubnlib.claims import load_claims
 from ubnlib.identities import IdentitiesConfig, run_identities
+from ubnlib.provenance import provenance
 from ubnlib.records import write_record
 
 PROFILES = ("quick", "standard", "paper")
@@ -105,17 +106,12 @@ def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, par
     record = run_identities(IdentitiesConfig(seed=0)).model_copy(
         update={"experiment": "depth", "key": run.config.key}
     )
-    module = EXPERIMENTS["depth"].module
-    from ubnlib.provenance import provenance
-
-    record = record.model_copy(update={"provenance": provenance(module)})
+    record = record.model_copy(update={"provenance": provenance(EXPERIMENTS["depth"].module)})
     write_record(record, tmp_path / "records")
-    from plan import _look_at
-
-    assert _look_at(run, tmp_path, {}).state == "outdated"
+    assert look_at(run, tmp_path, {}).state == "outdated"
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / f"{run.config.key}.npz").touch()
-    assert _look_at(run, tmp_path, {}).state == "there"
+    assert look_at(run, tmp_path, {}).state == "there"
 
 
 def test_the_plan_says_what_each_job_needs(tmp_path):

@@ -57,10 +57,10 @@ def make_plan(profile: str, results: Path, parameters: dict[str, dict[str, Any]]
     data = read_data(results / "data.json", depth) if depth else None
     runs = runs_of(parameters, data["fingerprint"] if data else "")
     seen = _without_data(results) if depth and not data else {}
-    return Plan(profile, results, parameters, data, [_look_at(run, results, seen) for run in runs])
+    return Plan(profile, results, parameters, data, [look_at(run, results, seen) for run in runs])
 
 
-def _look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
+def look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
     """Tell what is there of a run.
 
     Args:

@@ -38,8 +38,11 @@ def main() -> int:
                 code = reproduce(args, profile, results, parameters, lock)
             except KeyboardInterrupt:
                 code = 130
-    except (ProfileError, OSError) as error:
-        print(describe(error), file=sys.stderr)
+    except ProfileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{results}: {describe(error)}; what is done is kept.", file=sys.stderr)
         return 2
     took = duration(time.monotonic() - start)
     if code:
@@ -155,7 +158,7 @@ def snakemake(
         sys.executable, "-m", "snakemake", *targets,
         "--snakefile", str(FOLDER / "Snakefile"), *where,
         "--keep-going", "--rerun-incomplete", "--nolock",
-        "--rerun-triggers", "mtime", "params", "input",
+        "--rerun-triggers", "mtime", "params", "input", "--scheduler", "greedy",
         *(["--forcerun", *again] if again else []),
         "--config", f"plan={json.dumps(str(plan))}", f"gpus={gpus}",
         *([] if args.cluster else [f"cores={args.cores}"]),
