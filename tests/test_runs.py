@@ -13,6 +13,7 @@ from test_workflow import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import costs
+import work
 from check_profile import run_parameters
 from experiments import EXPERIMENTS
 from make_run import progress
@@ -191,24 +192,24 @@ def test_progress_counts_what_this_plan_made(tmp_path):
 def test_a_run_of_twice_the_steps_costs_more_and_a_short_one_never_less_than_its_start(parameters):
     runs = runs_of(parameters["standard"], "")
     shapes = {"train": 3072, "test": 256, "size": [24, 80]}
-    prices = costs.unit_costs()["seconds"]
+    prices = work.unit_costs()["seconds"]
     for experiment in EXPERIMENTS:
         some = [run.config for run in runs if run.config.experiment == experiment]
-        work = [costs.work_of(config, shapes) for config in some]
-        assert {unit for one in work for unit in one} <= set(prices)
+        works = [work.work_of(config, shapes) for config in some]
+        assert {unit for one in works for unit in one} <= set(prices)
         least = prices[f"start {experiment}"]
-        assert all(costs.seconds_of(one) >= least for one in work)
+        assert all(work.seconds_of(one) >= least for one in works)
     depth = next(run.config for run in runs if run.config.experiment == "depth")
     twice = depth.model_copy(update={"steps": 2 * depth.steps})
-    assert 1.5 < costs.seconds_of(costs.work_of(twice, shapes)) / costs.seconds_of(
-        costs.work_of(depth, shapes)
+    assert 1.5 < work.seconds_of(work.work_of(twice, shapes)) / work.seconds_of(
+        work.work_of(depth, shapes)
     ) < 2.001  # fmt: skip
 
 
 def test_the_estimate_grows_with_slowness_and_shrinks_with_cores(tmp_path, parameters, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = make_plan("quick", tmp_path, parameters["quick"])
-    known = costs.unit_costs()["calibration"]
+    known = work.unit_costs()["calibration"]
     one, slow, two = (
         costs.estimate(plan, known * factor, cores) for factor, cores in ((1, 1), (3, 1), (1, 2))
     )

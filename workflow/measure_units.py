@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from calibrate import seconds_at_once
 from check_profile import run_parameters
-from costs import UNITS, trained_again, work_of, work_of_frames
+from costs import trained_again
 from experiments import EXPERIMENTS
 from plan import Plan, make_plan
 from prepare_data import prepare_data
@@ -30,6 +30,7 @@ from read_notebook import read_notebook
 from scipy.optimize import nnls
 from tqdm import tqdm
 from whole import write_whole
+from work import UNITS, work_of, work_of_frames
 
 from ubnlib.ablation.plan import claimed, smaller
 from ubnlib.ablation.study import reader

@@ -118,12 +118,11 @@ def reproduce(
         plan = make_plan(profile, results, parameters)
     for sentence in set_aside(plan):
         say(sentence)
-    outdated = [f"{results}/{run.file}" for run, state, _ in plan.runs if state == "outdated"]
-    if outdated:
-        say(f"{len(outdated)} records were made by other code, and are made again")
     path = write_plan(plan, costs_of(plan))
-    say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make")
-    return run(snakemake(path, args, ["all"], again=outdated), lock, log)
+    outdated = sum(planned.state == "outdated" for planned in plan.runs)
+    again = f", {outdated} of them again, since code has changed" if outdated else ""
+    say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make{again}")
+    return run(snakemake(path, args, ["all"]), lock, log)
 
 
 def check_space(results: Path, needed_mb: float) -> None:
@@ -136,19 +135,15 @@ def check_space(results: Path, needed_mb: float) -> None:
         )
 
 
-def snakemake(
-    plan: Path, args: argparse.Namespace, targets: Sequence[str], again: Sequence[str] = ()
-) -> list[str]:
+def snakemake(plan: Path, args: argparse.Namespace, targets: Sequence[str]) -> list[str]:
     """Give the command that runs a part of the workflow.
 
-    `--nolock`: Snakemake's own lock outlives a killed run; `locked` holds one that does not. Times
-    of records mean nothing, since git sets them, so that the code is no trigger; see `plan`.
+    `--nolock`: Snakemake's own lock outlives a killed run; `locked` holds one that does not.
 
     Args:
         plan: The plan's file.
-        args: `cores` and `cluster`.
+        args: `cores`, `gpus` and `cluster`.
         targets: Rules.
-        again: Records to make although they are there.
     """
     gpus = args.gpus if args.gpus is not None else 1 if args.cluster else graphics()
     where = ["--cores", str(args.cores), "--resources", f"gpu={gpus}", "--quiet", "all"]
@@ -158,8 +153,7 @@ def snakemake(
         sys.executable, "-m", "snakemake", *targets,
         "--snakefile", str(FOLDER / "Snakefile"), *where,
         "--keep-going", "--rerun-incomplete", "--nolock",
-        "--rerun-triggers", "mtime", "params", "input", "--scheduler", "greedy",
-        *(["--forcerun", *again] if again else []),
+        "--rerun-triggers", "mtime", "params", "--scheduler", "greedy",
         "--config", f"plan={json.dumps(str(plan))}", f"gpus={gpus}",
         *([] if args.cluster else [f"cores={args.cores}"]),
     ]  # fmt: skip
