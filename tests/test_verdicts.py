@@ -92,6 +92,7 @@ def test_records_that_contradict_each_other_stop_one_claim_only():
         ((-0.15, math.nan, math.nan), True, "-0.150"),
         ((8.88e-16, math.nan, math.nan), False, "8.9e-16"),
         ((0.0, 0.0, 0.0), True, "0 [0, 0]"),
+        ((24.0, math.nan, math.nan), False, "24"),
         ((math.nan, math.nan, math.nan), True, ""),
     ],
 )

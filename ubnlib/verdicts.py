@@ -88,7 +88,8 @@ def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
 def in_numbers(estimate: float, low: float, high: float, signed: bool) -> str:
     """Write an estimate with its interval: `+0.008 [-0.003, 0.018]`; "" where there is none."""
     known = [abs(number) for number in (estimate, low, high) if math.isfinite(number)]
-    kind = ".3f" if max(known, default=0) >= 5e-4 else ".1e" if any(known) else ".0f"
+    whole = all(number == round(number) for number in known)
+    kind = ".0f" if whole else ".3f" if max(known) >= 5e-4 else ".1e"
     if not known:
         return ""
     sign = "+" if signed and estimate > 0 else ""
