@@ -25,7 +25,7 @@ def seconds_at_once(processes: int) -> float:
     return median(times)
 
 
-def seconds_here() -> float:
+def seconds_here(repeats: int = REPEATS) -> float:
     """Return the seconds of one calibration in this process, the median of a few."""
     import torch
 
@@ -36,7 +36,7 @@ def seconds_here() -> float:
     config = SpiralConfig(norm=UBNConfig(), seeds=tuple(range(8)), steps=20)
     train_spiral(config)
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         train_spiral(config)
         images = torch.ones(8, 16, 24, 80)

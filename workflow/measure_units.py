@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrate import seconds_at_once
+from calibrate import seconds_at_once, seconds_here
 from check_profile import run_parameters
 from costs import trained_again
 from experiments import EXPERIMENTS
@@ -84,13 +84,22 @@ def ablation_configs(study: Path) -> list[Config]:
     return found
 
 
-def timed_runs(study: Path, folder: Path) -> tuple[list[dict[str, float]], list[float]]:
-    """Make frames in a folder, and the short runs; return the work in each and its seconds."""
+def timed_runs(
+    study: Path, folder: Path, usual: float
+) -> tuple[list[dict[str, float]], list[float]]:
+    """Make frames in a folder, and the short runs; return the work in each and its seconds.
+
+    Args:
+        study: Folder of the study's records, of the tuning above all.
+        folder: Where frames go.
+        usual: Seconds of the calibration that all seconds are meant for.
+    """
     works, seconds = [], []
 
     def note(work: dict[str, float], start: float) -> None:
+        took = time.perf_counter() - start
         works.append(work)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(took * usual / seconds_here(1))  # the machine is faster now and slower then
 
     for scale, drives in ((0.125, 2), (0.125, 6), (0.25, 2), (0.25, 6)):
         parameters = {**FRAMES, "data_root": str(folder / f"{scale}-{drives}")}
@@ -199,13 +208,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # rendering would take all cores
-    before = seconds_at_once(1)
+    usual = seconds_at_once(1)
     with tempfile.TemporaryDirectory() as folder:
-        works, seconds = timed_runs(args.study, Path(folder))
+        works, seconds = timed_runs(args.study, Path(folder), usual)
         rendered = works[3]["render megapixel"]
         raw_mb = _mb(Path(folder, "0.25-6", "synthetic")) / rendered
-    prices = fitted(works, seconds) | starts()
-    after = seconds_at_once(1)
+    prices, processes = fitted(works, seconds), starts()
+    slowness = seconds_at_once(1) / usual
+    prices |= {unit: price / slowness for unit, price in processes.items()}
     guessed = [sum(n * prices[unit] for unit, n in work.items()) for work in works]
     errors = np.log(np.array(guessed) / np.array(seconds))
     results = Path("results", "quick").absolute()
@@ -215,8 +225,7 @@ def main() -> None:
         "cpu": here.cpu,
         "versions": here.versions,
         "finished": here.finished.isoformat(),
-        "calibration": round((before * after) ** 0.5, 4),
-        "calibration_before_and_after": [round(before, 4), round(after, 4)],
+        "calibration": round(usual, 4),
         "runs": len(works),
         "typical_error": round(float(np.exp(np.abs(errors).mean())), 2),  # a factor
         "seconds": {unit: float(f"{price:.3g}") for unit, price in sorted(prices.items())},
