@@ -219,7 +219,7 @@ def test_the_committed_records_answer_the_ledger(table):
     assert len(asked) > 20
     for c in asked:
         judgement = judge(c, table, "standard")
-        assert judgement.verdict != "not run" and judgement.low is not None, c.id
+        assert judgement.verdict != "not run" and judgement.estimate is not None, c.id
 
 
 A = "- {id: a, place: beyond the paper, claim: y"
