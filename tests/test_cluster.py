@@ -122,6 +122,20 @@ def test_an_unknown_cluster_is_named(project):
     assert "'slrum'" in done.stderr and "generic, kubernetes, slurm" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ingredients": ["gradiant"]}, "no ingredient 'gradiant'; there are: baselines, gradient"),
+        ({"steps": 0}, "setting.steps: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_told_in_one_sentence(project, change, words):
+    write_profile(project, {"04_ablation": {**SIZE, **change}})
+    command = [sys.executable, ROOT / "workflow" / "reproduce.py"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_run_on_frames_asks_for_a_graphics_processor(project, tmp_path):
     """What would be submitted, by a dry run over a plan with a run on frames and one without."""
     results = tmp_path / "out"

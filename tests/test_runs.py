@@ -37,7 +37,10 @@ def parameters(tmp_path_factory):
 
 
 def plan_of(results: Path, seeds: int = 2) -> Plan:
-    return make_plan("quick", results, {"01_method": {"seeds": seeds}})
+    """Plan the identities alone, whose runs are the quickest."""
+    plan = make_plan("quick", results, {"01_method": {"seeds": seeds}})
+    few = [planned for planned in plan.runs if planned.run.config.experiment == "identities"]
+    return plan._replace(runs=few)
 
 
 def identities(seed: int) -> Run:
@@ -189,7 +192,7 @@ def test_progress_counts_what_this_plan_made(tmp_path):
 # What it costs.
 
 
-def test_a_run_of_twice_the_steps_costs_more_and_a_short_one_never_less_than_its_start(parameters):
+def test_a_run_costs_its_start_and_then_by_its_steps(parameters):
     runs = runs_of(parameters["standard"], "")
     shapes = {"train": 3072, "test": 256, "size": [24, 80]}
     prices = work.unit_costs()["seconds"]
@@ -200,10 +203,11 @@ def test_a_run_of_twice_the_steps_costs_more_and_a_short_one_never_less_than_its
         least = prices[f"start {experiment}"]
         assert all(work.seconds_of(one) >= least for one in works)
     depth = next(run.config for run in runs if run.config.experiment == "depth")
-    twice = depth.model_copy(update={"steps": 2 * depth.steps})
-    assert 1.5 < work.seconds_of(work.work_of(twice, shapes)) / work.seconds_of(
-        work.work_of(depth, shapes)
-    ) < 2.001  # fmt: skip
+    once, twice, thrice = (
+        work.seconds_of(work.work_of(depth.model_copy(update={"steps": n * depth.steps}), shapes))
+        for n in (1, 2, 3)
+    )
+    assert once < twice and thrice - twice == pytest.approx(twice - once)
 
 
 def test_the_estimate_grows_with_slowness_and_shrinks_with_cores(tmp_path, parameters, monkeypatch):

@@ -69,9 +69,9 @@ def write_profile(root: Path, notebooks, name: str = "quick") -> None:
 @pytest.fixture
 def project(tmp_path):
     """A project of two notebooks, the second of which reads what the first makes."""
-    write_notebook(tmp_path / "notebooks" / "02_toy_analysis.ipynb", FIRST, DRAW)
+    write_notebook(tmp_path / "notebooks" / "02_small.ipynb", FIRST, DRAW)
     write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, SECOND)
-    write_profile(tmp_path, {"02_toy_analysis": {"steps": 5}, "05_verdicts": {}})
+    write_profile(tmp_path, {"02_small": {"steps": 5}, "05_verdicts": {}})
     (tmp_path / "claims.yaml").write_text("- {id: a, place: Section 1, claim: It is so.}")
     return tmp_path
 
@@ -85,7 +85,7 @@ def reproduce(root: Path, *arguments: str, **options) -> subprocess.CompletedPro
 
 
 def test_defaults_reads_every_plain_value(project):
-    assert defaults(project / "notebooks" / "02_toy_analysis.ipynb") == {
+    assert defaults(project / "notebooks" / "02_small.ipynb") == {
         "results": "../results/quick",
         "kitti_root": "",
         "data_root": "../data/quick",
@@ -97,7 +97,7 @@ def test_defaults_reads_every_plain_value(project):
 
 
 def test_run_parameters_are_complete_and_absolute(project):
-    values = run_parameters("quick", project, project / "out", "/kitti")["02_toy_analysis"]
+    values = run_parameters("quick", project, project / "out", "/kitti")["02_small"]
     assert values["steps"] == 5 and values["rate"] == 0.5
     assert values["results"] == str(project / "out")
     assert values["kitti_root"] == "/kitti"
@@ -107,16 +107,16 @@ def test_run_parameters_are_complete_and_absolute(project):
 @pytest.mark.parametrize(
     ("notebooks", "words"),
     [
-        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_toy_analysis, 05_verdicts"]),
-        ({"02_toy_analysis": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
-        ({"02_toy_analysis": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
-        ({"02_toy_analysis": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
-        ({"02_toy_analysis": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
-        ({"02_toy_analysis": {"rates": [0.1, "1e-3"]}}, ["rates", "'1e-3'", "[0.1]"]),
-        ({"02_toy_analysis": {"results": "x"}}, ["results", "set by the workflow"]),
-        ({"02_toy_analysis": None}, ["02_toy_analysis", "{}", "None"]),
+        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_small, 05_verdicts"]),
+        ({"02_small": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
+        ({"02_small": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
+        ({"02_small": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
+        ({"02_small": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
+        ({"02_small": {"rates": [0.1, "1e-3"]}}, ["rates", "'1e-3'", "[0.1]"]),
+        ({"02_small": {"results": "x"}}, ["results", "set by the workflow"]),
+        ({"02_small": None}, ["02_small", "{}", "None"]),
         ({}, ["quick.yaml", "notebooks"]),
-        (["02_toy_analysis"], ["quick.yaml", "notebooks"]),
+        (["02_small"], ["quick.yaml", "notebooks"]),
     ],
 )
 def test_bad_profile_gives_one_sentence(project, notebooks, words):
@@ -194,7 +194,7 @@ def test_duration():
 def test_run_is_interrupted_then_fails_then_ends(project):
     """The second notebook needs the first; each run goes on where the last one stopped."""
     notebooks = project / "results" / "quick" / "notebooks"
-    first, second = notebooks / "02_toy_analysis.ipynb", notebooks / "05_verdicts.ipynb"
+    first, second = notebooks / "02_small.ipynb", notebooks / "05_verdicts.ipynb"
 
     (project / "wait").touch()
     run = subprocess.Popen(
@@ -215,9 +215,9 @@ def test_run_is_interrupted_then_fails_then_ends(project):
     (project / "wait").unlink()
     locks = project / ".snakemake" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    (locks / "0.output.lock").write_text("results/quick/notebooks/02_toy_analysis.ipynb\n")
+    (locks / "0.output.lock").write_text("results/quick/notebooks/02_small.ipynb\n")
     notebooks.mkdir(exist_ok=True)
-    (notebooks / "02_toy_analysis.partial.ipynb").write_text("{}")
+    (notebooks / "02_small.partial.ipynb").write_text("{}")
     (project / "broken").touch()
     done = reproduce(project)
     assert done.returncode not in (0, 130)
@@ -231,7 +231,7 @@ def test_run_is_interrupted_then_fails_then_ends(project):
     time_of_first = first.stat().st_mtime_ns
     done = reproduce(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "05_verdicts done" in done.stdout and "02_toy_analysis" not in done.stdout
+    assert "05_verdicts done" in done.stdout and "02_small" not in done.stdout
     assert first.stat().st_mtime_ns == time_of_first
     assert sorted(notebooks.glob("*.ipynb")) == [first, second]
     assert done.stdout.splitlines()[-1] == str(project / "results/quick/report.html")
@@ -243,10 +243,10 @@ def check_report(results: Path) -> None:
     page = (results / "report.html").read_text()
     for name in ("02_figure2.png", "02_figure2.pdf", "02_figure2.csv"):
         assert f'href="figures/{name}"' in page
-    for name in ("02_toy_analysis", "05_verdicts"):
+    for name in ("02_small", "05_verdicts"):
         assert f'href="notebooks/{name}.html"' in page
         assert (results / "notebooks" / f"{name}.html").is_file()
-    assert "For &lt;tests&gt;." in page and "About 02_toy_analysis" in page
+    assert "For &lt;tests&gt;." in page and "About 02_small" in page
     assert 'id="warnings"' not in page
     assert {path.name for path in results.iterdir()} >= {
         "claims.md", "claims.json", "codecheck.yml",

@@ -38,8 +38,8 @@ def main() -> int:
                 code = reproduce(args, profile, results, parameters, lock)
             except KeyboardInterrupt:
                 code = 130
-    except ProfileError as error:
-        print(error, file=sys.stderr)
+    except (ProfileError, ValueError) as error:
+        print(describe(error), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{results}: {describe(error)}; what is done is kept.", file=sys.stderr)

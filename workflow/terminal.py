@@ -21,4 +21,7 @@ def describe(error: BaseException) -> str:
     """Say in one line what went wrong: the last line of an error's message, or its name."""
     if isinstance(error, KeyboardInterrupt):
         return "Ctrl-C"
+    if hasattr(error, "errors"):  # pydantic's, of a configuration
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

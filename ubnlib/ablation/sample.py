@@ -27,7 +27,7 @@ def sample_runs(
         steps: Of each run, at most.
 
     Raises:
-        ValueError: There is no such ingredient.
+        ValueError: There is no such ingredient, or no run of such a size.
     """
     runs = [
         plan.smaller(config, seeds, steps)
@@ -37,4 +37,5 @@ def sample_runs(
     known = list(dict.fromkeys(run.ingredient for run in runs))
     if unknown := sorted(set(ingredients) - set(known)):
         raise ValueError(f"There is no ingredient {unknown[0]!r}; there are: {', '.join(known)}.")
-    return [run for run in runs if not ingredients or run.ingredient in ingredients]
+    chosen = [run for run in runs if not ingredients or run.ingredient in ingredients]
+    return [AblationConfig.model_validate(run.model_dump()) for run in chosen]  # sizes too
