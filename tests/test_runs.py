@@ -44,7 +44,7 @@ def plan_of(results: Path, seeds: int = 2) -> Plan:
 
 
 def identities(seed: int) -> Run:
-    return Run("01_method", "", IdentitiesConfig(seed=seed))
+    return Run("", IdentitiesConfig(seed=seed), notebook="01_method")
 
 
 # Which runs there are.

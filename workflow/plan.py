@@ -111,7 +111,7 @@ def write_plan(
 
     Args:
         plan: The plan.
-        costs: What each run costs, by its file: `seconds`, `memory_mb`, `gpu`.
+        costs: What each run costs, by its file, as `costs.costs_of` gives it.
         only: Files of the runs to make, and nothing else, notebooks neither; None means all.
 
     Returns:

@@ -17,11 +17,11 @@ Parameters = dict[str, Any]
 class Run(NamedTuple):
     """A run, and for what it is."""
 
-    notebook: str
     label: str  # for the reader
     config: Config
     folder: str = "records"  # of the results
     weights: bool = False  # whether the notebook draws pictures of the trained net
+    notebook: str = ""  # that needs it first
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ def of_method(parameters: Parameters, _: str) -> Iterator[Run]:
     from ubnlib.method_plan import method_runs
 
     for config in method_runs(parameters["seeds"]):
-        yield Run("", f"{config.experiment.replace('_', ' ')}, seed {config.seed}", config)
+        yield Run(f"{config.experiment.replace('_', ' ')}, seed {config.seed}", config)
 
 
 def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
@@ -63,13 +63,13 @@ def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
     setting = _call(plan.toy_setting, parameters)
     for purpose, some in _call(plan.toy_runs, {**parameters, "setting": setting}).items():
         for method, config in some.items():
-            yield Run("", f"spiral, {purpose}, {method}", config)
+            yield Run(f"spiral, {purpose}, {method}", config)
     if parameters["make_regimes"]:
         for title, pairs in plan.map_pairs().items():
             for pair in pairs:
                 cell = ", ".join(f"{name} {value}" for name, value in pair.setting.items())
-                yield Run("", f"spiral, {title}: {cell}", pair.ubn, "regimes")
-                yield Run("", f"spiral, {title}: BN, {cell}", pair.bn, "regimes")
+                yield Run(f"spiral, {title}: {cell}", pair.ubn, "regimes")
+                yield Run(f"spiral, {title}: BN, {cell}", pair.bn, "regimes")
 
 
 def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
@@ -80,7 +80,7 @@ def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
     for run in runs:
         label = f"depth, {run.method}, 1/{run.every}, seed {run.config.seed}"
         shown = run.shown and run.every == parameters["label_every"][0]
-        yield Run("", label, run.config, weights=shown)
+        yield Run(label, run.config, weights=shown)
 
 
 def of_ablation(parameters: Parameters, _: str) -> Iterator[Run]:
@@ -90,7 +90,7 @@ def of_ablation(parameters: Parameters, _: str) -> Iterator[Run]:
     tuning = Path(parameters["study"]) / "ablation_tuning"
     for config in _call(sample_runs, {**parameters, "tuning": tuning}):
         label = f"ablation, {config.domain}, {config.ingredient}, {config.name}"
-        yield Run("", f"{label}, {config.setting.labels} labels", config)
+        yield Run(f"{label}, {config.setting.labels} labels", config)
 
 
 LISTS: dict[str, Callable[[Parameters, str], Iterator[Run]]] = {
