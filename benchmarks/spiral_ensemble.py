@@ -123,7 +123,7 @@ def main() -> int:
                 raise ValueError(f"--{option} {value}: it must be at least 1.")
         torch.set_num_threads(1)
         setting = SpiralConfig(seeds=range(arguments.seeds), steps=arguments.steps)
-        origin = provenance("ubnlib.spiral.experiment")
+        origin = provenance()
         report = Report(
             setting=setting,
             steps=arguments.turn_steps,

@@ -75,7 +75,7 @@ def measure(
 
 def run(settings: list[Setting], repeats: int, memory_of: Collection[str] = METHODS) -> Report:
     """Measure all settings, and the memory of some methods, each in a process of its own."""
-    origin, comparisons = provenance("ubnlib.cost"), []
+    origin, comparisons = provenance(), []
     cases = len(WORKERS) * len(METHODS) * (WARM_UP + repeats)
     # Silent where nobody looks.
     with tqdm(total=len(settings) * (cases + len(memory_of)), unit="turn", disable=None) as bar:

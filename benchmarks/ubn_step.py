@@ -114,7 +114,7 @@ def measure(setting: Setting, k: int, repeats: int, memory: bool, tick: Callable
 def run(arguments: argparse.Namespace) -> None:
     """Measure everything, and write and print each comparison when it is done."""
     origin = provenance()  # the files written below are no changes of the code that is measured
-    code = dict(revision=origin.revision, dirty=origin.dirty)
+    code = dict(revision=origin.revision, clean=origin.clean)
     settings, ks = settings_of(arguments), sorted(set(arguments.k))
     no_processes = arguments.skip_memory or sys.platform != "linux"
     # The compiler's own memory would count where it runs in the first step.

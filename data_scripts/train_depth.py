@@ -15,11 +15,10 @@ from pydantic import ValidationError
 
 from ubnlib.depth_config import DepthConfig
 from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.depth_experiment import obtain_depth, run_depth
+from ubnlib.depth_experiment import checkpoint_path, obtain_depth, run_depth
 from ubnlib.kitti import PackedDepth
-from ubnlib.provenance import source_digest
 from ubnlib.ranks import Ranks, joined
-from ubnlib.records import Record, read_record, record_path
+from ubnlib.records import Record, current_record
 
 
 def main() -> int:
@@ -57,11 +56,9 @@ def make_record(
             progress=f"1/{config.labels.k}, seed {config.seed}",
             **how,
         )
-    digest = source_digest(obtain_depth.__module__)
-    path = record_path(config, arguments.records)
     # The first process writes after all have trained, so that all see the same here.
-    if not (path.exists() and read_record(path).provenance.source == digest):
-        checkpoint = arguments.checkpoints / f"{config.key}-{digest}.npz"
+    if current_record(config, arguments.records) is None:
+        checkpoint = checkpoint_path(config, arguments.checkpoints)
         run_depth(config, data, checkpoint=checkpoint, **how)
     return None
 

@@ -139,17 +139,17 @@ def test_a_difference_larger_than_another():
     assert len(judgement.records) == 48
 
 
-def test_records_of_two_codes_are_not_judged_together():
-    table = records(0.05).assign(source="a" * 16, revision="1" * 40)
+def test_records_of_two_versions_are_not_judged_together():
+    table = records(0.05).assign(version=1, revision="1" * 40)
     assert judge(claim(), table, "standard") == judge(claim(), records(0.05), "standard")
-    two_revisions_of_one_code = table.assign(revision=[f"{i:040}" for i in range(24)])
-    assert judge(claim(), two_revisions_of_one_code, "standard").verdict == "reproduced"
-    table.loc[table["norm.kind"] == "bn", ["source", "revision"]] = "b" * 16, None
+    two_revisions_of_one_version = table.assign(revision=[f"{i:040}" for i in range(24)])
+    assert judge(claim(), two_revisions_of_one_version, "standard").verdict == "reproduced"
+    table.loc[table["norm.kind"] == "bn", ["version", "revision"]] = 2, None
     judgement = judge(claim(), table, "standard")
     assert judgement.verdict == "inconclusive" and judgement.estimate is None
     assert judgement.reason == (
-        "made by different code, aaaaaaaaaaaaaaaa (revision 11111111) and bbbbbbbbbbbbbbbb "
-        "(revision unknown): make reproduce makes the older ones again"
+        "records of versions 1 (revision 11111111) and 2 (revision unknown): make reproduce makes "
+        "the older ones again"
     )
     assert (judgement.seeds, len(judgement.records)) == (12, 24)
     unrelated = table.assign(experiment=["toy", "tay"] * 12)

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ class NormConfig(Config):
 
 
 class ToyConfig(Config):
+    version: ClassVar[int] = 1
     experiment: Literal["toy"] = "toy"
     norm: NormConfig = NormConfig()
     labels: int = 4
@@ -32,22 +33,23 @@ class ToyConfig(Config):
 
 
 class OtherConfig(Config):
+    version: ClassVar[int] = 1
     experiment: Literal["other"] = "other"
     width: float = 1.0
     seed: int = 7
 
 
-def record(config=None, metrics=None, source="a" * 16, revision="1" * 40):
+def record(config=None, metrics=None, version=1, revision="1" * 40):
     config = config or ToyConfig()
     seeds = list(getattr(config, "seeds", None) or [config.seed])
     return Record(
-        experiment=config.experiment, key=config.key, seeds=seeds,
+        experiment=config.experiment, version=version, key=config.key, seeds=seeds,
         config=config.model_dump(mode="json"),
         metrics=metrics or {"score": [0.5 + 0.1 * seed for seed in seeds]},
-        curves={}, seconds=1.5, peak_memory_mb=100,
-        provenance=Provenance(
-            revision=revision, dirty=False, module="ubnlib.toy", source=source, versions={},
-            cpu="fast", gpu=None, threads=1, finished="2026-01-02T03:04:05Z",
+        curves={}, seconds=1.5,
+        made=Provenance(
+            revision=revision, clean=True, versions={}, cpu="fast", gpu=None, threads=1,
+            peak_memory_mb=100, when="2026-01-02T03:04:05Z",
         ),
     )  # fmt: skip
 
@@ -66,13 +68,13 @@ def folder(tmp_path):
 def test_the_table_is_that_of_read_records_with_the_origin(folder):
     table, damaged = read_evidence(folder)
     plain = read_records(folder)
-    origin = ["source", "revision", "module", "cpu", "gpu", "finished", "file"]
+    origin = ["version", "revision", "cpu", "gpu", "when", "file"]
     assert damaged == {}
     assert set(table.columns) == {*plain.columns, *origin}
     ours, theirs = (t[plain.columns].astype(object).where(t.notna(), None) for t in (table, plain))
     pd.testing.assert_frame_equal(ours, theirs)
-    assert set(table["source"]) == {"a" * 16} and set(table["module"]) == {"ubnlib.toy"}
-    assert set(table["finished"]) == {pd.Timestamp("2026-01-02T03:04:05Z")}
+    assert set(table["version"]) == {1} and set(table["revision"]) == {"1" * 40}
+    assert set(table["when"]) == {pd.Timestamp("2026-01-02T03:04:05Z")}
     assert all((folder / name).exists() for name in table["file"])
 
 
@@ -111,7 +113,7 @@ FAULTS = {
     "renamed": (renamed, "it was renamed"),
     "a list": (lambda path: path.write_text("[1, 2]"), "not a run record"),
     "extra key": (edited(lambda r: r.update(note="better")), "note"),
-    "no key": (edited(lambda r: r.pop("provenance")), "provenance"),
+    "no key": (edited(lambda r: r.pop("made")), "made"),
     "other settings": (edited(lambda r: r["config"].update(labels=5)), "not the one of its key"),
     "a value too few": (edited(lambda r: r["metrics"]["score"].pop()), "2 entries for 3 seeds"),
     "a seed twice": (edited(lambda r: r.update(seeds=[0, 1, 1])), "a seed is there twice"),
@@ -285,13 +287,13 @@ def test_two_runs_of_one_seed_are_refused(folder, baseline):
         gather(query, read_evidence(folder).table)
 
 
-def test_sources_are_those_of_the_records_that_were_found(folder):
+def test_versions_are_those_of_the_records_that_were_found(folder):
     ubn = ToyConfig(norm=NormConfig(kind="ubn", weight=0.5))
-    write_record(record(ubn, source="b" * 16, revision=None), folder)
+    write_record(record(ubn, version=0, revision=None), folder)
     where, baseline = {"norm.kind": "ubn"}, {"norm.kind": "bn"}
     query = Query(experiment="toy", metric="score", where=where, baseline=baseline)
     table = read_evidence(folder).table
-    assert gather(query, table).sources == {"b" * 16: None, "a" * 16: "1" * 40}
+    assert gather(query, table).versions == {0: None, 1: "1" * 40}
     alone = query.model_copy(update={"baseline": None})
-    assert gather(alone, table).sources == {"b" * 16: None}
-    assert gather(query, read_records(folder)).sources == {}
+    assert gather(alone, table).versions == {0: None}
+    assert gather(query, read_records(folder)).versions == {}

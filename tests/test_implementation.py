@@ -26,7 +26,7 @@ def test_it_does_what_the_library_does(seed):
 
 
 def test_its_lines_are_those_that_a_reader_counts():
-    """Counted over the statements, one a line, and not by `code_of`."""
+    """Counted over the statements, one a line."""
     statements = [
         node
         for node in ast.walk(ast.parse(inspect.getsource(minimal)))

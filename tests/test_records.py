@@ -3,17 +3,17 @@
 import functools
 import json
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from ubnlib import records
 from ubnlib.records import Config, Result, obtain, read_record, read_records, recorded, write_record
 
 
 class ToyConfig(Config):
+    version: ClassVar[int] = 1
     experiment: Literal["toy"] = "toy"
     rate: float = 0.1
     seed: int = 0
@@ -24,6 +24,7 @@ class NormConfig(Config):
 
 
 class SeveralConfig(Config):
+    version: ClassVar[int] = 1
     experiment: Literal["several"] = "several"
     norm: NormConfig = NormConfig()
     rate: float = 0.5
@@ -70,15 +71,15 @@ def test_record_says_what_was_run_and_where(tmp_path):
     (path,) = tmp_path.iterdir()
     assert path.name == f"toy-{ToyConfig(seed=3).key}.json"
     written = json.loads(path.read_text())
-    assert written["schema_version"] == 2
+    assert (written["experiment"], written["version"]) == ("toy", 1)
     assert written["config"] == {"experiment": "toy", "rate": 0.1, "seed": 3}
     assert written["seeds"] == [3]
     assert written["metrics"] == {"score": [pytest.approx(0.3)]}
     assert written["curves"] == {"loss": [[2.0, 1.0]]}
-    assert written["provenance"]["versions"]["torch"]
-    assert written["provenance"]["module"] == __name__
+    assert set(written["made"]["versions"]) == {"ubnlib", "python", "torch", "numpy"}
+    assert written["made"]["threads"] == 1 and written["made"]["cpu"]
     assert record.seconds >= 0
-    assert record.peak_memory_mb > 1
+    assert record.made.peak_memory_mb > 1
     assert read_record(path) == record
     assert ToyConfig(**record.config).key == record.key
 
@@ -94,13 +95,28 @@ def test_one_record_holds_all_seeds(tmp_path):
     assert SeveralConfig(**record.config) == config
 
 
-def test_a_record_is_made_once_but_again_when_the_source_changes(tmp_path, monkeypatch):
+def test_a_record_is_made_once_but_again_when_the_version_is_raised(tmp_path, monkeypatch):
     for _ in range(2):
-        obtain(ToyConfig(), run_toy, tmp_path)
+        first = obtain(ToyConfig(), run_toy, tmp_path)
     assert calls == [0]
-    monkeypatch.setattr(records, "source_digest", lambda module: f"other source of {module}")
-    obtain(ToyConfig(), run_toy, tmp_path)
+    monkeypatch.setattr(ToyConfig, "version", 2)
+    second = obtain(ToyConfig(), run_toy, tmp_path)
     assert calls == [0, 0]
+    assert (first.version, second.version) == (1, 2) and first.key == second.key
+
+
+def test_a_record_of_a_newer_version_is_kept_and_told(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyConfig, "version", 3)
+        path = write_record(run_toy(ToyConfig()), tmp_path)
+    before = path.read_text()
+    with pytest.raises(ValueError) as caught:
+        obtain(ToyConfig(), run_toy, tmp_path)
+    assert str(caught.value) == (
+        f"{path} is of version 3 of the experiment toy, and this code makes version 1: update the "
+        "project, or delete the record."
+    )
+    assert path.read_text() == before
 
 
 def test_what_calls_the_run_makes_no_difference(tmp_path):
@@ -119,7 +135,7 @@ def test_what_calls_the_run_makes_no_difference(tmp_path):
     (path,) = tmp_path.iterdir()
     path.unlink()
     second = obtain(config, here, tmp_path)
-    assert second.provenance.source == first.provenance.source
+    assert second.metrics == first.metrics
     assert calls == ["again"]
 
 
@@ -157,21 +173,25 @@ def test_damaged_records_are_named(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_a_record_of_the_old_schema_is_refused_in_one_sentence(tmp_path):
-    """Schema 1 had one seed a record and plain numbers."""
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_record_from_before_versions_is_told_in_one_sentence_and_made_again(tmp_path, schema):
+    """Schema 1 had one seed a record and plain numbers; both named the code by its digest."""
     path = write_record(run_toy(ToyConfig()), tmp_path)
     old = json.loads(path.read_text())
-    seeds = old.pop("seeds")
-    old |= {"schema_version": 1, "seed": seeds[0], "metrics": {"score": 0.0}}
+    del old["version"]
+    old |= {"schema_version": schema, "provenance": old.pop("made") | {"source": "a" * 16}}
+    if schema == 1:
+        old |= {"seed": old.pop("seeds")[0], "metrics": {"score": 0.0}}
     path.write_text(json.dumps(old))
-    said = (
-        f"{path} is not a run record of schema 2 (schema_version: Input should be 2): delete it, "
-        "and the next run makes it again."
-    )
-    for read in (read_record, lambda path: obtain(ToyConfig(), run_toy, path.parent)):
+    for read in (read_record, lambda path: read_records(path.parent)):
         with pytest.raises(ValueError) as caught:
             read(path)
-        assert str(caught.value) == said
+        assert str(caught.value) == (
+            f"{path} is a run record from before records had versions, which nothing tells whether "
+            "its numbers still hold: delete it, or its whole folder, and the next run makes it "
+            "again."
+        )
+    assert obtain(ToyConfig(), run_toy, tmp_path) == read_record(path)
 
 
 def test_a_number_that_is_not_there_is_missing_everywhere(tmp_path):

@@ -8,6 +8,7 @@ import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote
 
 import nbformat
@@ -69,6 +70,7 @@ def write_notebook(path: Path, text: str, claims: tuple = (), run: dict | None =
 
 
 class Toy(Config):
+    version: ClassVar[int] = 1
     experiment: str = "toy"
     kind: str
 
@@ -78,13 +80,13 @@ UBN = Toy(kind="ubn").key
 
 def write_toy(folder: Path, kind: str, scores: list[float]) -> Path:
     made = Provenance(
-        revision="a" * 40, dirty=False, source="s", versions={}, cpu="A processor", gpu=None,
-        threads=1, finished="2026-01-02T00:00:00Z",
+        revision="a" * 40, clean=True, versions={}, cpu="A processor", gpu=None,
+        threads=1, peak_memory_mb=1, when="2026-01-02T00:00:00Z",
     )  # fmt: skip
     record = Record(
-        experiment="toy", key=Toy(kind=kind).key, seeds=list(range(len(scores))),
+        experiment="toy", version=1, key=Toy(kind=kind).key, seeds=list(range(len(scores))),
         config=Toy(kind=kind).model_dump(),
-        metrics={"score": scores}, curves={}, seconds=1, peak_memory_mb=1, provenance=made,
+        metrics={"score": scores}, curves={}, seconds=1, made=made,
     )  # fmt: skip
     return write_record(record, folder)
 

@@ -41,7 +41,6 @@ def test_a_run_writes_its_times_and_its_part_of_the_table(tmp_path, modules):
         (tmp_path / "spiral_ensemble.json").read_text()
     )
     assert report.setting == SpiralConfig(seeds=(0, 1, 2), steps=2)
-    assert report.provenance.module == "ubnlib.spiral.experiment"
     assert report.provenance.threads == 1
     assert len(report.sweeps) == 1 and report.sweeps[0] > 0
     for times in (report.together, report.alone):

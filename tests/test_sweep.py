@@ -48,7 +48,7 @@ def test_processes_give_the_same_records(tmp_path):
         assert other.metrics["test_accuracy"] == pytest.approx(
             one.metrics["test_accuracy"], abs=0.01
         )
-        assert other.provenance.threads == 1
+        assert other.made.threads == 1
 
 
 @pytest.mark.slow

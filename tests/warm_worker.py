@@ -1,7 +1,7 @@
 """What each process of train_worker.py would do first: the one that it is forked from has done it.
 
-A digest of the source files, the first step of an optimizer and the first call of a function that
-Numba compiles take seconds in a fresh process.
+The first step of an optimizer and the first call of a function that Numba compiles take seconds in
+a fresh process.
 """
 
 import numpy as np
@@ -9,12 +9,9 @@ import torch
 import train_worker  # noqa: F401
 from torch import nn
 
-from ubnlib import depth_experiment
 from ubnlib.kitti.packed.codes import decode_depth, encode_depth
-from ubnlib.provenance import source_digest
 
 torch.set_num_threads(1)  # a process with more threads could not be forked
-source_digest(depth_experiment.__name__)
 _weight = nn.Parameter(torch.ones(1))
 _weight.grad = torch.ones(1)
 torch.optim.Adam([_weight], fused=True).step()

@@ -1,7 +1,7 @@
 """What training steps of each reading do, measured through a depth run: why one does not train."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 from pydantic import model_validator
@@ -24,6 +24,7 @@ LOSSES = ("loss_before", "promised", "believed", "happened")
 class CancellationConfig(DepthConfig):
     """A depth run of which `evaluations` training steps are measured, the first one among them."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["cancellation"] = "cancellation"
     evaluations: int = 12
 

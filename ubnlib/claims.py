@@ -130,19 +130,19 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     Args:
         claim: The claim.
         records: From `ubnlib.evidence.read_evidence` or `ubnlib.records.read_records`; only the
-            first tells which code made a record.
+            first tells the version of a record.
         profile: The profile that the records were made in; one of the user's own supports no
             more than the quick one.
     """
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
     try:
-        values, keys, sources = gather(claim.query, records)
+        values, keys, versions = gather(claim.query, records)
     except LookupError as nothing:
         return Judgement("not run", str(nothing))
-    if len(sources) > 1:
-        codes = " and ".join(f"{s} (revision {(r or 'unknown')[:8]})" for s, r in sources.items())
-        reason = f"made by different code, {codes}: make reproduce makes the older ones again"
+    if len(versions) > 1:
+        both = " and ".join(f"{v} (revision {(r or 'unknown')[:8]})" for v, r in versions.items())
+        reason = f"records of versions {both}: make reproduce makes the older ones again"
         return Judgement("inconclusive", reason, seeds=len(values), records=keys)
     estimate, low, high = float(values.mean()), None, None
     if claim.statistic == "largest":

@@ -1,7 +1,7 @@
 """The configuration of a depth run: everything that its record depends on."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -16,6 +16,7 @@ from ubnlib.training import BNConfig
 class DepthConfig(Config):
     """One depth run. Unstated in the paper: the loss's norm and how targets are downscaled."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["depth"] = "depth"
     data: str  # fingerprint of the frames, so that a record says what it saw
     norm: NormConfig = BNConfig()

@@ -14,7 +14,6 @@ from ubnlib.depth_data import DepthData
 from ubnlib.depth_steps import make_engine, make_loader, make_net
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti.framesets import compact
-from ubnlib.provenance import source_digest
 from ubnlib.ranks import Ranks, alone
 from ubnlib.records import Record, Result, obtain, recorded
 from ubnlib.weights import save_weights
@@ -115,6 +114,11 @@ def run_depth(
     return Result.of_one_seed(metrics, curves, frames)
 
 
+def checkpoint_path(config: DepthConfig, folder: Path | str) -> Path:
+    """Return where a run's state is kept, which another version of it would not go on from."""
+    return Path(folder) / f"{config.key}-v{config.version}.npz"
+
+
 def obtain_depth(
     config: DepthConfig,
     data: DepthData,
@@ -141,8 +145,7 @@ def obtain_depth(
         progress: Label of a progress bar; None shows none.
         workers: Processes that read batches ahead.
     """
-    key = f"{config.key}-{source_digest(__name__)}"  # other code would not end in the same metrics
-    checkpoint = None if checkpoints is None else Path(checkpoints) / f"{key}.npz"
+    checkpoint = None if checkpoints is None else checkpoint_path(config, checkpoints)
 
     def run(config: DepthConfig) -> Record:
         return run_depth(

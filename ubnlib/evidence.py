@@ -19,7 +19,7 @@ from ubnlib.records import Record, read_record
 
 Text = Annotated[str, Field(min_length=1)]
 Where = dict[Text, bool | int | float | str | None]
-ORIGIN = ("source", "revision", "module", "cpu", "gpu", "finished")  # of a record's provenance
+ORIGIN = ("revision", "cpu", "gpu", "when")  # of how a record was made
 
 
 class Query(BaseModel):
@@ -42,18 +42,18 @@ class Evidence(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a query finds: one value a seed, the records' keys, and revisions by source digest."""
+    """What a query finds: one value a seed, the records' keys, and revisions by version."""
 
     values: np.ndarray
     keys: tuple[str, ...]
-    sources: dict[str, str | None]
+    versions: dict[int, str | None]
 
 
 def read_evidence(folder: Path | str) -> Evidence:
     """Read the records of a folder, one row a seed, in the order of their names.
 
-    The table has the columns of `ubnlib.records.read_records`, the origin of each record (`source`,
-    `revision`, `module`, `cpu`, `gpu`, `finished`) and the name of its `file`; metrics come last.
+    The table has the columns of `ubnlib.records.read_records`, the `version` and the origin of each
+    record (`revision`, `cpu`, `gpu`, `when`) and the name of its `file`; metrics come last.
     A file that is damaged, was renamed or does not fit itself is reported and left out. A folder
     that does not exist has no records.
     """
@@ -86,8 +86,8 @@ def _settings(record: Record, path: Path) -> dict[str, Any]:
     """
     canonical = json.dumps(record.config, sort_keys=True)  # as in `Config.key`
     flat = dict(_flat(record.config))
-    own = {name: getattr(record.provenance, name) for name in ORIGIN}
-    own = {"key": record.key, "seconds": record.seconds} | own | {"file": path.name}
+    own = {"key": record.key, "version": record.version, "seconds": record.seconds}
+    own |= {name: getattr(record.made, name) for name in ORIGIN} | {"file": path.name}
     fault = None
     if hashlib.sha256(canonical.encode()).hexdigest()[:16] != record.key:
         fault = "its configuration is not the one of its key"
@@ -194,13 +194,13 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
         )
     by_seed = (part.set_index("seed")[query.metric].loc[shared].to_numpy(float) for part in runs)
     values = sum(sign * part for (sign, _), part in zip(sides, by_seed, strict=True))
-    rows = pd.concat([part.reindex(columns=["key", "source", "revision"]) for part in runs])
+    rows = pd.concat([part.reindex(columns=["key", "version", "revision"]) for part in runs])
     rows = rows.astype(object).where(rows.notna(), None).drop_duplicates("key")
-    sources = rows.dropna(subset="source").drop_duplicates("source")
+    versions = rows.dropna(subset="version").drop_duplicates("version")
     return Found(
         np.asarray(values),
         tuple(rows["key"]),  # one record may hold many seeds
-        dict(zip(sources["source"], sources["revision"], strict=True)),
+        dict(zip(versions["version"], versions["revision"], strict=True)),
     )
 
 

@@ -1,7 +1,7 @@
 """Exact statements about the equations, measured in float64: how far is each from holding."""
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ DECAY = 0.9  # the lambda of equations 2 and 3; the paper does not say it
 class IdentitiesConfig(Config):
     """A small convolutional net and random batches of labeled and unlabeled images."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["identities"] = "identities"
     labeled: int = 4
     unlabeled: int = 12

@@ -14,18 +14,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ubnlib.provenance import Provenance, peak_memory_mb, provenance, source_digest
-
-SCHEMA = 2
+from ubnlib.provenance import Provenance, provenance
 
 
 class Config(BaseModel):
-    """Base of all run configurations: unknown keys are errors, and nothing changes afterwards."""
+    """Base of all run configurations: unknown keys are errors, and nothing changes afterwards.
+
+    The `version` of a run's configuration is raised by hand when the same configuration gives other
+    numbers; `tests/test_golden.py` tells when it does.
+    """
+
+    version: ClassVar[int]
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,17 +79,16 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
-    schema_version: Literal[2] = SCHEMA
     experiment: str
+    version: Annotated[int, Field(ge=0)]  # of the configuration's class; 0: before versions
     key: str
-    seeds: list[int]
     config: dict[str, Any]
+    seeds: list[int]
     metrics: dict[str, list[Number]]
     curves: dict[str, list[list[Number]]]
     frames: dict[str, list[str]] = {}
     seconds: float
-    peak_memory_mb: float  # of the process so far; of the GPU's allocator where there is one
-    provenance: Provenance
+    made: Provenance
 
     @model_validator(mode="after")
     def _one_entry_a_seed(self) -> "Record":
@@ -110,6 +113,7 @@ def recorded(run: Callable[..., Result]) -> Run:
         result = run(config, *args, **kwargs)
         return Record(
             experiment=config.experiment,
+            version=config.version,
             key=config.key,
             seeds=getattr(config, "seeds", None) or [config.seed],
             config=config.model_dump(mode="json"),
@@ -117,8 +121,7 @@ def recorded(run: Callable[..., Result]) -> Run:
             curves=result.curves,
             frames=result.frames,
             seconds=round(time.perf_counter() - start, 3),
-            peak_memory_mb=peak_memory_mb(),
-            provenance=provenance(run.__module__),
+            made=provenance(),
         )
 
     return make_record
@@ -127,21 +130,42 @@ def recorded(run: Callable[..., Result]) -> Run:
 def obtain(config: Config, run: Callable[[Config], Record], folder: Path | str) -> Record:
     """Return the record of a configuration, making and writing it where it is missing.
 
-    A record made by other code than that of the run and what it imports is made again.
+    A record of an older version is made again.
 
     Args:
         config: What to run.
         run: Makes the record.
         folder: Where records are kept, as EXPERIMENT-KEY.json.
+
+    Raises:
+        ValueError: The file there is damaged, or of a newer version.
+    """
+    record = current_record(config, folder)
+    if record is None:
+        record = run(config)
+        write_record(record, folder)
+    return record
+
+
+def current_record(config: Config, folder: Path | str) -> Record | None:
+    """Return the record of a configuration; None where it is missing or of an older version.
+
+    Raises:
+        ValueError: The file there is damaged, or of a newer version.
     """
     path = record_path(config, folder)
-    if path.exists():
+    if not path.exists():
+        return None
+    try:
         record = read_record(path)
-        if record.provenance.source == source_digest(record.provenance.module):
-            return record
-    record = run(config)
-    write_record(record, folder)
-    return record
+    except OldRecordError:
+        return None
+    if record.version > config.version:
+        raise ValueError(
+            f"{path} is of version {record.version} of the experiment {record.experiment}, and "
+            f"this code makes version {config.version}: update the project, or delete the record."
+        )
+    return record if record.version == config.version else None
 
 
 def record_path(config: Config, folder: Path | str) -> Path:
@@ -160,19 +184,31 @@ def write_record(record: Record, folder: Path | str) -> Path:
     return path
 
 
+class OldRecordError(ValueError):
+    """A record was written before records had versions."""
+
+
 def read_record(path: Path | str) -> Record:
     """Read and validate one record.
 
     Raises:
+        OldRecordError: The file is a record from before records had versions.
         ValueError: The file is no record, or not that of its name.
     """
     path = Path(path)
     try:
-        record = Record.model_validate_json(path.read_text())
+        content = path.read_text(encoding="utf-8")
+        record = Record.model_validate_json(content)
     except (ValidationError, UnicodeDecodeError) as error:
+        if isinstance(error, ValidationError) and _is_old(content):
+            raise OldRecordError(
+                f"{path} is a run record from before records had versions, which nothing tells "
+                "whether its numbers still hold: delete it, or its whole folder, and the next run "
+                "makes it again."
+            ) from None
         raise ValueError(
-            f"{path} is not a run record of schema {SCHEMA} ({_reason(error)}): delete it, and "
-            "the next run makes it again."
+            f"{path} is not a run record ({_reason(error)}): delete it, and the next run makes it "
+            "again."
         ) from error
     if path.name != f"{record.experiment}-{record.key}.json":
         raise ValueError(
@@ -180,6 +216,15 @@ def read_record(path: Path | str) -> Record:
             "it or give it its name back."
         )
     return record
+
+
+def _is_old(content: str) -> bool:
+    """Whether a file is a record of the layouts that named the code by its digest."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "provenance" in found and "version" not in found
 
 
 def _reason(error: ValidationError | UnicodeDecodeError) -> str:

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ Step = Callable[[], object]
 class StepCostConfig(Config):
     """A net, its batches and how often each method's step is timed."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["step_cost"] = "step_cost"
     net: Literal["dispnet", "resnet"] = "dispnet"
     width: float = Field(0.5, gt=0)

@@ -10,7 +10,7 @@ from ubnlib.records import Config
 class Experiment(NamedTuple):
     """Where an experiment lives; its modules are imported only when it is run."""
 
-    module: str  # has the function, and names the record's source digest
+    module: str  # has the function
     config: str
     run: str
     config_module: str = ""  # where it is not the function's

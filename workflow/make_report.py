@@ -52,7 +52,7 @@ def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]
     def known(column: str) -> list[str]:
         return sorted({str(v) for v in made.get(column, ()) if not pd.isna(v)})
 
-    days = [when[:10] for when in known("finished")]
+    days = [when[:10] for when in known("when")]
     return row | {
         "label": source.label,
         "profile": source.profile,

@@ -23,7 +23,7 @@ from ubnlib.records import Config, Record, obtain, record_path, write_record
 def make_run(
     config: Config, folder: Path, frames: Path | None, weights: bool, workers: int
 ) -> Record:
-    """Return a run's record, making it where it is missing or was made by other code.
+    """Return a run's record, making it where it is missing or of an older version.
 
     Args:
         config: The run.

@@ -159,7 +159,9 @@ def most_memory(*folders: Path) -> dict[str, float]:
     """Return the most megabytes that a run of each experiment took, by its records."""
     memory: dict[str, float] = {}
     for record in (read_record(path) for folder in folders for path in folder.glob("*-*.json")):
-        memory[record.experiment] = max(memory.get(record.experiment, 0), record.peak_memory_mb)
+        memory[record.experiment] = max(
+            memory.get(record.experiment, 0), record.made.peak_memory_mb
+        )
     return memory
 
 
@@ -220,11 +222,11 @@ def main() -> None:
     errors = np.log(np.array(guessed) / np.array(seconds))
     results = Path("results", "quick").absolute()
     plan = make_plan("quick", results, run_parameters("quick", Path.cwd(), results))
-    here = provenance(__name__)
+    here = provenance()
     content = {
         "cpu": here.cpu,
         "versions": here.versions,
-        "finished": here.finished.isoformat(),
+        "finished": here.when.isoformat(),
         "calibration": round(usual, 4),
         "runs": len(works),
         "typical_error": round(float(np.exp(np.abs(errors).mean())), 2),  # a factor

@@ -13,8 +13,7 @@ from prepare_data import read_data
 from runs import Run, runs_of
 from whole import write_whole
 
-from ubnlib.provenance import source_digest
-from ubnlib.records import read_record
+from ubnlib.records import OldRecordError, read_record
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
 State = Literal["there", "missing", "outdated", "damaged"]
@@ -75,10 +74,16 @@ def look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
         return Planned(run, "missing")
     try:
         record = read_record(path)
+    except OldRecordError as error:
+        return Planned(run, "outdated", str(error))
     except (ValueError, OSError) as error:
         return Planned(run, "damaged", str(error))
-    if record.provenance.source != source_digest(EXPERIMENTS[run.config.experiment].module):
-        return Planned(run, "outdated", f"{path} was made by other code")
+    newest = run.config.version
+    if record.version < newest:
+        return Planned(run, "outdated", f"{path} is of version {record.version}, not {newest}")
+    if record.version > newest:
+        reason = f"{path} is of version {record.version}, which this code ({newest}) does not know"
+        return Planned(run, "damaged", reason)
     if run.weights and not weights_of(results, record.key).exists():
         return Planned(run, "outdated", f"{path} is there, but not the trained net")
     return Planned(run, "there")

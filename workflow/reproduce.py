@@ -120,7 +120,7 @@ def reproduce(
         say(sentence)
     path = write_plan(plan, costs_of(plan))
     outdated = sum(planned.state == "outdated" for planned in plan.runs)
-    again = f", {outdated} of them again, since code has changed" if outdated else ""
+    again = f", {outdated} of them again, since their version is older" if outdated else ""
     say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make{again}")
     return run(snakemake(path, args, ["all"]), lock, log)
 

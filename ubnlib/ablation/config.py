@@ -1,6 +1,6 @@
 """The configuration of a run of the ablation: everything that its record depends on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ class Setting(Config):
 class AblationConfig(Config):
     """One run."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["ablation"] = "ablation"
     domain: Domain
     stage: Literal["tuning", "claims"] = "claims"  # tuning is judged by other data than claims

@@ -1,6 +1,6 @@
 """The numbers behind Figure 5: where implicit augmentation moves the labeled points."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -32,6 +32,7 @@ FLOOR = 1e-3  # a shorter displacement has no direction; the arms are 1.4 apart
 class AugmentationConfig(SpiralTraining):
     """One run: what is trained, and what its implicit augmentation matches."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["spiral_augmentation"] = "spiral_augmentation"
     readings: Annotated[tuple[Reading, ...], Field(min_length=1)] = (
         "prediction",

@@ -1,7 +1,7 @@
 """The toy experiment of section 3.3: train the spiral's nets, the seeds side by side."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -49,6 +49,7 @@ class SpiralTraining(Config):
 class SpiralConfig(SpiralTraining):
     """One run: what is trained, and measured for Figure 2."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["spiral"] = "spiral"
 
 

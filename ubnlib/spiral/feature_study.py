@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ GAPS = ("wasserstein", "mean_gap", "log_std_ratio")
 class FeaturesConfig(SpiralTraining):
     """One run: nets trained as any others, whose features are looked at on the way."""
 
+    version: ClassVar[int] = 1
     experiment: Literal["spiral_features"] = "spiral_features"
     # Shares of the training after which to look, beside its start and its end.
     checkpoints: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.01, 0.03, 0.1, 0.3)

@@ -8,7 +8,7 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,7 @@ class UncertaintyConfig(SpiralTraining):
     Normalization, dropout and samples follow from the method (`RECIPES`) unless they are given.
     """
 
+    version: ClassVar[int] = 1
     experiment: Literal["spiral_uncertainty"] = "spiral_uncertainty"
     method: Method = "mc_ubn"
     samples: int = Field(ge=1)  # predictions of a point; an ensemble has as many nets
