@@ -29,7 +29,7 @@ make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce plan claim test test-code test-first-half test-second-half test-notebooks lab notebooks site lock clean
+.PHONY: help reproduce plan claim test test-code test-notebooks lab notebooks site lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -39,11 +39,11 @@ help:
 	@:
 
 # Written last, so that an interrupted installation is not taken for done.
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml experiments/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -r requirements.lock
-	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e . -e experiments
 	@touch $@
 
 RUNS = --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)' --gpus '$(GPUS)' \
@@ -58,36 +58,26 @@ claim: $(INSTALLED)
 	$(BIN)/python workflow/rerun_claim.py '$(CLAIM)' $(RUNS)
 
 # With tensors this small, more threads only wait for each other.
-test test-code test-first-half test-second-half test-notebooks notebooks: export OMP_NUM_THREADS := 1
+test test-code test-notebooks notebooks: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --no-print-directory --jobs 2 test-first-half test-notebooks test-second-half
+	$(MAKE) --no-print-directory test-notebooks
+	$(MAKE) --no-print-directory test-code
 
+# A file's tests stay in one process, so that its fixtures are made once.
 test-code:
-	MPLBACKEND=agg $(BIN)/python -m pytest
+	MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Half of the code's tests beside the notebooks, and the other half when one of these is done.
-SECOND_HALF = $(wildcard tests/test_[o-z]*.py) ubnlib
-test-first-half:
-	MPLBACKEND=agg $(BIN)/python -m pytest $(filter-out $(SECOND_HALF),$(wildcard tests/test_*.py))
-
-test-second-half:
-	mkdir -p build
-	MPLBACKEND=agg $(BIN)/python -m pytest -p no:cacheprovider $(SECOND_HALF) > build/code.log 2>&1; \
-	  status=$$?; cat build/code.log; exit $$status
-
-# nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used, and
-# reports when it is done, since the code is tested meanwhile.
+# nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used.
 test-notebooks:
 	rm -rf build/nbval
 	mkdir -p build/nbval/results
 	cp -R notebooks profiles claims.yaml build/nbval
 	cp -R results/standard build/nbval/results
 	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/quick/synthetic
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks > build/nbval.log 2>&1; \
-	  status=$$?; cat build/nbval.log; exit $$status
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	  -p no:cacheprovider --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
@@ -99,17 +89,20 @@ notebooks: $(INSTALLED)
 site: $(INSTALLED)
 	$(BIN)/python site/build.py build/site
 
-# Torch is held at the version the results were made with; a local build's suffix is dropped.
+# One lock for Python 3.11 to 3.14, which keeps what it can of the last one. Torch is held at the
+# version the results were made with; what its builds for CUDA bring along is left to them, so that
+# the CPU's build installs none of it.
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install pip-tools
+	build/lock/bin/python -m pip install uv
 	echo 'torch==2.13.0' > build/lock/constraints.txt
-	build/lock/bin/pip-compile --extra companion --extra site --extra test --constraint build/lock/constraints.txt \
-	  --allow-unsafe --strip-extras --no-header --no-emit-find-links --no-emit-index-url \
-	  --no-emit-options --output-file build/lock/requirements.txt pyproject.toml
-	{ echo '# Every transitive version of the companion, pinned: `make lock` writes this file from pyproject.toml.'; \
-	  sed -e 's/+cpu$$//' -e '/-c build.lock.constraints.txt/d' build/lock/requirements.txt; } > requirements.lock
+	cp requirements.lock build/lock/requirements.lock
+	build/lock/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
+	  --constraint build/lock/constraints.txt --extra site --extra test --no-emit-package ubnlib \
+	  --output-file build/lock/requirements.lock pyproject.toml experiments/pyproject.toml
+	{ echo '# Every transitive version of the companion, pinned: `make lock` writes this file.'; \
+	  grep -vE '^(cuda-|nvidia-|triton)' build/lock/requirements.lock; } > requirements.lock
 
 clean:
 	rm -rf .venv build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find ubnlib workflow site tests data_scripts benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+	find ubnlib experiments workflow site tests data_scripts benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

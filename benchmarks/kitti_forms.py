@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import Calibration, KittiRaw, PackedDepth, scale_projection
 from ubnlib.kitti.layout import find_drives
 from ubnlib.kitti.packed.codes import decode_depth
 from ubnlib.kitti.packed.loader import LabeledUnlabeledLoader, rows_of_step
-from ubnlib.synthetic import make_synthetic_kitti
 
 ENCODERS = {"png": {}, "jpg": {"quality": 92}}  # Pillow's options; 92 as monodepth2 converts KITTI
 

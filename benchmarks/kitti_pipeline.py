@@ -35,10 +35,10 @@ from measuring import WARM_UP, alternate
 from tqdm import tqdm
 from training_steps import Step
 
+from experiments.common.provenance import provenance
 from ubnlib.kitti import KittiRaw, PackedDepth, prepare, project_velodyne, read_velodyne
 from ubnlib.kitti.packed import Preparation
 from ubnlib.kitti.raw import read_image
-from ubnlib.provenance import provenance
 
 L3_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")  # Linux's
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"

@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tables import KITTI_FILE, KITTI_MARK, Ratio, aligned, write_part, write_whole
 
-from ubnlib.provenance import Provenance
-from ubnlib.records import Config
+from experiments.common.provenance import Provenance
+from experiments.common.records import Config
 
 HEADER = ["step", "median [95 % interval]", "unit", "times as fast as", "limit"]
 TEXT = """\

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from tables import SPIRAL_FILE, SPIRAL_MARK, Ratio, aligned, write_part, write_whole
 from tqdm import tqdm
 
-from ubnlib.provenance import Provenance, provenance
-from ubnlib.spiral.experiment import SpiralConfig, run_spiral, train_spiral
-from ubnlib.sweep import obtain_all
-from ubnlib.training import BNConfig, UBNConfig
+from experiments.common.parallel import obtain_all
+from experiments.common.provenance import Provenance, provenance
+from experiments.common.training import BNConfig, UBNConfig
+from experiments.toy.train import SpiralConfig, run_spiral, train_spiral
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 METHODS = {

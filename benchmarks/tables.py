@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import quantile_test
 from training_steps import METHODS, Setting
 
-from ubnlib.provenance import Provenance
+from experiments.common.provenance import Provenance
 
 TRAINING_MARK = "<!-- Written by benchmarks/training.py from here to the next such line. -->"
 SPIRAL_MARK = "<!-- Written by benchmarks/spiral_ensemble.py from here to the next such line. -->"

@@ -24,9 +24,9 @@ from training_cases import (
 )
 from training_tables import Comparison, Measurement, Report, Setting, write_report
 
-from ubnlib.depth_data import DepthData
-from ubnlib.flops import flops_of_step
-from ubnlib.provenance import provenance
+from experiments.common.provenance import provenance
+from experiments.depth.data import DepthData
+from experiments.depth.flops import flops_of_step
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 SETTINGS = {

@@ -14,16 +14,16 @@ from kitti_forms import repeat_frames, synthetic_sample
 from measuring import status_mb
 from training_tables import HELD, Setting
 
-from ubnlib.cost import READ_AHEAD
-from ubnlib.depth_config import DepthConfig
-from ubnlib.depth_data import DepthData, EveryLabels
-from ubnlib.depth_steps import make_engine, make_loader, make_net
-from ubnlib.engine import Engine, EngineConfig
-from ubnlib.forms import UBNForm
+from experiments.common.training import BNConfig
+from experiments.depth.config import DepthConfig
+from experiments.depth.cost import READ_AHEAD
+from experiments.depth.data import DepthData, EveryLabels
+from experiments.depth.engine import Engine, EngineConfig
+from experiments.depth.forms import UBNForm
+from experiments.depth.ranks import Ranks
+from experiments.depth.steps import make_engine, make_loader, make_net
 from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth, prepare
 from ubnlib.kitti.packed.loader import StepData
-from ubnlib.ranks import Ranks
-from ubnlib.training import BNConfig
 
 METHODS = {
     "BN": (BNConfig(), "side by side"),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.common.records import Config
 from ubnlib import DispNet, convert_ubn, ubn_forward
-from ubnlib.records import Config
 from ubnlib.steps import two_passes
 
 METHODS = ("BN", "two passes", "joint pass", "ubn_forward")

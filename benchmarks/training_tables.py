@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tables import LIMIT_BN, TRAINING_FILES, TRAINING_MARK, Ratio, aligned, write_part, write_whole
 
-from ubnlib.flops import PEAKS
-from ubnlib.provenance import Provenance
-from ubnlib.records import Config
+from experiments.common.provenance import Provenance
+from experiments.common.records import Config
+from experiments.depth.flops import PEAKS
 
 HELD = "held batch"  # the case without reading
 LIMIT_WAITING = 5.0  # percent of the time
@@ -20,7 +20,7 @@ TEXT = """\
 Written by `python benchmarks/training.py`; training_cpu.json and training_cuda.json hold every
 single time and where it was measured.
 
-A step is that of `ubnlib.engine`: a batch to the device, forward, loss, backward, the check for
+A step is that of `depth.engine`: a batch to the device, forward, loss, backward, the check for
 finite numbers, and Adam; UBN has one unlabeled row per labeled row. *held batch* trains on one
 batch that is on the device; *no workers* and *2 workers* read packed frames, which are **warm**, in
 the system's page cache. All take turns. A ratio is the median of the ratios within each turn, with

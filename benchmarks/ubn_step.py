@@ -15,7 +15,7 @@ from tables import Comparison, Measurement, table, write_comparison, write_readm
 from tqdm import tqdm
 from training_steps import METHODS, WORKLOADS, Setting, training_step
 
-from ubnlib.provenance import provenance
+from experiments.common.provenance import provenance
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 ARENAS = {"default": False, "one arena": True}

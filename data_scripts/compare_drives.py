@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ubnlib.figures import contact_sheet, drive_statistics, style
+import drive_statistics
+from experiments.common import style
+from experiments.depth import contact_sheet
+from frame_statistics import measure_drives
+from synthetic_kitti import read_domains
 from ubnlib.kitti import KittiRaw
-from ubnlib.kitti.frame_statistics import measure_drives
-from ubnlib.synthetic import read_domains
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Download drives of KITTI Raw: a command line over `ubnlib.kitti.download`.
+"""Download drives of KITTI Raw: a command line over `kitti_download`.
 
 Prints what it takes (bytes, time, disk), then fetches, checks and unpacks color images, lidar
 scans, timestamps and calibration. Run again, it goes on where it stopped. The KITTI data is
@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ubnlib.kitti.catalog import DRIVE_SPLITS, choose_drives
-from ubnlib.kitti.download import BASE_URL, Patience, Report, download, survey
+from kitti_download import BASE_URL, Patience, Report, download, survey
+from kitti_download.catalog import DRIVE_SPLITS, choose_drives
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import textwrap
 from importlib import resources
 from pathlib import Path
 
-from ubnlib.kitti.catalog import load_catalog
+from kitti_download.catalog import load_catalog
 from ubnlib.kitti.framesets import compact
 from ubnlib.kitti.layout import FrameKey
 from ubnlib.kitti.splits import SPLITS

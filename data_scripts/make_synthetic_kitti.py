@@ -1,9 +1,9 @@
-"""Make synthetic drives in KITTI Raw's layout: a command line over `ubnlib.synthetic`."""
+"""Make synthetic drives in KITTI Raw's layout: a command line over `synthetic_kitti`."""
 
 import argparse
 import sys
 
-from ubnlib.synthetic import make_synthetic_kitti
+from synthetic_kitti import make_synthetic_kitti
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ubnlib.cores import usable_cores
+from experiments.common.cores import usable_cores
 from ubnlib.kitti import KittiRaw, load_split, prepare, select
 from ubnlib.kitti.packed import Preparation
 from ubnlib.kitti.splits import SPLITS

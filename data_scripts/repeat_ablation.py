@@ -10,11 +10,10 @@ import random
 import sys
 from pathlib import Path
 
+from experiments.ablation.config import AblationConfig
+from experiments.ablation.experiment import run_ablation
+from experiments.common.records import read_record
 from study_ablation import CLAIMS, scenes_of
-
-from ubnlib.ablation.config import AblationConfig
-from ubnlib.ablation.experiment import run_ablation
-from ubnlib.records import read_record
 
 
 def main() -> int:

@@ -12,19 +12,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.ablation.config import AblationConfig, Domain
+from experiments.ablation.domains import Scenes
+from experiments.ablation.experiment import run_ablation
+from experiments.ablation.plan import CLAIM_SEEDS, Trial, afterwards, claimed
+from experiments.ablation.study import reader
+from experiments.ablation.tuning import tune
+from experiments.common.parallel import obtain_all
+from experiments.common.records import Record
+from experiments.depth import study as depth_study
+from experiments.depth.data import DepthData
+from experiments.depth.rgbd import RgbdFrames, split_by_time
 from study_depth import CLAIMS, SEARCH, synthetic
-
-from ubnlib import depth_study
-from ubnlib.ablation.config import AblationConfig, Domain
-from ubnlib.ablation.domains import Scenes
-from ubnlib.ablation.experiment import run_ablation
-from ubnlib.ablation.plan import CLAIM_SEEDS, Trial, afterwards, claimed
-from ubnlib.ablation.study import reader
-from ubnlib.ablation.tuning import tune
-from ubnlib.depth_data import DepthData
-from ubnlib.records import Record
-from ubnlib.rgbd import RgbdFrames, split_by_time
-from ubnlib.sweep import obtain_all
 
 ROOM = (36, 48)  # size of the indoor frames
 

@@ -10,15 +10,15 @@ import functools
 import sys
 from pathlib import Path
 
-from ubnlib import depth_study
-from ubnlib.cancellation_experiment import run_cancellation
-from ubnlib.depth_config import DepthConfig
-from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.depth_experiment import run_depth
+from experiments.common.parallel import obtain_all
+from experiments.depth import study as depth_study
+from experiments.depth.cancellation_experiment import run_cancellation
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData, usual_split
+from experiments.depth.rgbd import RgbdFrames, split_by_time
+from experiments.depth.train import run_depth
+from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import KittiRaw, prepare
-from ubnlib.rgbd import RgbdFrames, split_by_time
-from ubnlib.sweep import obtain_all
-from ubnlib.synthetic import make_synthetic_kitti
 
 SEARCH, CLAIMS = 1, 0  # seeds of the two sets of drives, which share none
 SIZE = (24, 80)

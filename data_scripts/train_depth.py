@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ubnlib.depth_config import DepthConfig
-from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.depth_experiment import checkpoint_path, obtain_depth, run_depth
+from experiments.common.records import Record, current_record
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData, usual_split
+from experiments.depth.ranks import Ranks, joined
+from experiments.depth.train import checkpoint_path, obtain_depth, run_depth
 from ubnlib.kitti import PackedDepth
-from ubnlib.ranks import Ranks, joined
-from ubnlib.records import Record, current_record
 
 
 def main() -> int:

@@ -8,8 +8,9 @@ import re
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from make_html import mathml
 from sphinx.application import Sphinx
+
+from make_html import mathml
 
 NODE = r'(\w+)(?:\{\{"([^"]*)"\}\}|\["([^"]*)"\])?'
 EDGE = re.compile(rf'\s*{NODE} --(?: (?:"([^"]+)"|(\w+)) --)?> {NODE}\s*')

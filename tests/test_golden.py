@@ -15,26 +15,26 @@ import numpy as np
 import pytest
 import torch
 
-from ubnlib.ablation.config import AblationConfig
-from ubnlib.ablation.domains import Scenes
-from ubnlib.ablation.experiment import run_ablation
-from ubnlib.cancellation_experiment import CancellationConfig, run_cancellation
-from ubnlib.depth_config import DepthConfig
-from ubnlib.depth_data import DepthData, EveryLabels, usual_split
-from ubnlib.depth_experiment import run_depth
-from ubnlib.forms import UBNForm
-from ubnlib.identities import IdentitiesConfig, run_identities
-from ubnlib.implementation import ImplementationConfig, run_implementation
+from experiments.ablation.config import AblationConfig
+from experiments.ablation.domains import Scenes
+from experiments.ablation.experiment import run_ablation
+from experiments.common.records import Config, Record, read_record, record_path, write_record
+from experiments.common.training import UBNConfig
+from experiments.depth.cancellation_experiment import CancellationConfig, run_cancellation
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData, EveryLabels, usual_split
+from experiments.depth.forms import UBNForm
+from experiments.depth.train import run_depth
+from experiments.method.equations import IdentitiesConfig, run_identities
+from experiments.method.implementation import ImplementationConfig, run_implementation
+from experiments.method.step_cost import StepCostConfig
+from experiments.toy.augmentation_study import AugmentationConfig, run_augmentation
+from experiments.toy.feature_study import FeaturesConfig, run_features
+from experiments.toy.train import SpiralConfig, run_spiral
+from experiments.toy.uncertainty import run_uncertainty
+from experiments.toy.uncertainty_methods import UncertaintyConfig
+from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import KittiRaw, prepare
-from ubnlib.records import Config, Record, read_record, record_path, write_record
-from ubnlib.spiral.augmentation_study import AugmentationConfig, run_augmentation
-from ubnlib.spiral.experiment import SpiralConfig, run_spiral
-from ubnlib.spiral.feature_study import FeaturesConfig, run_features
-from ubnlib.spiral.uncertainty import run_uncertainty
-from ubnlib.spiral.uncertainty_methods import UncertaintyConfig
-from ubnlib.step_cost import StepCostConfig
-from ubnlib.synthetic import make_synthetic_kitti
-from ubnlib.training import UBNConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMITTED = Path(__file__).parents[1] / "results/standard"

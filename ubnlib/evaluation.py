@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ubnlib.depth import METRICS, Crop, as_depth, average_metrics, per_image_metrics
+from ubnlib.metrics import METRICS, Crop, as_depth, average_metrics, per_image_metrics
 
 Key = TypeVar("Key", bound=Hashable)
 

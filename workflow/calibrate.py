@@ -29,8 +29,8 @@ def seconds_here(repeats: int = REPEATS) -> float:
     """Return the seconds of one calibration in this process, the median of a few."""
     import torch
 
-    from ubnlib.spiral.experiment import SpiralConfig, train_spiral
-    from ubnlib.training import UBNConfig
+    from experiments.common.training import UBNConfig
+    from experiments.toy.train import SpiralConfig, train_spiral
 
     torch.set_num_threads(1)
     config = SpiralConfig(norm=UBNConfig(), seeds=tuple(range(8)), steps=20)

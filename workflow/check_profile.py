@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from read_notebook import read_notebook
 
 # Set by the workflow for every run, so that no profile can send results astray.

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import EXPERIMENTS
 from plan import DEPTH, Plan, Planned
+from registry import EXPERIMENTS
 from work import Work, seconds_of, unit_costs, work_of, work_of_frames
 
 
@@ -154,8 +154,8 @@ def disk_mb(plan: Plan) -> float:
 
 def _gpu(plan: Plan, gpus: int) -> str:
     """Say what graphics processors would do."""
-    from ubnlib.cost import duration
-    from ubnlib.flops import assumed_step
+    from experiments.depth.cost import duration
+    from experiments.depth.flops import assumed_step
 
     depth = [run.config for run, *_ in plan.to_make if run.config.experiment == "depth"]
     if not depth:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+
 from calibrate import seconds_at_once
 from check_profile import ProfileError
 from costs import Estimate, estimate

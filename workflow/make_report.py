@@ -17,17 +17,13 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+
 from check_profile import ProfileError, load_profile, notebook_names
 from codecheck import codecheck
 from executed import describe, deviations, discussed
-from run_facts import machine, revision
-from run_figures import group_figures, thumbnail
-from sources import Source, find_problems, read_sources
-from whole import write_whole
-
-from ubnlib.claims import Claim, load_claims
-from ubnlib.figures.verdicts import COLORS, SYMBOLS, interval_svg, strip_svg
-from ubnlib.verdicts import (
+from experiments.verdicts.claims import Claim, load_claims
+from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg, strip_svg
+from experiments.verdicts.tables import (
     VERDICTS,
     count,
     in_paper_order,
@@ -36,6 +32,10 @@ from ubnlib.verdicts import (
     to_json,
     to_markdown,
 )
+from run_facts import machine, revision
+from run_figures import group_figures, thumbnail
+from sources import Source, find_problems, read_sources
+from whole import write_whole
 
 
 def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]:

@@ -14,10 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments import EXPERIMENTS
+from experiments.common.records import Config, Record, obtain, record_path, write_record
+from registry import EXPERIMENTS
 from terminal import describe, duration, say
-
-from ubnlib.records import Config, Record, obtain, record_path, write_record
 
 
 def make_run(
@@ -36,8 +35,8 @@ def make_run(
     _, run = experiment.load()
     if not experiment.frames:
         return obtain(config, run, folder)
-    from ubnlib.depth_data import DepthData, usual_split
-    from ubnlib.depth_experiment import obtain_depth
+    from experiments.depth.data import DepthData, usual_split
+    from experiments.depth.train import obtain_depth
     from ubnlib.kitti import PackedDepth
 
     found = json.loads(frames.read_text(encoding="utf-8"))

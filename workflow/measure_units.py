@@ -20,28 +20,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
+from tqdm import tqdm
+
 from calibrate import seconds_at_once, seconds_here
 from check_profile import run_parameters
 from costs import trained_again
-from experiments import EXPERIMENTS
+from experiments.ablation.plan import claimed, smaller
+from experiments.ablation.study import reader
+from experiments.ablation.tuning import tune
+from experiments.common.provenance import provenance
+from experiments.common.records import Config, read_record
+from experiments.depth.data import DepthData, usual_split
+from experiments.depth.plan import depth_runs
+from experiments.method.runs import method_runs
+from experiments.toy import runs as toy
 from plan import Plan, make_plan
 from prepare_data import prepare_data
 from read_notebook import read_notebook
-from scipy.optimize import nnls
-from tqdm import tqdm
+from registry import EXPERIMENTS
+from ubnlib.kitti import PackedDepth
 from whole import write_whole
 from work import UNITS, work_of, work_of_frames
-
-from ubnlib.ablation.plan import claimed, smaller
-from ubnlib.ablation.study import reader
-from ubnlib.ablation.tuning import tune
-from ubnlib.depth_data import DepthData, usual_split
-from ubnlib.depth_plan import depth_runs
-from ubnlib.kitti import PackedDepth
-from ubnlib.method_plan import method_runs
-from ubnlib.provenance import provenance
-from ubnlib.records import Config, read_record
-from ubnlib.spiral import plan as toy
 
 FRAMES = {
     "kitti_root": "",

@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments import EXPERIMENTS
+from experiments.common.records import OldRecordError, read_record
 from prepare_data import read_data
+from registry import EXPERIMENTS
 from runs import Run, runs_of
 from whole import write_whole
-
-from ubnlib.records import OldRecordError, read_record
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
 State = Literal["there", "missing", "outdated", "damaged"]

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.depth.plan import pack_split, packed_folder
+from synthetic_kitti import make_synthetic_kitti
 from terminal import describe, duration, say
-from whole import write_whole
-
-from ubnlib.depth_plan import pack_split, packed_folder
 from ubnlib.kitti import PackedDepth
-from ubnlib.synthetic import make_synthetic_kitti
+from whole import write_whole
 
 
 def prepare_data(parameters: dict[str, Any]) -> dict[str, Any]:

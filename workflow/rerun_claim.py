@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from check_profile import ProfileError
 from reproduce import DATA, add_arguments, checked, locked, run, snakemake
 from terminal import describe
@@ -37,9 +38,8 @@ def rerun(args: argparse.Namespace) -> int:
     """Make the claim's runs and print its verdict; return the exit status."""
     profile, usual, parameters = checked(args)
     from costs import costs_of
+    from experiments.verdicts.claims import load_claims
     from plan import make_plan, write_plan
-
-    from ubnlib.claims import load_claims
 
     claims = {claim.id: claim for claim in load_claims(CLAIMS)}
     if args.claim not in claims:
@@ -97,8 +97,8 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 def verdict_of(claim: Any, folder: Path, profile: str) -> str:
     """Judge a claim by the records in a folder, in a line."""
-    from ubnlib.claims import judge
-    from ubnlib.records import read_records
+    from experiments.common.records import read_records
+    from experiments.verdicts.claims import judge
 
     judgement = judge(claim, read_records(folder), profile)
     numbers = ""

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import papermill
+
 from terminal import describe, duration, say
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ubnlib.records import Config
+from experiments.common.records import Config
 
 Parameters = dict[str, Any]
 
@@ -50,7 +50,7 @@ def runs_of(notebooks: dict[str, Parameters], fingerprint: str = "") -> list[Run
 
 def of_method(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 1."""
-    from ubnlib.method_plan import method_runs
+    from experiments.method.runs import method_runs
 
     for config in method_runs(parameters["seeds"]):
         yield Run(f"{config.experiment.replace('_', ' ')}, seed {config.seed}", config)
@@ -58,7 +58,7 @@ def of_method(parameters: Parameters, _: str) -> Iterator[Run]:
 
 def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 2: those of the figures, then those of the maps."""
-    from ubnlib.spiral import plan
+    from experiments.toy import runs as plan
 
     setting = _call(plan.toy_setting, parameters)
     for purpose, some in _call(plan.toy_runs, {**parameters, "setting": setting}).items():
@@ -74,7 +74,7 @@ def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
 
 def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
     """List the runs of notebook 3."""
-    from ubnlib.depth_plan import depth_runs
+    from experiments.depth.plan import depth_runs
 
     runs = _call(depth_runs, {**parameters, "data": fingerprint})
     for run in runs:
@@ -85,7 +85,7 @@ def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
 
 def of_ablation(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 4."""
-    from ubnlib.ablation.sample import sample_runs
+    from experiments.ablation.sample import sample_runs
 
     tuning = Path(parameters["study"]) / "ablation_tuning"
     for config in _call(sample_runs, {**parameters, "tuning": tuning}):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ubnlib.claims import PROFILES, Claim
-from ubnlib.evidence import Evidence, read_evidence
-from ubnlib.verdicts import judge_all
+from experiments.verdicts.claims import PROFILES, Claim
+from experiments.verdicts.evidence import Evidence, read_evidence
+from experiments.verdicts.tables import judge_all
 
 COMMITTED = "standard"  # the profile whose records are part of the repository
 

@@ -8,11 +8,10 @@ run in the project's folder.
 import sys
 from pathlib import Path
 
+from experiments.verdicts.claims import load_claims
+from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.tables import between_markers, judge_all, sentence, to_markdown
 from whole import write_whole
-
-from ubnlib.claims import load_claims
-from ubnlib.evidence import read_evidence
-from ubnlib.verdicts import between_markers, judge_all, sentence, to_markdown
 
 
 def committed_table(root: Path) -> str:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ubnlib.records import Config
+from experiments.common.records import Config
 
 UNITS = Path(__file__).with_name("unit_costs.json")
 LOOKS = 6 * 32  # images that are looked at in an evaluation on the way
@@ -64,7 +64,7 @@ def _work_of_spiral(config: Config) -> Work:
 
 def _work_of_depth(config: Config, data: dict[str, Any] | None) -> Work:
     """Count operations, forward and backward in training, forward in evaluation."""
-    from ubnlib.flops import flops_of_image, flops_of_step
+    from experiments.depth.flops import flops_of_image, flops_of_step
 
     size = tuple(data["size"])
     forward, _ = flops_of_image(config.width, config.levels, size)

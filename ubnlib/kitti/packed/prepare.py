@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ubnlib.cores import usable_cores
+from experiments.common.cores import usable_cores
 from ubnlib.kitti.packed.dataset import PackedDepth
 from ubnlib.kitti.packed.files import (
     DEPTH,

@@ -1,0 +1,1 @@
+"""What all experiments share: run records, training, figures' style."""

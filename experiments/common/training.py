@@ -1,0 +1,135 @@
+"""What all training runs share: the normalization's configuration, the loop and its seeds."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from experiments.common.records import Config
+from ubnlib.convert import convert_ubn
+from ubnlib.layers import RunningStat, Source, StatsGrad
+from ubnlib.steps import ubn_forward
+
+
+class BNConfig(Config):
+    """Train with plain batch normalization."""
+
+    kind: Literal["bn"] = "bn"
+    momentum: float = 0.1
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model, built with batch normalization, with these settings."""
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = self.momentum
+        return model
+
+
+class UBNConfig(Config):
+    """Train with UBN; the switches are those of the layers."""
+
+    kind: Literal["ubn"] = "ubn"
+    source: Source = "batch"
+    stats_grad: StatsGrad = "corrected"
+    running_stat: RunningStat = "var"
+    momentum: float = 0.1
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model, built with batch normalization, with UBN instead."""
+        return convert_ubn(model, **self.model_dump(exclude={"kind"}))
+
+
+NormConfig = Annotated[BNConfig | UBNConfig, Field(discriminator="kind")]
+
+
+class Batch(NamedTuple):
+    """One training step's data; `unlabeled` is None for batch normalization."""
+
+    labeled: Tensor
+    target: Tensor
+    unlabeled: Tensor | None
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    criterion: Callable[[Any, Tensor], Tensor],
+    batches: Iterable[Batch],
+    *,
+    progress: str | None = None,
+    total: int | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train a model, one optimizer step a batch, and return the loss of each step.
+
+    Args:
+        model: In training mode.
+        optimizer: Over the model's parameters.
+        criterion: Loss of the model's labeled output and the target.
+        batches: The data of each step.
+        progress: Label of a progress bar; None shows none.
+        total: Number of steps, for the bar's estimate of the time left.
+        after_step: Called with the number of steps made so far, for curves.
+
+    Raises:
+        FloatingPointError: The loss is not finite; names the step.
+    """
+    losses = []
+    bar = tqdm(batches, desc=progress, total=total, leave=False, disable=progress is None)
+    for step, (labeled, target, unlabeled) in enumerate(bar, start=1):
+        loss = criterion(ubn_forward(model, labeled, unlabeled), target)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"The loss is {losses[-1]} at step {step}: lower the learning rate, or look at "
+                "the data of this step."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if after_step is not None:
+            after_step(step)
+    return losses
+
+
+def default_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def random_batches(size: int, of: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index batches [size] without end; every epoch visits all `of` items in new order.
+
+    Batches run across the borders of epochs, so that none is short, also where `of` < `size`.
+    """
+    left = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(left) < size:
+            left = torch.cat([left, torch.randperm(of, generator=generator)])
+        yield left[:size]
+        left = left[size:]
+
+
+@contextmanager
+def initialized_by(seed: int) -> Iterator[None]:
+    """Draw the weights of models built inside from a seed; torch's global state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model into eval mode without gradients, and back into its mode."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            yield model.eval()
+    finally:
+        model.train(training)

@@ -1,0 +1,1 @@
+"""Section 4: depth estimation with few labels; notebook 3."""

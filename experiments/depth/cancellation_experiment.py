@@ -1,0 +1,152 @@
+"""What training steps of each reading do, measured through a depth run: why one does not train."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from experiments.common.records import Record, Result, recorded
+from experiments.depth.cancellation import Belief, StepEffects, step_effects
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData
+from experiments.depth.engine import Engine
+from experiments.depth.evaluate import accuracy_of_parts, refreshed, to_input
+from experiments.depth.ranks import alone
+from experiments.depth.steps import loss_of_step, make_loader, make_net, make_optimizer
+from ubnlib.kitti.packed.loader import StepData
+from ubnlib.losses import multiscale_depth_loss
+
+LOSSES = ("loss_before", "promised", "believed", "happened")
+
+
+class CancellationConfig(DepthConfig):
+    """A depth run of which `evaluations` training steps are measured, the first one among them."""
+
+    version: ClassVar[int] = 1
+    experiment: Literal["cancellation"] = "cancellation"
+    evaluations: int = 12
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> "CancellationConfig":
+        if self.engine.accumulate > 1 or self.engine.precision != "fp32":
+            raise ValueError(
+                f"The engine has accumulate={self.engine.accumulate} and "
+                f"precision={self.engine.precision!r}: steps are measured whole and in fp32."
+            )
+        if getattr(self.norm, "gap_weight", 0):
+            raise ValueError(
+                f"gap_weight is {self.norm.gap_weight}: what a step does is measured for the "
+                "labeled rows' loss alone, so train on that alone."
+            )
+        return self
+
+    @property
+    def belief(self) -> Belief:
+        """What the gradients of this reading believe in."""
+        if self.norm.kind == "bn" or self.norm.repair == "both":
+            return "corrected"
+        return self.norm.stats_grad if self.norm.repair == "nothing" else self.norm.repair
+
+
+@recorded
+def run_cancellation(
+    config: CancellationConfig, data: DepthData, *, progress: str | None = None
+) -> Result:
+    """Train as `experiments.depth.train.run_depth` does, and measure steps on the way.
+
+    A step is measured just before it is made, with copies of the net and the optimizer, so that
+    training goes as if nobody looked.
+
+    Args:
+        config: The run.
+        data: Its data.
+        progress: Label of a progress bar; None shows none.
+
+    Returns:
+        Curves `step`, the number of steps before the one measured; accuracies (delta < 1.25)
+        `labeled`, `unlabeled` and `test` there; `loss_before`, `promised`, `believed` and
+        `happened` of `StepEffects`, and its layers' columns as `COLUMN/LAYER`; and `loss` of all
+        steps, thinned out. The metrics are the accuracies at the end, also as
+        `refreshed_...` with statistics measured anew on training images: where the two differ, the
+        moving averages have not kept up with the net.
+
+    Raises:
+        ValueError: The data is not that of the configuration.
+        FloatingPointError: The loss or the gradient is not finite.
+    """
+    ranks = alone()
+    loader = make_loader(config, data, ranks)
+    steps = config.total_steps(len(data.train))
+    net = make_net(config, ranks)
+    every = max(1, steps // max(1, config.evaluations))
+
+    def loss(model: nn.Module, batch: StepData) -> Tensor:
+        if engine.step % every == 0:
+            here = {"step": engine.step, **accuracy_of_parts(net, config.labels, data)}
+            effects = _effects(config, net, engine.optimizer, batch)
+            for name, value in (here | _flat(effects)).items():
+                engine.curves.setdefault(name, []).append(value)
+        return loss_of_step(model, batch, config, ranks)
+
+    optimizer = make_optimizer(net, config)
+    engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed)
+    engine.train(progress=progress)
+    engine.curves["loss"] = engine.curves["loss"][:: max(1, steps // 100)]
+    metrics = {
+        f"{kind}{name}_delta1": value
+        for kind, trained in (("", net), ("refreshed_", refreshed(net, data)))
+        for name, value in accuracy_of_parts(trained, config.labels, data).items()
+    }
+    return Result.of_one_seed(metrics, engine.curves)
+
+
+def _effects(
+    config: CancellationConfig, net: nn.Module, optimizer: Any, batch: StepData
+) -> StepEffects:
+    """Measure the step that a batch is about to make."""
+    ranks = alone()
+    labeled = batch.labeled.to(ranks.device)
+    target = labeled.depth()
+    others = None if batch.unlabeled is None else batch.unlabeled.to(ranks.device).images
+    return step_effects(
+        net,
+        optimizer,
+        lambda maps: multiscale_depth_loss(maps, target, mode=config.downscale, norm=config.loss),
+        to_input(labeled.images),
+        None if others is None else to_input(others),
+        config.belief,
+    )
+
+
+def _flat(effects: StepEffects) -> dict[str, float]:
+    """Return an effect's numbers by the names of their curves."""
+    losses = (effects.loss, effects.promised, effects.believed, effects.happened)
+    columns = effects.layers.to_dict()
+    layers = {f"{c}/{layer}": value for c, by in columns.items() for layer, value in by.items()}
+    return dict(zip(LOSSES, losses, strict=True)) | layers
+
+
+def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what steps did, as two tables for the figures and for reading.
+
+    Args:
+        records: Of `run_cancellation`, by the name of the reading; of one seed each.
+
+    Returns:
+        Of losses and accuracies, one row a step: `reading`, `step`, `labeled`, `unlabeled`, `test`,
+        `loss_before`, `promised`, `believed`, `happened`. Of layers, one row each: `reading`,
+        `step`, `layer`, and the columns of `StepEffects.layers`.
+    """
+    losses, layers = [], []
+    for reading, record in records.items():
+        curves = {name: values[0] for name, values in record.curves.items() if name != "loss"}
+        table = pd.DataFrame(curves, dtype=float).assign(reading=reading)
+        per_layer = [name for name in curves if "/" in name]
+        losses.append(table.drop(columns=per_layer))
+        long = table.melt(["reading", "step"], per_layer)
+        long[["measure", "layer"]] = long.pop("variable").str.split("/", expand=True)
+        order = dict(index=["reading", "step", "layer"], columns="measure", values="value")
+        layers.append(long.pivot_table(**order, sort=False).reset_index())
+    return pd.concat(losses, ignore_index=True), pd.concat(layers, ignore_index=True)

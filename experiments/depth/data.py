@@ -1,0 +1,128 @@
+"""The data of a depth run: frames for training, labeled or not, and frames for testing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from experiments.common.records import Config
+from ubnlib.kitti import FrameKey, keep_every, keep_random, load_split, select, split_by_drive
+from ubnlib.kitti.framesets import digest
+
+
+class Frames(Protocol):
+    """What a data set must offer; see `ubnlib.kitti.PackedDepth` and `rgbd.RgbdFrames`."""
+
+    keys: Sequence[FrameKey]
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def index(self, key: FrameKey) -> int:
+        """Return the position of a frame."""
+
+    def depth(self, index: int) -> Tensor:
+        """Return a depth map [H, W] in meters, 0 = no measurement."""
+
+    def batch(self, indices: Sequence[int], *, depth: bool = True) -> Any:
+        """Return frames with `images`, `depth()` and `to(device)`."""
+
+
+class EveryLabels(Config):
+    """Keep the depth maps of a sensor whose frame rate is k times lower, as the paper does."""
+
+    kind: Literal["every"] = "every"
+    k: int
+    phase: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        return keep_every(keys, self.k, self.phase)
+
+
+class RandomLabels(Config):
+    """Keep one depth map in k of each drive and camera at random."""
+
+    kind: Literal["random"] = "random"
+    k: int
+    seed: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        return keep_random(keys, self.k, self.seed)
+
+
+LabelsConfig = Annotated[EveryLabels | RandomLabels, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, eq=False)
+class DepthData:
+    """Packed frames, and which of them are for training and for testing.
+
+    Args:
+        frames: The packed set, or another one with its interface.
+        train_keys: Frames to train on, labeled or not.
+        test_keys: Frames to test on.
+
+    Raises:
+        ValueError: If a frame is on both sides, or one side is empty.
+        KeyError: If a frame is not in the packed set.
+    """
+
+    frames: Frames
+    train_keys: Sequence[FrameKey]
+    test_keys: Sequence[FrameKey]
+
+    def __post_init__(self):
+        both = set(self.train_keys) & set(self.test_keys)
+        if both or not self.train_keys or not self.test_keys:
+            raise ValueError(
+                f"There are {len(self.train_keys)} frames to train on, {len(self.test_keys)} to "
+                f"test on, and {len(both)} on both sides: expected some on each and none on both."
+            )
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Positions of the training frames in the packed set, [n] int64."""
+        return np.array([self.frames.index(key) for key in self.train_keys])
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """Positions of the test frames in the packed set, [n] int64."""
+        return np.array([self.frames.index(key) for key in self.test_keys])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What data this is, for `DepthConfig.data`."""
+        parts = self.frames.fingerprint, digest(self.train_keys), digest(self.test_keys)
+        return "-".join(parts)
+
+    def labeled(self, labels: LabelsConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions of training frames that keep their depth map, and of the others."""
+        kept = labels.choose(self.train_keys)
+        return self.train[kept], self.train[~kept]
+
+
+def usual_split(
+    keys: Sequence[FrameKey], test_every: int = 1
+) -> tuple[list[FrameKey], list[FrameKey]]:
+    """Return the frames to train on and those to test on, so that no street is on both sides.
+
+    Where all of KITTI Raw is there, these are the lists that stand in for the paper's 42,304 and
+    2,480 images; else the last quarter of the drives is for testing.
+
+    Args:
+        keys: The frames that there are.
+        test_every: Test on one frame in so many, by frame number.
+    """
+    lists = [select(keys, load_split(f"paper_standin_{part}")) for part in ("train", "val")]
+    train, test = (list(part.present) for part in lists)
+    if any(part.missing for part in lists):
+        train_drives, test_drives = map(set, split_by_drive(key.drive_name for key in keys))
+        train = [key for key in keys if key.drive_name in train_drives]
+        test = [key for key in keys if key.drive_name in test_drives]
+    return train, [key for key in test if key.frame % test_every == 0]

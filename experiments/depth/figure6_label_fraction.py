@@ -1,0 +1,128 @@
+"""Figure 6: accuracy by share of labeled images; and predictions beside the lidar."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.common.style import GRAY, METHOD_COLORS
+from experiments.depth.depth_colors import add_depth_bar, depth_scale, draw_lidar
+from experiments.verdicts.claims import interval
+
+
+def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:
+    """Draw each method's metric against the share of labeled images, one dot a seed.
+
+    Lines are means over seeds, bands their 95 % bootstrap intervals where there are three seeds.
+
+    Args:
+        table: Columns `method`, `fraction`, `seed` and the metric.
+        metric: The column to draw.
+    """
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    for method, rows in table.groupby("method", sort=False):
+        color = METHOD_COLORS.get(method)
+        by_fraction = rows.groupby("fraction")[metric]
+        mean, (low, high) = by_fraction.mean(), _bounds(by_fraction)
+        axes.plot(mean.index, mean, color=color, label=method, marker="o", markersize=4)
+        axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.scatter(rows["fraction"], rows[metric], color=color, s=10, alpha=0.5)
+    _label_fractions(axes, table)
+    label = r"share of pixels with $\delta < 1.25$" if metric == "delta1" else metric
+    axes.set(ylabel=label)
+    axes.legend()
+    return figure
+
+
+def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> pd.DataFrame:
+    """Return how far each method is ahead of the baseline, paired by seed.
+
+    Returns:
+        One row for each method and share: `method`, `fraction`, `seeds`, `gain` (difference of
+        the metric), its 95 % interval `low` and `high`, and `relative`, the gain as a share of the
+        baseline's mean.
+    """
+    wide = table.pivot_table(index=["fraction", "seed"], columns="method", values=metric)
+    rows = []
+    for method in (m for m in table["method"].unique() if m != baseline):
+        for fraction, pairs in wide[[method, baseline]].dropna().groupby("fraction"):
+            difference = (pairs[method] - pairs[baseline]).to_numpy()
+            mean, (low, high) = difference.mean(), interval(difference)
+            relative = mean / pairs[baseline].mean()
+            rows.append([method, fraction, len(difference), mean, low, high, relative])
+    columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def draw_gains(table: pd.DataFrame) -> Figure:
+    """Draw what `gains` returns: absolute gains with their intervals, and relative ones."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), sharex=True)
+    for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        place = rows["fraction"] * 2 ** (0.12 * shift)  # beside each other, not over each other
+        color = METHOD_COLORS.get(method)
+        errors = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
+        errors = np.nan_to_num(np.array(errors, dtype=float))
+        left.errorbar(
+            place, 100 * rows["gain"], 100 * errors, color=color, label=method, marker="o",
+            markersize=4, capsize=2,
+        )  # fmt: skip
+        right.plot(place, 100 * rows["relative"], color=color, label=method, marker="o")
+    for axes, label in ((left, "points"), (right, "% of BN's accuracy")):
+        axes.axhline(0, color=GRAY, linewidth=0.8)
+        axes.set_ylabel(f"gain over BN [{label}]")
+        _label_fractions(axes, table)
+    left.legend()
+    return figure
+
+
+def _bounds(groups: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the intervals of groups; no width where there are too few values for one."""
+    pairs = []
+    for _, values in groups:
+        low, high = interval(values.to_numpy())
+        pairs.append((values.mean(),) * 2 if low is None else (low, high))
+    return np.array(pairs).T
+
+
+def _label_fractions(axes: Axes, table: pd.DataFrame) -> None:
+    fractions = sorted(table["fraction"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(fractions, [f"1/{round(1 / f)}" if f < 1 else "1" for f in fractions])
+    axes.minorticks_off()
+    axes.set_xlabel("labeled images")
+
+
+def draw_predictions(
+    images: Tensor, lidar: Tensor, predictions: dict[str, Tensor], *, cap: float = 80.0
+) -> Figure:
+    """Draw, for each frame, the image, the lidar over it, and each method's depth.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        lidar: [N, H, W], meters, 0 = no return.
+        predictions: Depth maps [N, H, W], in meters, by title.
+        cap: Depth of the color scale's far end, meters.
+    """
+    titles = ["image", "lidar", *predictions]
+    height, width = images.shape[-2:]
+    size = (3.1 * len(titles), 3.1 * height / width * len(images) + 0.9)
+    figure, grid = plt.subplots(len(images), len(titles), figsize=size, squeeze=False)
+    for row in range(len(images)):
+        picture = images[row].permute(1, 2, 0).numpy()
+        _image(grid[row][0], picture)
+        scale = draw_lidar(grid[row][1], picture, lidar[row].numpy(), 900 / width, cap)
+        for axes, depth in zip(grid[row][2:], predictions.values(), strict=True):
+            _image(axes, depth[row].numpy(), **depth_scale(cap))
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    add_depth_bar(figure, scale, grid)
+    return figure
+
+
+def _image(axes: Axes, pixels: np.ndarray, **options) -> None:
+    axes.imshow(pixels, **options)
+    axes.axis("off")

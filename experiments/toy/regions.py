@@ -1,0 +1,67 @@
+"""What Figure 2 shows of decision regions, in numbers: islands, or regions along the arms."""
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from experiments.common.training import evaluating
+from experiments.toy.ensemble import Ensemble
+from experiments.toy.points import RADIUS, SpiralData, make_spiral
+
+
+def class_probability(net: Ensemble, points: Tensor) -> Tensor:
+    """Return each net's probability [N, E] of class 1 at points [N, 2] or [N, E, 2], evaluating."""
+    if points.dim() == 2:
+        points = points.unsqueeze(1).expand(-1, net.members, -1)
+    with evaluating(net):
+        return torch.cat([net(some).softmax(-1)[..., 1] for some in points.split(4096)])
+
+
+def accuracy(net: Ensemble, points: Tensor, labels: Tensor) -> Tensor:
+    """Return each net's share [E] of points [N, E, 2] whose class [N] it predicts, in eval mode."""
+    return ((class_probability(net, points) > 0.5).long() == labels[:, None]).float().mean(0)
+
+
+def regions(net: Ensemble, spacing: float = 0.1) -> Tensor:
+    """Return how many connected regions each net has of both classes, [E]; two spirals are 2.
+
+    Counted on a grid inside the disk that holds the spiral. Points touch their four neighbors.
+
+    Args:
+        net: Trained nets.
+        spacing: Of the grid, in the spiral's units, 1.4 of which lie between neighboring turns.
+    """
+    axis = torch.arange(-RADIUS, RADIUS + spacing / 2, spacing)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    inside = (x**2 + y**2 <= RADIUS**2).numpy()
+    classes = class_probability(net, torch.stack([x.flatten(), y.flatten()], 1)) > 0.5
+    maps = classes.T.reshape(net.members, *x.shape).numpy()
+    return torch.tensor([_components(one & inside) + _components(~one & inside) for one in maps])
+
+
+def _components(mask: np.ndarray) -> int:
+    return ndimage.label(mask)[1]
+
+
+def stretches(net: Ensemble, data: SpiralData, per_class: int = 2000) -> dict[str, Tensor]:
+    """Look at the stretches of arm between labeled points that are neighbors along it.
+
+    Returns:
+        For each net [E]: `bridged`, the share of stretches that are classified rightly from end to
+        end, and `midpoint_accuracy`, the share of them whose middle is.
+    """
+    arms, labels = make_spiral(per_class, 0.0)
+    right = (class_probability(net, arms) > 0.5).long() == labels[:, None]  # [2 * per_class, E]
+    bridged, middles = [], []
+    for arm in (0, 1):
+        some = slice(arm * per_class, (arm + 1) * per_class)
+        labeled = data.labeled[data.labels == arm].transpose(0, 1)  # [E, l, 2]
+        at = torch.cdist(labeled, arms[some].expand(net.members, -1, -1)).argmin(-1).sort(-1)[0].T
+        before = torch.nn.functional.pad((~right[some]).cumsum(0), (0, 0, 1, 0))  # errors so far
+        bridged.append(before.gather(0, at[1:] + 1) == before.gather(0, at[:-1]))
+        middles.append(right[some].gather(0, (at[1:] + at[:-1]) // 2))
+    return {
+        "bridged": torch.cat(bridged).float().mean(0),
+        "midpoint_accuracy": torch.cat(middles).float().mean(0),
+    }

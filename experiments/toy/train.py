@@ -1,0 +1,180 @@
+"""The toy experiment of section 3.3: train the spiral's nets, the seeds side by side."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from experiments.common.records import Config, Result, recorded
+from experiments.common.training import (
+    Batch,
+    BNConfig,
+    NormConfig,
+    fit,
+    initialized_by,
+    random_batches,
+)
+from experiments.toy.ensemble import Ensemble
+from experiments.toy.net import SpiralNet
+from experiments.toy.points import LabeledAt, SpiralData, make_spiral, split_spiral
+from experiments.toy.regions import accuracy, regions, stretches
+
+
+class SpiralTraining(Config):
+    """How nets are trained on the spiral; the paper gives point counts and depth only.
+
+    docs/toy_study.md argues the defaults.
+    """
+
+    norm: NormConfig = BNConfig()
+    labeled_per_class: int = Field(default=25, ge=1)
+    unlabeled_per_class: int = Field(default=200, ge=1)
+    labeled_at: LabeledAt = "random"
+    noise: float = Field(default=0.0, ge=0)
+    width: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    optimizer: Literal["adam", "sgd"] = "adam"  # sgd with momentum 0.9
+    learning_rate: float = Field(default=1e-2, ge=0)
+    labeled_batch: int = Field(default=32, ge=2)  # all labeled points where there are fewer
+    unlabeled_batch: int = Field(default=64, ge=2)
+    unlabeled_from: Literal["unlabeled", "labeled"] = "unlabeled"  # labeled: the noise alone
+    steps: int = Field(default=1000, ge=1)
+    initialization: int = 0  # another one draws other weights and batches for the same data
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+
+class SpiralConfig(SpiralTraining):
+    """One run: what is trained, and measured for Figure 2."""
+
+    version: ClassVar[int] = 1
+    experiment: Literal["spiral"] = "spiral"
+
+
+class SpiralRun(NamedTuple):
+    """Trained nets side by side, one a seed, with their data and the loss of each, [steps, E]."""
+
+    net: Ensemble
+    data: SpiralData
+    losses: Tensor
+
+
+def spiral_data(config: SpiralTraining) -> SpiralData:
+    """Return the training data of each seed, the same whatever the method: points [N, E, 2]."""
+    parts = [
+        split_spiral(
+            config.labeled_per_class,
+            config.unlabeled_per_class,
+            config.noise,
+            torch.Generator().manual_seed(seed),
+            config.labeled_at,
+        )
+        for seed in config.seeds
+    ]
+    labeled, labels, unlabeled = zip(*parts, strict=True)
+    return SpiralData(torch.stack(labeled, 1), labels[0], torch.stack(unlabeled, 1))
+
+
+def member_data(data: SpiralData, index: int) -> SpiralData:
+    """Return the data of one seed, points [N, 2]."""
+    return SpiralData(data.labeled[:, index], data.labels, data.unlabeled[:, index])
+
+
+def train_spiral(
+    config: SpiralTraining,
+    *,
+    progress: str | None = None,
+    after_step: Callable[[int, Ensemble, SpiralData], None] | None = None,
+) -> SpiralRun:
+    """Train a net for each seed; runs of one seed share data, initial weights and labeled batches.
+
+    Args:
+        config: What to train.
+        progress: Label of a progress bar; None shows none.
+        after_step: Called with the number of steps made, the nets and their data: before the
+            first step with 0, and after each.
+    """
+    data = spiral_data(config)
+    nets = []
+    for seed in _weight_seeds(config):
+        with initialized_by(seed):
+            nets.append(SpiralNet(config.width, dropout=config.dropout))
+    net = config.norm.apply(Ensemble(nets))
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate, fused=True)
+    else:
+        optimizer = torch.optim.SGD(net.parameters(), lr=config.learning_rate, momentum=0.9)
+    losses: list[Tensor] = []
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        each = cross_entropy(output.movedim(-1, 1), target, reduction="none").mean(0)
+        losses.append(each.detach())
+        return each.sum()  # each net's own gradient
+
+    def note(step: int) -> None:
+        if after_step is not None:
+            after_step(step, net, data)
+
+    note(0)
+    with initialized_by(_weight_seeds(config)[0]):  # dropout draws from torch's own generator
+        batches = _batches(config, data)
+        fit(
+            net,
+            optimizer,
+            criterion,
+            batches,
+            progress=progress,
+            total=config.steps,
+            after_step=note,
+        )
+    return SpiralRun(net, data, torch.stack(losses))
+
+
+def _weight_seeds(config: SpiralTraining) -> list[int]:
+    return [seed + 1_000_000 * config.initialization for seed in config.seeds]
+
+
+def _batches(config: SpiralTraining, data: SpiralData) -> Iterator[Batch]:
+    """Yield each seed's own batches, [N, E, 2], as it would draw them alone."""
+
+    def indices(size: int, of: int) -> Iterator[Tensor]:
+        generators = [torch.Generator().manual_seed(seed) for seed in _weight_seeds(config)]
+        each = [random_batches(min(size, of), of, generator) for generator in generators]
+        while True:
+            yield torch.stack([next(batches) for batches in each], 1)
+
+    members = torch.arange(len(config.seeds))
+    pool = data.unlabeled if config.unlabeled_from == "unlabeled" else data.labeled
+    rows = indices(config.labeled_batch, len(data.labeled))
+    others = indices(config.unlabeled_batch, len(pool))
+    for _ in range(config.steps):
+        row = next(rows)
+        other = pool[next(others), members] if config.norm.kind == "ubn" else None
+        yield Batch(data.labeled[row, members], data.labels[row], other)
+
+
+def dense_spiral(config: SpiralTraining, points_per_class: int = 2000) -> tuple[Tensor, Tensor]:
+    """Return test points [N, E, 2] and labels [N]: dense spirals, drawn apart from the training."""
+    generators = [torch.Generator().manual_seed(10_000 + seed) for seed in config.seeds]
+    spirals = [make_spiral(points_per_class, config.noise, generator) for generator in generators]
+    return torch.stack([points for points, _ in spirals], 1), spirals[0][1]
+
+
+@recorded
+def run_spiral(config: SpiralConfig, *, progress: str | None = None) -> Result:
+    """Train nets and measure what Figure 2 shows."""
+    net, data, losses = train_spiral(config, progress=progress)
+    metrics = {
+        "test_accuracy": accuracy(net, *dense_spiral(config)),
+        "labeled_accuracy": accuracy(net, data.labeled, data.labels),
+        "regions": regions(net),
+        **stretches(net, data),
+        "final_loss": losses[-50:].mean(0),
+    }
+    curve = losses[:: max(1, config.steps // 20)].T.tolist()
+    return Result(
+        {name: values.tolist() for name, values in metrics.items()},
+        {"loss": [[round(loss, 4) for loss in each] for each in curve]},
+    )

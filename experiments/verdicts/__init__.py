@@ -1,0 +1,1 @@
+"""What holds of the paper, by the records; notebook 5."""

@@ -1,0 +1,416 @@
+"""The ablation's layers against plain float64 arithmetic, and what each method makes of a net."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional as F
+
+from experiments.ablation.methods import BN, UBN, Ghost, Group, Method, Renorm, Rows, Split, Teacher
+from experiments.ablation.norms import (
+    BatchRenorm,
+    GhostBatchNorm,
+    SplitBatchNorm,
+    add_dropout,
+    replace_norms,
+)
+from experiments.toy.ensemble import Ensemble
+from ubnlib.dispnet import DispNet
+from ubnlib.steps import two_passes, ubn_layers
+
+EPS = 1e-5
+SHAPES = [(9, 3), (9, 3, 4), (9, 3, 2, 2)]
+
+
+def rows(*shape, seed=0, mean=1.0, spread=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    x = mean + spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return x.requires_grad_()
+
+
+def ready(layer, seed=0):
+    """The layer in float64, with any scale, shift and averages but the usual ones."""
+    torch.manual_seed(seed)
+    layer = layer.double()
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2)
+        layer.bias.normal_()
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 3)
+    return layer
+
+
+def others(x):
+    return [0, *range(2, x.dim())]
+
+
+def channel(v, x):
+    return v.view(1, -1, *[1] * (x.dim() - 2))
+
+
+def moments(x):
+    """Mean and biased variance of each channel."""
+    mean = x.mean(others(x))
+    return mean, (x - channel(mean, x)).square().mean(others(x))
+
+
+def normalized(x, mean, var, layer):
+    x_hat = (x - channel(mean, x)) / channel((var + EPS).sqrt(), x)
+    return channel(layer.weight, x) * x_hat + channel(layer.bias, x)
+
+
+def moved(running, x, momentum=0.1):
+    """Both averages after one batch: torch's, with the unbiased variance."""
+    mean, var = (value.detach() for value in moments(x))
+    n = x.numel() // x.shape[1]
+    steps = zip(running, (mean, var * n / (n - 1)), strict=True)
+    return tuple((1 - momentum) * old + momentum * new for old, new in steps)
+
+
+def averages(layer):
+    return layer.running_mean.clone(), layer.running_var.clone()
+
+
+def gradients(output, inputs):
+    """Of a loss that is no symmetric function of the rows."""
+    weights = torch.arange(output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad((output.sin() * weights).mean(), inputs)
+
+
+def assert_close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+# Batch Renormalization
+
+
+def renorm_by_hand(layer, x, running, r_max, d_max):
+    """The formulas of the paper (section 3), corrections as constants."""
+    mean, var = moments(x)
+    sigma, average = (var + EPS).sqrt(), (running[1] + EPS).sqrt()
+    r = (sigma / average).detach().clamp(1 / r_max, r_max)
+    d = ((mean - running[0]) / average).detach().clamp(-d_max, d_max)
+    x_hat = (x - channel(mean, x)) / channel(sigma, x) * channel(r, x) + channel(d, x)
+    return channel(layer.weight, x) * x_hat + channel(layer.bias, x), r, d
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("limits", [(3.0, 5.0), (1.2, 0.1), (1.0, 0.0), (50.0, 50.0)])
+def test_batch_renorm_is_the_papers(shape, limits):
+    """Values, gradients and averages, over steps in which the limits open and stay open."""
+    layer, met = ready(BatchRenorm(3, *limits, opening=4, momentum=0.3)), set()
+    for step in range(7):
+        x, running = rows(*shape, seed=step), averages(layer)
+        open_by = min(1, step / 4)
+        r_max, d_max = 1 + open_by * (limits[0] - 1), open_by * limits[1]
+        expected, r, d = renorm_by_hand(layer, x, running, r_max, d_max)
+        found = layer(x)
+        assert_close(found, expected)
+        inputs = (x, layer.weight, layer.bias)
+        assert_close(gradients(found, inputs), gradients(expected, inputs))
+        assert_close(averages(layer), moved(running, x, 0.3))
+        if step == 0:
+            assert (r == 1).all() and (d == 0).all(), "it begins as batch normalization"
+        elif limits == (1.2, 0.1):
+            at = {"r": (r == r_max) | (r == 1 / r_max), "d": d.abs() == d_max}
+            met |= {name for name, where in at.items() if where.any()}
+    assert limits != (1.2, 0.1) or met == {"r", "d"}, "no limit was met, so none was tested"
+
+
+def test_with_open_limits_batch_renorm_gives_in_training_what_it_gives_in_evaluation():
+    """Which is what it is for: the values are those of the averages."""
+    layer, x = ready(BatchRenorm(3, 1e6, 1e6, opening=1, momentum=0.0)), rows(9, 3)
+    layer(x)
+    assert_close(layer(x), layer.eval()(x))
+
+
+def test_batch_renorm_does_not_count_steps_in_evaluation():
+    layer = ready(BatchRenorm(3, opening=5)).eval()
+    before = averages(layer)
+    layer(rows(9, 3))
+    assert layer.steps == 0 and all(map(torch.equal, averages(layer), before))
+
+
+# Ghost batch normalization
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(4, 24), st.integers(2, 8), st.sampled_from([(), (2,), (2, 3)]))
+def test_ghost_normalization_is_batch_normalization_of_each_part(number, ghost, space):
+    layer, x = ready(GhostBatchNorm(3, ghost)), rows(number, 3, *space)
+    running, expected = averages(layer), []
+    parts = max(1, number // ghost)
+    sizes = [len(range(i, number, parts)) for i in range(parts)]  # equal, the first ones longer
+    assert min(sizes) >= min(ghost, number)
+    for part in x.split(sizes):
+        expected.append(normalized(part, *moments(part), layer))
+        running = moved(running, part)
+    found, expected = layer(x), torch.cat(expected)
+    assert_close(found, expected)
+    assert_close(gradients(found, x), gradients(expected, x))
+    assert_close(averages(layer), running)
+
+
+# Split batch normalization
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_split_normalization_is_two_batch_normalizations(shape):
+    layer, x = ready(SplitBatchNorm(3)), rows(*shape)
+    layer.first, running = 4, averages(layer)
+    labeled, unlabeled = x[:4], x[4:]
+    expected = torch.cat([normalized(part, *moments(part), layer) for part in (labeled, unlabeled)])
+    found, inputs = layer(x), (x, layer.weight, layer.bias)
+    assert_close(found, expected)
+    assert_close(gradients(found, inputs), gradients(expected, inputs))
+    assert_close(averages(layer), moved(running, labeled))
+
+
+def test_split_normalization_without_a_loss_on_unlabeled_rows_is_batch_normalization():
+    split, plain = ready(SplitBatchNorm(3)), ready(nn.BatchNorm1d(3))
+    split.first, x = 4, rows(9, 3)
+    found, expected = split(x)[:4], plain(x[:4])
+    assert_close(found, expected)
+    assert_close(
+        gradients(found, (split.weight, split.bias, x)),
+        gradients(expected, (plain.weight, plain.bias, x)),
+    )
+    assert_close(averages(split), averages(plain))
+
+
+@pytest.mark.parametrize("make", [lambda: GhostBatchNorm(3, 2), lambda: BatchRenorm(3)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_evaluation_all_are_batch_normalization(make, shape):
+    for layer in (ready(make()).eval(), ready(SplitBatchNorm(3)).eval()):
+        layer.first, x = 2, rows(*shape)
+        assert_close(layer(x), normalized(x, *averages(layer), layer))
+
+
+@pytest.mark.parametrize("make", [lambda: GhostBatchNorm(3, 2), lambda: BatchRenorm(3)])
+def test_rows_without_channels_are_refused(make):
+    with pytest.raises(ValueError, match=r"Expected input \[N, C, \.\.\.\], got \(3,\)"):
+        make().eval()(torch.zeros(3))
+
+
+# Nets
+
+
+def small_net():
+    return nn.Sequential(
+        nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(),
+        nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
+        nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
+        nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
+        nn.Linear(8, 2),
+    )  # fmt: skip
+
+
+def dispnet():
+    return DispNet(width=0.1, levels=4)
+
+
+def nets(count=3):
+    torch.manual_seed(1)
+    return [small_net() for _ in range(count)]
+
+
+MODELS = {
+    "sequential": lambda: nets(1)[0],
+    "ensemble": lambda: Ensemble(nets()),
+    "dispnet": dispnet,
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_normalization_is_replaced_where_it_was(model):
+    net = MODELS[model]()
+    before = [type(layer).__name__ for layer in net.modules()]
+    channels = [layer.num_features for layer in net.modules() if hasattr(layer, "num_features")]
+    assert replace_norms(net, lambda old: SplitBatchNorm(old.num_features)) is net
+    after = [type(layer).__name__ for layer in net.modules()]
+    names = {"BatchNorm1d": "SplitBatchNorm", "BatchNorm2d": "SplitBatchNorm"}
+    assert after == [names.get(name, name) for name in before] and after != before
+    found = [layer.num_features for layer in net.modules() if isinstance(layer, SplitBatchNorm)]
+    assert found == channels
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_dropout_is_behind_every_relu(model):
+    net = MODELS[model]()
+    count = sum(isinstance(layer, nn.ReLU) for layer in net.modules())
+    plain, dropping = copy.deepcopy(net).eval(), add_dropout(net, 0.25)
+    pairs = [layer for layer in dropping.modules() if type(layer) is nn.Sequential]
+    pairs = [tuple(pair) for pair in pairs if isinstance(pair[-1], nn.Dropout)]
+    assert len(pairs) == count and all(len(pair) == 2 for pair in pairs)
+    assert all(type(relu) is nn.ReLU and dropout.p == 0.25 for relu, dropout in pairs)
+    x = {"sequential": (5, 2), "ensemble": (5, 3, 2), "dispnet": (2, 3, 16, 16)}[model]
+    x = torch.randn(x)
+    torch.testing.assert_close(dropping.eval()(x), plain(x))
+
+
+NORMS = {
+    "BN": BN(momentum=0.3),
+    "UBN": UBN(stats_grad="all"),
+    "ghost": Ghost(ghost=4),
+    "renorm": Renorm(r_max=2, d_max=1),
+    "split": Split(),
+    "LayerNorm": Group(),
+    "groups of 4": Group(per_group=4),
+    "groups larger than the layer": Group(per_group=16),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_nets_side_by_side_are_the_nets_alone(norm):
+    singles, members = nets(), 3
+    ensemble = NORMS[norm].apply(Ensemble(singles), members).double()
+    alone = [NORMS[norm].apply(copy.deepcopy(net)).double() for net in singles]
+    x, y = rows(10, members, 2).detach(), rows(14, members, 2, seed=1, mean=0.0).detach()
+
+    def run(net, x, y):
+        for layer in net.modules():
+            if isinstance(layer, SplitBatchNorm):
+                layer.first = len(x)
+        both = torch.cat([x, y])
+        return two_passes(net, x, y) if norm == "UBN" else net(both if norm == "split" else x)
+
+    for _ in range(3):  # averages of one step matter to the next ones, in Batch Renorm
+        found = run(ensemble, x, y)
+        for e, net in enumerate(alone):
+            assert_close(found[:, e], run(net, x[:, e], y[:, e]))
+    with torch.no_grad():
+        ensemble.eval()
+        for e, net in enumerate(alone):
+            assert_close(ensemble(x)[:, e], net.eval()(x[:, e]))
+
+
+@pytest.mark.parametrize(("per_group", "groups"), [(None, 1), (1, 8), (4, 2), (8, 1), (16, 1)])
+def test_groups_are_of_channels_of_one_row(per_group, groups):
+    x = rows(5, 8, 3, 3).detach()
+    layer = Group(per_group=per_group).apply(nn.Sequential(nn.BatchNorm2d(8))).double()
+    parts = x.view(5, groups, -1)
+    expected = (parts - parts.mean(2, keepdim=True)) / (
+        parts.var(2, correction=0, keepdim=True) + EPS
+    ).sqrt()
+    assert_close(layer(x), expected.view_as(x))
+
+
+# Where UBN sees unlabeled rows
+
+
+WHERES = {
+    "all": {0, 1, 2, 3},
+    "first": {0},
+    "last": {3},
+    "first half": {0, 1},
+    "second half": {2, 3},
+}
+
+
+@pytest.mark.parametrize("weight", [None, 0.3])
+@pytest.mark.parametrize("where", WHERES)
+def test_layers_outside_see_labeled_rows_only(where, weight):
+    """Normalization by a plain loop over the net; unlabeled rows meet the labeled ones inside."""
+    model = UBN(where=where, unlabeled_weight=weight).apply(nets(1)[0].double())
+    x, y = rows(6, 2).detach(), rows(9, 2, seed=1, mean=-1.0).detach()
+    found, (u, v), index = two_passes(model, x, y), (x, y), 0
+    for layer in model:
+        if not isinstance(layer, nn.BatchNorm1d):
+            u, v = layer(u), layer(v)
+            continue
+        (mx, vx), (my, vy) = moments(u), moments(v)
+        share = 9 / 15 if weight is None else weight
+        share = share if index in WHERES[where] else 0.0
+        mean = (1 - share) * mx + share * my
+        second = (1 - share) * (vx + mx**2) + share * (vy + my**2)
+        (call,) = layer.last_step
+        torch.testing.assert_close(tuple(call.union.moments), (mean, second - mean**2))
+        u, v = (normalized(part, mean, second - mean**2, layer) for part in (u, v))
+        index += 1
+    torch.testing.assert_close(found, u, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("where", WHERES)
+def test_other_unlabeled_rows_change_what_comes_after_the_first_layer_inside(where):
+    x, averages_of = rows(6, 2).detach(), []
+    for seed in (1, 2):
+        model = UBN(where=where).apply(nets(1)[0].double())
+        two_passes(model, x, rows(9, 2, seed=seed).detach())
+        averages_of.append([layer.running_mean for layer in ubn_layers(model)])
+    same = [torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in zip(*averages_of, strict=True)]
+    first = min(WHERES[where])
+    assert same == [True] * first + [False] * (4 - first)
+
+
+@pytest.mark.parametrize("where", ["first half", "second half"])
+def test_dispnets_halves_are_encoder_and_decoder(where):
+    model = UBN(where=where).apply(dispnet())
+    inside = {
+        name.removesuffix(".norm")
+        for name, layer in model.named_modules()
+        if getattr(layer, "unlabeled_weight", 1.0) is None
+    }
+    halves = {
+        "first half": {f"cnv{level}{b}" for level in range(1, 5) for b in ("", "b")},
+        "second half": {f"{kind}{level}" for level in range(1, 5) for kind in ("upcnv", "icnv")},
+    }
+    assert inside == halves[where]
+
+
+def test_dispnets_layers_run_in_the_order_in_which_where_counts_them():
+    model, ran = UBN().apply(dispnet()), []
+    for layer in ubn_layers(model):
+        layer.register_forward_pre_hook(lambda layer, _: ran.append(layer))
+    model(torch.randn(2, 3, 16, 16))
+    assert ran == ubn_layers(model)
+
+
+def test_ubns_own_settings_reach_every_layer():
+    norm = UBN(source="running", running_stat="std", momentum=0.3, unlabeled_weight=0.4)
+    for layer in ubn_layers(norm.apply(nets(1)[0])):
+        assert (layer.source, layer.running_stat, layer.momentum) == ("running", "std", 0.3)
+        assert layer.unlabeled_weight == 0.4
+
+
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(norm=UBN(), averages_see=True), "give one of them"),
+        (dict(norm=UBN(), teacher=Teacher(weight=1)), "give one of them"),
+        (dict(averages_see=True, teacher=Teacher(weight=1)), "give one of them"),
+        (dict(norm=Split()), "is batch normalization: give a teacher"),
+        (dict(dropout=1.0), "less than 1"),
+        (dict(rows=dict(pool="test")), "rows.pool"),
+    ],
+)
+def test_methods_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        Method(**options)
+
+
+def test_a_method_knows_whether_it_needs_unlabeled_rows():
+    needing = [Method(norm=UBN()), Method(averages_see=True), Method(teacher=Teacher(weight=1))]
+    others = [Method(), Method(norm=Ghost(ghost=2)), Method(dropout=0.1), Method(norm=Group())]
+    assert all(method.sees_unlabeled for method in needing)
+    assert not any(method.sees_unlabeled for method in others)
+
+
+def test_a_method_comes_back_from_its_json():
+    method = Method(norm=UBN(where="last"), rows=Rows(number="all", fresh=False))
+    assert Method.model_validate_json(method.model_dump_json()) == method
+
+
+def test_a_method_drops_out_besides_its_normalization():
+    net = Method(norm=Ghost(ghost=2), dropout=0.5).apply(nets(1)[0])
+    kinds = [type(layer) for layer in net.modules()]
+    assert kinds.count(GhostBatchNorm) == kinds.count(nn.Dropout) == 4
+    x = torch.randn(6, 2)
+    assert not torch.equal(net(x), net(x)), "nothing was dropped"
+    assert torch.isfinite(F.log_softmax(net(x), -1)).all()

@@ -1,0 +1,360 @@
+"""Depth runs: their data and configuration, killed and gone on with, and of two processes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+import train_worker
+from experiments.common.records import Record
+from experiments.common.training import BNConfig
+from experiments.depth.checkpoints import load_checkpoint
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData, EveryLabels, RandomLabels
+from experiments.depth.engine import Engine, EngineConfig
+from experiments.depth.forms import UBNForm
+from experiments.depth.train import obtain_depth, run_depth, train_depth
+from train_worker import (
+    ALONE,
+    KILLED,
+    KILLED_STEPS,
+    TOGETHER,
+    as_rank,
+    depth_config,
+    free_port,
+    start,
+    train_in_float64,
+    until_done,
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kitti")
+    train_worker.write_walls(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(root):
+    return train_worker.open_walls(root)
+
+
+# Data and configuration
+
+
+def test_labels_are_every_kth_frame(data):
+    labeled, unlabeled = data.labeled(EveryLabels(k=4))
+    assert labeled.tolist() == [0, 4, 8, 12, 16, 20]
+    assert sorted([*labeled, *unlabeled]) == list(range(24))
+    assert data.labeled(EveryLabels(k=8, phase=2))[0].tolist() == [2, 10, 18]
+    some, fewer = (set(data.labeled(RandomLabels(k=k, seed=1))[0]) for k in (2, 8))
+    assert len(some) == 12 and len(fewer) == 3 and fewer < some
+
+
+def test_labels_are_in_the_record(data):
+    record = run_depth(depth_config(data, steps=1, evaluations=0), data)
+    assert record.seeds == [0]
+    assert record.frames == {"labeled": ["2000_01_01_drive_0001 2 0-20/4"]}
+
+
+def test_a_frame_is_on_one_side_only(data):
+    keys = data.frames.keys
+    for train, test in ((keys, keys[-1:]), (keys, []), ([], keys)):
+        with pytest.raises(ValueError, match="some on each and none on both"):
+            DepthData(data.frames, train, test)
+
+
+def test_depth_run_refuses_other_data(data):
+    config = depth_config(data)
+    swapped = DepthData(data.frames, data.test_keys, data.train_keys)
+    with pytest.raises(ValueError, match="the frames given are"):
+        train_depth(config, swapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(steps=None), "steps is None and epochs None: give one of them"),
+        (dict(epochs=2.0), r"steps is 4 and epochs 2\.0: give one of them"),
+        (dict(engine=dict(accumulate=3)), "cannot be divided into 3 equal micro-batches"),
+        (dict(unlabeled_batch=5, engine=dict(accumulate=2)), "divided into 2 equal"),
+        (
+            dict(
+                engine=dict(compile=True),
+                norm=dict(kind="ubn", stats_grad="all", gap_weight=1, gap_gradient="both"),
+            ),
+            "compile does not go with",
+        ),
+        (dict(norm={"kind": "bn", "stats_grad": "none"}), "stats_grad"),
+        (dict(engine=dict(precision="int8")), "precision"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(data, change, message):
+    with pytest.raises(ValidationError, match=message):
+        depth_config(data, **change)
+
+
+def test_the_papers_numbers_give_its_number_of_steps():
+    """42,304 images, 160 epochs, batches of 128: 330.5 steps an epoch."""
+    paper = dict(data="kitti", epochs=160, labeled_batch=32, unlabeled_batch=96)
+    for norm in (BNConfig(), UBNForm()):  # all methods make as many steps
+        for k in (1, 128):
+            config = DepthConfig(labels=EveryLabels(k=k), norm=norm, **paper)
+            assert config.total_steps(42_304) == 52_880
+    half = DepthConfig(labels=EveryLabels(k=2), **paper | dict(epochs=0.5))
+    assert half.total_steps(1000) == 4 and half.total_steps(1) == 1
+    fixed = DepthConfig(data="kitti", labels=EveryLabels(k=2), steps=7)
+    assert fixed.total_steps(42_304) == 7
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_epochs_are_made_in_optimizer_steps(data, accumulate):
+    """24 images, 8 a step: 3 steps an epoch, whatever the micro-batches."""
+    engine = EngineConfig(accumulate=accumulate)
+    config = depth_config(data, steps=None, epochs=1.5, engine=engine, evaluations=0)
+    _, curves = train_depth(config, data)
+    assert len(curves["loss"]) == 5  # 4.5, rounded up
+    assert set(curves) == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "points"),
+    [(4, 2, [2, 4]), (5, 2, [3, 5]), (3, 3, [1, 2, 3]), (2, 4, [1, 2]), (2, 1, [2])],
+)
+def test_curves_have_as_many_points_as_asked(data, steps, evaluations, points):
+    _, curves = train_depth(depth_config(data, steps=steps, evaluations=evaluations), data)
+    assert curves["step"] == points
+    for name, values in curves.items():
+        assert len(values) == (steps if name == "loss" else len(points)), name
+
+
+# One process
+
+
+@pytest.mark.parametrize("norm", [BNConfig(), UBNForm(), UBNForm(stats_grad="none")])
+def test_depth_run_is_a_function_of_its_configuration(data, norm):
+    config = depth_config(data, norm=norm)
+    one, two = run_depth(config, data), run_depth(config, data)
+    assert one.metrics == two.metrics
+    assert one.metrics["labeled_frames"] == [6]
+    assert one.curves["step"] == [[2, 4]]
+    assert len(one.curves["test"][0]) == 2
+
+
+@pytest.mark.parametrize("norm", [UBNForm(), UBNForm(gap_weight=1.0)], ids=["UBN", "gap"])
+def test_all_labels_make_ubn_batch_normalization(data, norm):
+    bn, ubn = (
+        run_depth(depth_config(data, norm=norm, labels=EveryLabels(k=1)), data)
+        for norm in (BNConfig(), norm)
+    )
+    assert bn.metrics == ubn.metrics
+
+
+def test_batch_normalization_sees_no_unlabeled_image(data, monkeypatch):
+    asked, batch = [], type(data.frames).batch
+
+    def watched(self, indices, **options):
+        asked.extend(int(index) for index in indices)
+        return batch(self, indices, **options)
+
+    monkeypatch.setattr(type(data.frames), "batch", watched)
+    train_depth(depth_config(data, evaluations=0), data)
+    assert set(asked) == set(data.labeled(EveryLabels(k=4))[0])
+    train_depth(depth_config(data, evaluations=0, norm=UBNForm()), data)
+    assert set(asked) > set(data.labeled(EveryLabels(k=4))[0])
+
+
+def test_reading_ahead_changes_nothing(data):
+    config = depth_config(data, norm=UBNForm())
+    one, two = (run_depth(config, data, workers=workers) for workers in (0, 2))
+    assert one.metrics == two.metrics and one.curves == two.curves
+
+
+FORMS = {
+    "corrected": UBNForm(gap_weight=1.0),
+    "none": UBNForm(stats_grad="none", gap_weight=1.0),
+    "labeled": UBNForm(stats_grad="labeled", gap_weight=1.0),
+    "all": UBNForm(stats_grad="all"),
+    "all, gap": UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both"),
+    "all, gap of unlabeled": UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="unlabeled"),
+    "first half": UBNForm(where="first half", gap_weight=1.0),
+    "repaired": UBNForm(stats_grad="none", repair="both"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_both_ways_of_a_step_train_alike(data, monkeypatch, name):
+    """Few rows and many: `ubn_forward` by itself takes two passes for few."""
+    options = dict(norm=FORMS[name], loss="log_l1", evaluations=0)
+    curves = {}
+    for passes, small in (("two", 20_000), ("side by side", 20_000), ("side by side", 0)):
+        monkeypatch.setattr("ubnlib.steps.SMALL", small)
+        with train_worker.in_float64():
+            config = depth_config(data, engine=EngineConfig(passes=passes), **options)
+            _, curves[passes, small] = train_depth(config, data, ranks=ALONE)
+    first, *others = curves.values()
+    for other in others:
+        torch.testing.assert_close(other["loss"], first["loss"], rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [BNConfig(), UBNForm()])
+def test_depth_is_learned_where_it_can_be(data, norm):
+    config = depth_config(data, norm=norm, labels=EveryLabels(k=1), steps=150, width=0.25)
+    (start,) = run_depth(config.model_copy(update={"steps": 1}), data).metrics["delta1"]
+    (end,) = run_depth(config, data).metrics["delta1"]
+    assert end > max(0.5, start + 0.2)
+
+
+# Killed, and gone on with
+
+
+def equal(path, other):
+    """Whether two files of weights hold the same in every bit."""
+    with np.load(path) as ours, np.load(other) as theirs:
+        assert ours.files == theirs.files
+        return all(ours[name].tobytes() == theirs[name].tobytes() for name in ours.files)
+
+
+def contents(record: Record):
+    return record.config, record.metrics, record.curves, record.frames, record.seeds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_at_random_moments_it_ends_the_same(root, data, tmp_path, name):
+    config = depth_config(data, steps=KILLED_STEPS, **KILLED[name])
+    whole = run_depth(config, data, weights=tmp_path / "whole.npz")
+    out = tmp_path / "killed"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "left.npz.1.partial").write_bytes(b"of another run")
+    starts = until_done(
+        train_worker.obtain_killed, root, out, name, folder=out / "checkpoints", kills=3, seed=2
+    )
+    assert starts[1] == 4 and sorted(set(starts)) == starts, "each start went further"
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["left.npz.1.partial"]
+    found = obtain_depth(config, data, out)  # reads what the killed run left at last
+    assert contents(found) == contents(whole)
+    assert equal(out / "weights" / f"{config.key}.npz", tmp_path / "whole.npz")
+
+
+def test_a_finished_run_leaves_its_record_and_no_checkpoint(data, tmp_path, monkeypatch):
+    config, train = depth_config(data, steps=3, evaluations=1), Engine.train
+    folders = dict(checkpoints=tmp_path / "checkpoints", weights=tmp_path / "weights")
+    seen = []
+
+    def watched(self, *, checkpoint, **options):
+        train(self, checkpoint=checkpoint, **options)
+        seen.append((self.step, checkpoint.name, checkpoint.exists()))
+
+    monkeypatch.setattr(Engine, "train", watched)
+    record = obtain_depth(config, data, tmp_path, every_seconds=0, **folders)
+    ((steps, name, existed),) = seen
+    assert steps == 3 and existed and name.startswith(config.key)
+    assert list(folders["checkpoints"].iterdir()) == []
+    assert [path.name for path in folders["weights"].iterdir()] == [f"{config.key}.npz"]
+    (folders["checkpoints"] / name).write_bytes(b"of a run killed after its record was written")
+    (folders["checkpoints"] / f"{name}.7.partial").write_bytes(b"half")
+    assert contents(obtain_depth(config, data, tmp_path, **folders)) == contents(record)
+    assert list(folders["checkpoints"].iterdir()) == [] and len(seen) == 1
+
+
+def test_the_checkpoint_of_other_frames_or_batches_is_refused(data, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    train_depth(depth_config(data, steps=1), data, checkpoint=path)
+    fewer = DepthData(data.frames, data.train_keys[:20], data.test_keys)
+    for other, options in (
+        (data, dict(labeled_batch=2)),
+        (data, dict(labels=EveryLabels(k=8))),
+        (data, dict(seed=1)),
+        (data, dict(norm=UBNForm())),
+        (fewer, dict()),
+    ):
+        config = depth_config(other, steps=1, **options)
+        with pytest.raises(ValueError, match=r"checkpoint\.npz is .* another run .*the order"):
+            train_depth(config, other, checkpoint=path)
+
+
+def test_a_run_goes_on_with_another_precision_and_as_many_points(data, tmp_path):
+    """What the state does not depend on may change: how steps are computed, and how many."""
+    path = tmp_path / "checkpoint.npz"
+    train_depth(depth_config(data, steps=2), data, checkpoint=path)
+    config = depth_config(data, steps=4, engine=EngineConfig(precision="bf16"))
+    _, curves = train_depth(config, data, checkpoint=path)
+    assert len(curves["loss"]) == 4
+
+
+# Two processes
+
+
+def kill_one_of_two(root, out):
+    """Start the runs in two processes, and kill one of them in the first run, as torchrun would."""
+    port, runs = free_port(), train_worker.main
+    first, second = (start(as_rank, rank, port, runs, root, out) for rank in (0, 1))
+    try:
+        while not (out / "checkpoint.npz").exists() and first.is_alive() and second.is_alive():
+            time.sleep(0.01)
+        time.sleep(random.Random(3).uniform(0, 0.3))
+        second.kill()
+        second.join()
+        assert second.exitcode == -signal.SIGKILL
+        first.terminate()  # unless it has missed the other and failed
+        first.join(timeout=60)
+        assert first.exitcode
+    finally:
+        first.kill()
+        second.kill()
+
+
+@pytest.fixture(scope="module")
+def together(root, tmp_path_factory):
+    """What each of two processes found, of which one was killed in the first run."""
+    out = tmp_path_factory.mktemp("together")
+    kill_one_of_two(root, out)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [train_worker.__file__, str(root), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    torchrun = subprocess.Popen(command, env=environment)
+    try:
+        assert torchrun.wait(timeout=900) == 0
+    finally:
+        torchrun.terminate()  # which ends the processes that it started
+        torchrun.wait()
+    return {
+        name: [load_checkpoint(out / f"{name} {rank}.npz") for rank in (0, 1)] for name in TOGETHER
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_processes_train_as_one(data, together, name):
+    first, second = together[name]
+    net, curves = train_in_float64(data, name, ranks=ALONE)
+    assert all(torch.equal(first["state"][k], second["state"][k]) for k in first["state"])
+    assert set(second["curves"]) == {"loss"}, "the first process alone looks at the net"
+    assert second["curves"]["loss"] == first["curves"]["loss"]
+    assert first["curves"].keys() == curves.keys()
+    torch.testing.assert_close(first["curves"], curves, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(first["state"], dict(net.state_dict()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_of_them_was_killed(together):
+    starts = [found["start"] for found in together["killed"]]
+    assert starts[0] == starts[1] and 0 < starts[0] < TOGETHER["killed"]["steps"]
+    for killed, whole in zip(together["killed"], together["not killed"], strict=True):
+        assert killed["curves"] == whole["curves"]
+        assert all(torch.equal(killed["state"][k], whole["state"][k]) for k in whole["state"])
+
+
+@pytest.mark.slow
+def test_repairs_are_for_one_process(together):
+    assert "with 2 processes: a repair knows the rows of its own" in together["BN"][0]["refused"]

@@ -1,0 +1,78 @@
+"""The equations' identities: they hold, and a fault in the library would show in them."""
+
+import pytest
+import torch
+
+from experiments.method import equations as identities
+from experiments.method.equations import IdentitiesConfig, run_identities
+from ubnlib import averages, layers
+from ubnlib.statistics import Moments, moving_average, normalize
+
+NAMES = {
+    "equation1_vs_batchnorm", "averages_vs_equations", "two_steps_vs_joint_pass",
+    "no_unlabeled_vs_batchnorm",
+}  # fmt: skip
+
+
+def metrics(seed=0):
+    return {
+        name: value
+        for name, (value,) in run_identities(IdentitiesConfig(seed=seed)).metrics.items()
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_hold_up_to_rounding(seed):
+    found = metrics(seed)
+    assert set(found) == NAMES
+    assert all(value < 1e-12 for value in found.values())
+    assert found["no_unlabeled_vs_batchnorm"] == 0
+
+
+def test_a_wrong_equation_1_shows(monkeypatch):
+    def with_unbiased_deviation(x, moments, weight, bias, eps):
+        values = x.numel() / x.shape[1]
+        wrong = Moments(moments.mean, moments.var * values / (values - 1))
+        return normalize(x, wrong, weight, bias, eps)
+
+    monkeypatch.setattr(identities, "normalize", with_unbiased_deviation)
+    assert metrics()["equation1_vs_batchnorm"] > 1e-4
+
+
+def test_a_wrong_gradient_of_equation_1_shows(monkeypatch):
+    """The same values, with constant statistics in the backward pass."""
+    monkeypatch.setattr(
+        identities, "normalize", lambda x, m, *others: normalize(x, m.detach(), *others)
+    )
+    assert metrics()["equation1_vs_batchnorm"] > 1e-4
+
+
+@pytest.mark.parametrize("confused", ["var", "std"])
+def test_averages_of_the_wrong_kind_show(monkeypatch, confused):
+    """Equation 3 taken for torch's convention, or the other way round."""
+
+    def one_kind(running, batch, momentum, running_stat):
+        return moving_average(running, batch, momentum, confused)
+
+    monkeypatch.setattr(averages, "moving_average", one_kind)
+    assert metrics()["averages_vs_equations"] > 1e-3
+
+
+def test_averages_that_move_in_both_steps_show(monkeypatch):
+    use = layers.use
+
+    def use_and_move(layer, x):
+        averages.move_together([layer], [layer._calls[0].union])
+        return use(layer, x)
+
+    monkeypatch.setattr(layers, "use", use_and_move)
+    assert metrics()["averages_vs_equations"] > 1e-3
+
+
+def test_the_runs_draw_by_their_seed_only():
+    torch.manual_seed(1)
+    first, state = metrics(3), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert metrics(3) == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)

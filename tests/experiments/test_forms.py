@@ -1,0 +1,334 @@
+"""Forms of UBN, repairs of the literal reading, and distances of layers' statistics."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from experiments.depth.forms import UBNForm, statistics_gap_of
+from experiments.depth.layer_statistics import (
+    distances,
+    layer_averages,
+    layer_statistics,
+    norm_layers,
+)
+from experiments.depth.repairs import without_cancelled
+from ubnlib import DispNet, convert_ubn, statistics_gap
+from ubnlib.statistics import Statistics
+from ubnlib.steps import side_by_side, two_passes, ubn_layers
+
+EPS = 1e-5
+
+
+def network(eps=EPS):
+    """Two layers, the first behind a convolution with a bias; any weights but the usual ones."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, eps), nn.ReLU(),
+        nn.Conv2d(4, 3, 2, bias=False), nn.BatchNorm2d(3, eps),
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        for bn in (net[1], net[4]):
+            bn.weight.uniform_(0.5, 2)
+            bn.bias.normal_()
+    return net
+
+
+def rows(labeled=5, unlabeled=9, channels=2):
+    generator = torch.Generator().manual_seed(1)
+    shape = (channels, 7, 6)
+    x = torch.randn(labeled, *shape, generator=generator, dtype=torch.float64)
+    y = 1 + 2 * torch.randn(unlabeled, *shape, generator=generator, dtype=torch.float64)
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def objective(output):
+    """A loss that is no symmetric function of the rows."""
+    weights = torch.arange(output.numel(), dtype=output.dtype).view_as(output)
+    return (output.sin() * weights).mean()
+
+
+def moments(x):
+    return x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+
+
+def normalized(layer, x, reference):
+    mean, var = (value[:, None, None] for value in reference)
+    gamma, beta = layer.weight[:, None, None], layer.bias[:, None, None]
+    return (x - mean) / (var + EPS).sqrt() * gamma + beta
+
+
+# The penalty
+
+
+def gap_by_hand(x, y, union):
+    """The formula of `statistics_gap` for one layer."""
+    (mx, vx), (my, vy), (_, vn) = x, y, union
+    return ((mx - my) ** 2 / (vn + EPS) + ((vx + EPS).log() - (vy + EPS).log()) ** 2 / 4).mean()
+
+
+def constant(pair):
+    return tuple(value.detach() for value in pair)
+
+
+@pytest.mark.parametrize("gradient", ["labeled", "unlabeled", "both"])
+def test_the_penaltys_gradient_reaches_the_rows_it_says(gradient):
+    x, y = rows(channels=3)
+    form = UBNForm(stats_grad="all", gap_weight=2.5, gap_gradient=gradient)
+    model = form.apply(nn.Sequential(nn.BatchNorm2d(3)).double())
+    side_by_side(model, x, y)
+    penalty = form.penalty(model)
+    found = torch.autograd.grad(penalty, (x, y), materialize_grads=True)
+
+    of_x, of_y, union = moments(x), moments(y), moments(torch.cat([x, y]))
+    if gradient == "labeled":
+        of_y, union = constant(of_y), constant(union)
+    if gradient == "unlabeled":
+        of_x, union = constant(of_x), constant(union)
+    expected = 2.5 * gap_by_hand(of_x, of_y, union)
+    torch.testing.assert_close(penalty, expected)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(expected, (x, y), materialize_grads=True), rtol=1e-9, atol=1e-12
+    )
+    assert found[0].any() == (gradient != "unlabeled") and found[1].any() == (gradient != "labeled")
+
+
+@pytest.mark.parametrize("stats_grad", ["corrected", "none", "labeled"])
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
+def test_with_other_readings_it_reaches_the_labeled_rows(stats_grad, forward):
+    x, y = rows(channels=3)
+    form = UBNForm(stats_grad=stats_grad, gap_weight=1.0)
+    model = form.apply(nn.Sequential(nn.BatchNorm2d(3)).double())
+    forward(model, x, y)
+    found = torch.autograd.grad(form.penalty(model), (x, y), materialize_grads=True)
+    union = constant(moments(torch.cat([x, y])))
+    expected = gap_by_hand(moments(x), constant(moments(y)), union)
+    torch.testing.assert_close(found[0], torch.autograd.grad(expected, x)[0])
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("gradient", ["labeled", "unlabeled", "both"])
+def test_it_is_the_statistics_gap_of_all_layers(gradient):
+    x, y = rows()
+    form = UBNForm(stats_grad="all", gap_weight=3.0, gap_gradient=gradient)
+    model = form.apply(network())
+    side_by_side(model, x, y)
+    torch.testing.assert_close(statistics_gap_of(model, gradient), statistics_gap(model))
+    torch.testing.assert_close(form.penalty(model), 3.0 * statistics_gap(model))
+    if gradient == "both":
+        weights = list(model.parameters())[:2]
+        torch.testing.assert_close(
+            torch.autograd.grad(form.penalty(model), weights, retain_graph=True),
+            torch.autograd.grad(3.0 * statistics_gap(model), weights),
+        )
+
+
+def test_without_a_weight_there_is_no_penalty():
+    assert UBNForm().penalty(UBNForm().apply(network())) == 0.0
+
+
+def test_a_penalty_of_no_step_is_refused():
+    form = UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both")
+    model, (x, y) = form.apply(network()), rows()
+    with pytest.raises(RuntimeError, match="has made no UBN step: call ubn_forward"):
+        form.penalty(model)
+    two_passes(model, x, y)
+    with pytest.raises(RuntimeError, match="no gradient to the labeled rows in two passes"):
+        form.penalty(model)
+    two_passes(model, x, y[:0])
+    with pytest.raises(RuntimeError, match="no labeled or no unlabeled rows"):
+        form.penalty(model)
+
+
+# Where
+
+
+@pytest.mark.parametrize("where", ["all", "first half", "second half"])
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
+@pytest.mark.parametrize("stats_grad", ["corrected", "none", "all"])
+def test_where_says_which_layers_see_unlabeled_rows(where, forward, stats_grad):
+    x, y = rows()
+    net, model = network(), UBNForm(where=where, stats_grad=stats_grad).apply(network())
+    found = forward(model, x, y)
+    first, second = ubn_layers(model)
+    u, v = net[0](x), net[0](y)
+    unions = []
+    for layer, sees in ((1, where != "second half"), (4, where != "first half")):
+        union = moments(torch.cat([u, v])) if sees else moments(u)  # else batch normalization's
+        unions.append(union)
+        u, v = normalized(net[layer], u, union), normalized(net[layer], v, union)
+        if layer == 1:
+            u, v = net[3](u.relu()), net[3](v.relu())
+    torch.testing.assert_close(found, u, rtol=1e-8, atol=1e-8)
+    for layer, union in zip((first, second), unions, strict=True):
+        (call,) = layer.last_step
+        torch.testing.assert_close(tuple(call.union.moments), union, rtol=1e-8, atol=1e-8)
+
+
+def test_halves_of_dispnet_are_its_encoder_and_decoder():
+    """28 layers with 7 levels, of which the encoder has 14, in the order in which they run."""
+    with torch.device("meta"):
+        model = UBNForm(where="first half").apply(DispNet())
+    outside = {
+        name.split(".")[0]
+        for name, layer in model.named_modules()
+        if getattr(layer, "unlabeled_weight", None) is not None
+    }
+    assert len(outside) == 14 and all(name.startswith(("upcnv", "icnv")) for name in outside)
+
+
+def test_a_form_without_switches_is_plain_ubn():
+    x, y = rows()
+    ours, plain = UBNForm(momentum=0.3).apply(network()), convert_ubn(network(), momentum=0.3)
+    assert torch.equal(side_by_side(ours, x, y), side_by_side(plain, x, y))
+    for one, other in zip(ours.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(gap_weight=1, gap_gradient="both"), "with stats_grad=\"all\" only"),
+        (dict(gap_weight=1, gap_gradient="unlabeled", stats_grad="labeled"), "have a gradient"),
+        (dict(gap_weight=1, stats_grad="all", source="running"), 'cannot have; use "batch"'),
+        (dict(repair="both"), "it is for the literal reading"),
+        (dict(repair="shift", stats_grad="none", source="running"), 'with source="batch"'),
+        (dict(repair="scale", stats_grad="none", gap_weight=1), "out of the gap's gradient too"),
+        (dict(where="third half"), "where"),
+        (dict(repair="everything"), "repair"),
+        (dict(gap=1), "Extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_switches_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        UBNForm(**options)
+
+
+# Repairs
+
+
+def in_the_way(x, repair):
+    """The directions that a repair takes out of a channel's gradient, [n, number]."""
+    directions = {
+        "nothing": [],
+        "shift": [np.ones_like(x)],
+        "scale": [x - x.mean()],
+        "both": [np.ones_like(x), x - x.mean()],
+    }
+    return np.array(directions[repair]).reshape(-1, len(x)).T
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["nothing", "shift", "scale", "both"]),
+    st.lists(st.integers(1, 4), min_size=0, max_size=3),
+    st.integers(1, 3),
+    st.integers(2, 5),
+    st.integers(0, 2**32),
+)
+def test_a_repair_projects_directions_out_of_each_channel(repair, space, channels, n, seed):
+    """Against least squares: what is left is the residual of a fit by these directions."""
+    rng = np.random.default_rng(seed)
+    shape = (n, channels, *space)
+    x, gradient = rng.normal(3, 2, shape), rng.normal(1, 1, shape)
+    found = without_cancelled(torch.from_numpy(gradient), torch.from_numpy(x), repair).numpy()
+    for channel in range(channels):
+        of_x, of_gradient = x[:, channel].ravel(), gradient[:, channel].ravel()
+        directions = in_the_way(of_x, repair)
+        fit = directions @ np.linalg.lstsq(directions, of_gradient, rcond=None)[0]
+        np.testing.assert_allclose(found[:, channel].ravel(), of_gradient - fit, atol=1e-9)
+
+
+def test_a_channel_without_spread_has_no_scale_to_take_out():
+    gradient = torch.randn(4, 2, dtype=torch.float64)
+    assert torch.equal(without_cancelled(gradient, torch.ones_like(gradient), "scale"), gradient)
+
+
+def gradients(form, forward, eps=1e-12):
+    model, (x, y) = form.apply(network(eps)), rows()
+    objective(forward(model, x, y)).backward()
+    return {name: p.grad for name, p in model.named_parameters()} | {"x": x.grad}
+
+
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
+def test_the_literal_reading_with_both_repairs_has_the_corrected_gradient(forward):
+    corrected = gradients(UBNForm(), forward)
+    repaired = gradients(UBNForm(stats_grad="none", repair="both"), forward)
+    torch.testing.assert_close(repaired, corrected, rtol=1e-7, atol=1e-7)
+    for repair in ("nothing", "shift", "scale"):
+        part = gradients(UBNForm(stats_grad="none", repair=repair), forward)
+        assert not torch.allclose(part["0.weight"], corrected["0.weight"], rtol=1e-2), repair
+
+
+def test_each_repair_takes_out_what_the_next_collection_cancels():
+    """A bias before the layer only shifts, and weights along themselves only scale (and shift)."""
+    pulls = {}
+    for repair in ("nothing", "shift", "scale", "both"):
+        found = gradients(UBNForm(stats_grad="none", repair=repair), side_by_side)
+        along = (network()[3].weight * found["3.weight"]).sum()
+        pulls[repair] = [found["0.bias"].abs().max().item(), along.abs().item()]
+    bias, weight = zip(*pulls.values(), strict=True)
+    assert [value < 1e-9 for value in bias] == [False, True, False, True]
+    assert [value < 1e-9 for value in weight] == [False, False, False, True]
+
+
+def test_repairs_act_in_training_alone():
+    model, (x, _) = UBNForm(stats_grad="none", repair="both").apply(network()), rows()
+    plain = UBNForm(stats_grad="none").apply(network())
+    found = [torch.autograd.grad(objective(net.eval()(x)), x)[0] for net in (model, plain)]
+    assert torch.equal(*found)
+
+
+# Statistics of layers
+
+
+def test_layers_have_the_names_of_their_convolutions():
+    with torch.device("meta"):
+        assert list(norm_layers(DispNet()))[:3] == ["cnv1", "cnv1b", "cnv2"]
+    assert list(norm_layers(network())) == ["1", "4"]
+    assert list(norm_layers(UBNForm().apply(network()))) == ["1", "4"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_of_layers_are_those_of_their_inputs_in_evaluation(training):
+    x, y = rows()
+    model = UBNForm().apply(network())
+    side_by_side(model, x, y)  # so that the averages are no longer those of the start
+    model.train(training)
+    averages = [buffer.clone() for buffer in model.buffers()]
+    found = layer_statistics(model, x)
+    assert model.training == training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(map(torch.equal, model.buffers(), averages))
+    u = model[0](x)
+    expected = {"1": moments(u)}
+    reference = model[1].running_mean, model[1].running_var
+    expected["4"] = moments(model[3](normalized(model[1], u, reference).relu()))
+    for name, statistics in found.items():
+        torch.testing.assert_close(tuple(statistics.moments), expected[name])
+    kept = layer_averages(model)
+    assert torch.equal(kept["4"].mean, model[4].running_mean)
+    side_by_side(model.train(), x, y)
+    assert not torch.equal(kept["4"].var, model[4].running_var), "averages are a copy"
+
+
+def test_hooks_go_when_the_model_fails():
+    model = network()
+    with pytest.raises(RuntimeError):
+        layer_statistics(model, torch.zeros(1))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_distances_are_in_units_of_the_second_variance():
+    def of(mean, var):
+        return {"layer": Statistics(torch.tensor(mean), torch.tensor(var), 8)}
+
+    a, b = of([1.0, 5.0], [2.0, 2.0]), of([3.0, 5.0], [4.0, 2.0])
+    # (1 - 3)^2 / 4 + log(2 / 4)^2 / 4 in the first channel, nothing in the second
+    expected = (1 + np.log(0.5) ** 2 / 4) / 2
+    assert distances(a, b)["layer"] == pytest.approx(expected, rel=1e-4)
+    assert distances(b, a)["layer"] == pytest.approx((2 + np.log(0.5) ** 2 / 4) / 2, rel=1e-4)
+    assert distances(a, a) == {"layer": 0.0}

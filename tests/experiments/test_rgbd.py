@@ -1,0 +1,459 @@
+"""Recorded RGB-D folders: pairing, resizing against brute force, and training on them."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from experiments.depth.data import DepthData, EveryLabels
+from experiments.depth.evaluate import evaluate_frames
+from experiments.depth.forms import UBNForm
+from experiments.depth.rgbd import RgbdFrames, split_by_time
+from experiments.depth.rgbd_files import frame_keys
+from experiments.depth.train import DepthConfig, run_depth
+from ubnlib.dispnet import DispNet
+from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, keep_every, keep_random
+from ubnlib.kitti.framesets import compact, expand
+
+SIZE = (4, 6)
+NATIVE = (10, 15)  # 2.5 pixels a cell, so that cells share pixels
+
+
+def random_frame(seed, native=NATIVE):
+    """Return an image and a depth map in millimeters, a third of it without a measurement."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (*native, 3), np.uint8)
+    depth = generator.integers(400, 4000, native).astype(np.uint16)
+    depth[generator.random(native) < 0.33] = 0
+    return pixels, depth
+
+
+def write_frame(root, name, pixels, depth, suffix=".png"):
+    """Write a frame's files; None leaves one out."""
+    for folder, ending, array in (("image", suffix, pixels), ("depth", ".png", depth)):
+        path = root / folder / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if array is not None:
+            Image.fromarray(array).save(path)
+
+
+def write_folder(root, frames=range(6), native=NATIVE):
+    for frame in frames:
+        write_frame(root, f"{frame:06d}", *random_frame(frame, native))
+    return root
+
+
+def nearest_surface(raw, size, scale):
+    """Take each cell's smallest measurement, pixel by pixel; a cell has every pixel it touches."""
+    out = np.zeros(size, np.float32)
+    (height, width), (rows, columns) = raw.shape, size
+    for i in range(rows):
+        for j in range(columns):
+            inside = [
+                int(raw[y, x])
+                for y in range(height)
+                for x in range(width)
+                if y * rows < (i + 1) * height and (y + 1) * rows > i * height
+                if x * columns < (j + 1) * width and (x + 1) * columns > j * width
+                if 0 < raw[y, x] < 65535
+            ]
+            out[i, j] = np.float32(min(inside)) / np.float32(scale) if inside else 0
+    return out
+
+
+def antialiased(pixels, size):
+    """Resize bilinearly with a triangle as wide as the scale, in float64."""
+
+    def weights(given, wanted):
+        scale = given / wanted
+        centers = (np.arange(wanted)[:, None] + 0.5) * scale
+        triangle = 1 - np.abs(np.arange(given) + 0.5 - centers) / max(scale, 1)
+        triangle = triangle.clip(0)
+        return triangle / triangle.sum(1, keepdims=True)
+
+    rows, columns = weights(pixels.shape[0], size[0]), weights(pixels.shape[1], size[1])
+    return np.einsum("iy,jx,yxc->cij", rows, columns, pixels.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("size", "native"), [((4, 6), (10, 15)), ((5, 5), (15, 15)), (NATIVE,) * 2]
+)
+@pytest.mark.parametrize("scale", [1000.0, 256.0])
+def test_frames_are_resized_as_by_brute_force(tmp_path, size, native, scale):
+    write_folder(tmp_path, range(2), native)
+    frames = RgbdFrames(tmp_path, size, scale)
+    for index in range(2):
+        pixels, depth = random_frame(index, native)
+        assert np.array_equal(frames.depth(index), nearest_surface(depth, size, scale))
+        assert np.abs(frames.image(index).numpy() - antialiased(pixels, size)).max() <= 1
+    assert frames.image(0).dtype == torch.uint8 and frames.depth(0).dtype == torch.float32
+
+
+def test_gaps_and_saturated_pixels_are_no_measurement(tmp_path):
+    depth = np.full(NATIVE, 2000, np.uint16)
+    depth[:5] = 0
+    depth[5:, :5] = 65535
+    write_frame(tmp_path, "1", random_frame(0)[0], depth)
+    measured = RgbdFrames(tmp_path, (2, 3)).depth(0)
+    assert measured.tolist() == [[0, 0, 0], [0, 2, 2]]
+
+
+def test_a_depth_map_may_have_another_resolution_than_its_image(tmp_path):
+    pixels, depth = random_frame(0, (40, 61))[0], random_frame(1, (20, 31))[1]
+    write_frame(tmp_path, "1", pixels, depth, ".jpg")
+    frames = RgbdFrames(tmp_path, (5, 8))
+    assert np.array_equal(frames.depth(0), nearest_surface(depth, (5, 8), 1000))
+
+
+def test_frames_are_paired_by_name(tmp_path):
+    for frame in (10, 2, 7):  # without leading zeros: by name 10 comes first
+        write_frame(tmp_path, f"frame-{frame}", *random_frame(frame))
+    write_frame(tmp_path, "frame-3", random_frame(3)[0], None)
+    write_frame(tmp_path, "frame-4", None, random_frame(4)[1])
+    write_frame(tmp_path, "frame-5", random_frame(5)[0], np.zeros(NATIVE, np.uint16))
+    (tmp_path / "image" / "._frame-2.png").write_bytes(b"what some systems leave")
+    (tmp_path / "image" / "notes.txt").write_text("of the recording")
+    frames = RgbdFrames(tmp_path, SIZE)
+    assert [key.frame for key in frames.keys] == [2, 7, 10]
+    assert frames.names == ["frame-2", "frame-7", "frame-10"]
+    for index, key in enumerate(frames.keys):
+        assert frames.index(key) == index
+        depth = random_frame(key.frame)[1]
+        assert np.array_equal(frames.depth(index), nearest_surface(depth, SIZE, 1000))
+        pixels = antialiased(random_frame(key.frame)[0], SIZE)
+        assert np.abs(frames.image(index).numpy() - pixels).max() <= 1
+    assert dict((path.name, reason) for path, reason in frames.left_out) == {
+        "frame-3.png": "images without a depth map",
+        "frame-4.png": "depth maps without an image",
+        "frame-5.png": "depth maps without a measurement",
+    }
+    report = frames.report()
+    assert "frames: 3, sequences: 1, left out: 3 (" in report and "image: 1" in report
+
+
+def test_subfolders_are_sequences(tmp_path):
+    for name in ("b/000", "b/001", "b/002", "a/000", "a/005"):
+        write_frame(tmp_path, name, *random_frame(len(name)))
+    frames = RgbdFrames(tmp_path, SIZE)
+    assert frames.names == ["a/000", "a/005", "b/000", "b/001", "b/002"]
+    assert [(key.drive, key.frame) for key in frames.keys] == [
+        *(("0000", frame) for frame in (0, 5)),
+        *(("0001", frame) for frame in (0, 1, 2)),
+    ]
+    assert keep_every(frames.keys, 2).tolist() == [True, False, True, False, True]
+
+
+def test_batches_hold_the_frames_asked_for(tmp_path):
+    frames = RgbdFrames(write_folder(tmp_path), SIZE)
+    batch = frames.batch([4, 0, 4])
+    assert batch.images.shape == (3, 3, *SIZE) and batch.images.dtype == torch.uint8
+    for row, index in enumerate((4, 0, 4)):
+        assert torch.equal(batch.images[row], frames.image(index))
+        assert torch.equal(batch.depth()[row], frames.depth(index))
+        assert batch.counts[row] == frames.depth(index).count_nonzero()
+    moved = frames.batch(torch.tensor([1])).to("meta", non_blocking=True)
+    assert all(tensor.device.type == "meta" for tensor in (*moved, moved.depth()))
+    unlabeled = frames.batch([4, 0], depth=False)
+    assert torch.equal(unlabeled.images, batch.images[:2])
+    assert torch.equal(unlabeled.depth(), torch.zeros(2, *SIZE)) and not unlabeled.counts.any()
+    assert frames.batch([]).depth().shape == (0, *SIZE)
+    with pytest.raises(ValueError, match="flatnonzero"):
+        frames.batch(np.ones(6, bool))
+    with pytest.raises(IndexError, match="positions below 6"):
+        frames.batch([6])
+
+
+def test_what_a_batch_is_used_for_does_not_change_the_frames(tmp_path):
+    frames = RgbdFrames(write_folder(tmp_path), SIZE)
+    before = frames.batch(range(6))
+    for tensor in (*frames.batch(range(6)), frames.image(0), frames.depth(0)):
+        tensor.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, frames.batch(range(6)), strict=True))
+
+
+def test_the_fingerprint_stands_for_every_byte(tmp_path):
+    write_folder(tmp_path, range(3))
+    first = RgbdFrames(tmp_path, NATIVE).fingerprint
+    assert len(first) == 16 and int(first, 16) >= 0
+    assert RgbdFrames(tmp_path, NATIVE).fingerprint == first
+    pixels, depth = random_frame(1)
+    prints = {first, RgbdFrames(tmp_path, SIZE).fingerprint}
+    prints.add(RgbdFrames(tmp_path, NATIVE, 999.0).fingerprint)
+    pixels[9, 14, 2] ^= 1
+    write_frame(tmp_path, "000001", pixels, None)
+    prints.add(RgbdFrames(tmp_path, NATIVE).fingerprint)
+    pixels[9, 14, 2] ^= 1
+    depth[9, 14] += 1
+    write_frame(tmp_path, "000001", pixels, depth)
+    prints.add(RgbdFrames(tmp_path, NATIVE).fingerprint)
+    depth[9, 14] -= 1
+    write_frame(tmp_path, "000001", pixels, depth)
+    assert RgbdFrames(tmp_path, NATIVE).fingerprint == first
+    for folder in ("image", "depth"):  # the same bytes at another time
+        (tmp_path / folder / "000002.png").rename(tmp_path / folder / "000003.png")
+    prints.add(RgbdFrames(tmp_path, NATIVE).fingerprint)
+    assert len(prints) == 6
+
+
+def test_a_plain_image_of_another_shape_has_another_fingerprint(tmp_path):
+    for folder, native in (("flat", (2, 8)), ("high", (8, 2))):
+        depth = np.full(native, 1000, np.uint16)
+        write_frame(tmp_path / folder, "0", np.zeros((*native, 3), np.uint8), depth)
+    flat, high = RgbdFrames(tmp_path / "flat", (2, 8)), RgbdFrames(tmp_path / "high", (8, 2))
+    assert flat.fingerprint != high.fingerprint
+
+
+def test_frames_survive_pickling(tmp_path):
+    frames = RgbdFrames(write_folder(tmp_path), SIZE)
+    again = pickle.loads(pickle.dumps(frames))
+    assert (again.keys, again.fingerprint) == (frames.keys, frames.fingerprint)
+    batches = zip(frames.batch([2, 5]), again.batch([2, 5]), strict=True)
+    assert all(torch.equal(a, b) for a, b in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_takes_them(tmp_path, workers):
+    frames = RgbdFrames(write_folder(tmp_path), SIZE)
+    options = dict(labeled_batch=2, unlabeled_batch=3, steps=3, seed=0, workers=workers)
+    steps = list(LabeledUnlabeledLoader(frames, [0, 3], [1, 2, 4, 5], **options))
+    assert len(steps) == 3
+    both = torch.stack([frames.depth(0), frames.depth(3)])
+    for labeled, unlabeled in steps:  # an epoch of two each step, in some order
+        assert torch.equal(labeled.depth().sum(0), both.sum(0))
+        assert unlabeled.images.shape == (3, 3, *SIZE) and not unlabeled.depth().any()
+    (labeled, nothing) = next(iter(LabeledUnlabeledLoader(frames, [0, 3], **options)))
+    assert nothing is None and labeled.counts.all()
+
+
+def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
+    frames = RgbdFrames(write_folder(tmp_path, range(20), (32, 32)), (32, 32))
+    data = DepthData(frames, *split_by_time(frames.keys))
+    config = DepthConfig(
+        data=data.fingerprint,
+        norm=UBNForm(),
+        labels=EveryLabels(k=4),
+        width=0.05,
+        levels=4,
+        labeled_batch=2,
+        unlabeled_batch=2,
+        steps=2,
+        evaluations=1,
+    )
+    record = run_depth(config, data)
+    assert 0 <= record.metrics["delta1"][0] <= 1
+    assert record.metrics["labeled_frames"] == [4] and record.metrics["unlabeled_frames"] == [10]
+    labeled = expand(record.frames["labeled"])
+    assert [key.frame for key in labeled] == [0, 4, 8, 12]
+    evaluation = evaluate_frames(DispNet(width=0.05, levels=4), frames, data.test)
+    assert evaluation.keys == tuple(data.test_keys) and not evaluation.left_out
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sets(st.integers(0, 999_999), min_size=1, max_size=40), st.integers(1, 9))
+def test_keys_serve_label_sets_and_records(numbers, k):
+    keys = list(frame_keys([f"{number:06d}" for number in numbers]))
+    assert [key.frame for key in keys] == sorted(numbers)
+    assert expand(compact(keys)) == keys
+    assert np.flatnonzero(keep_every(keys, k)).tolist() == list(range(0, len(keys), k))
+    assert keep_random(keys, k, seed=0).sum() == -(-len(keys) // k)
+
+
+def keys_of(count, drive="0000"):
+    return [FrameKey("0000_00_00", drive, 0, 3 * frame) for frame in range(count)]
+
+
+def test_a_thousand_frames_are_split_as_documented():
+    keys = list(frame_keys([f"{number:06d}" for number in range(1000)]))
+    train, test = split_by_time(keys)
+    assert [key.frame for key in train] == list(range(700))
+    assert [key.frame for key in test] == list(range(750, 1000))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(30, 90), min_size=1, max_size=3),
+    st.floats(0.1, 0.7),
+    st.just(0.0) | st.floats(0.001, 0.2),
+    st.randoms(),
+)
+def test_blocks_are_contiguous_in_every_sequence(lengths, train, gap, random):
+    sequences = [keys_of(length, f"{number:04d}") for number, length in enumerate(lengths)]
+    keys = [key for sequence in sequences for key in sequence]
+    random.shuffle(keys)
+    blocks = split_by_time(keys, train, gap)
+    for sequence in sequences:
+        first, last = ([key for key in block if key in sequence] for block in blocks)
+        assert first == sequence[: len(first)] and last == sequence[-len(last) :]
+        assert abs(len(first) - train * len(sequence)) <= 0.5
+        between = len(sequence) - len(first) - len(last)
+        assert abs(between - gap * len(sequence)) <= (1 if gap else 0) and (between > 0) == (
+            gap > 0
+        )
+
+
+@pytest.mark.parametrize(
+    "shares", [(0, 0.1), (-0.1, 0.1), (0.5, -0.1), (0.9, 0.1), (float("nan"), 0)]
+)
+def test_impossible_shares_are_refused(shares):
+    with pytest.raises(ValueError, match=r"train is .* and gap .*below 1 together"):
+        split_by_time(keys_of(100), *shares)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_sequence_too_short_to_split_is_refused(count):
+    assert split_by_time(keys_of(3), 0.4) == (keys_of(1), keys_of(3)[2:])
+    with pytest.raises(ValueError, match=f"drive_0000 has {count} frames, too few"):
+        split_by_time(keys_of(count), 0.4)
+
+
+def truncate(root):
+    path = root / "depth" / "000002.png"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def flip_a_bit(root):
+    path = root / "depth" / "000002.png"
+    content = bytearray(path.read_bytes())
+    content[60] ^= 4
+    path.write_bytes(content)
+
+
+def replace(name, array, to=None):
+    def fault(root):
+        (root / name).unlink()
+        Image.fromarray(array).save(root / (to or name))
+
+    return fault
+
+
+def cut_jpeg(root):
+    replace("image/000002.png", random_frame(2)[0], "image/000002.jpg")(root)
+    path = root / "image" / "000002.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def no_jpeg(root):
+    (root / "image" / "000002.png").rename(root / "image" / "000002.jpg")
+
+
+def twice(root):
+    write_frame(root, "000002", random_frame(0)[0], None, ".jpg")
+
+
+def renamed(new):
+    def fault(root):
+        for folder in ("image", "depth"):
+            (root / folder / "000002.png").rename(root / folder / f"{new}.png")
+
+    return fault
+
+
+def emptied(root):
+    for path in (*root.glob("image/*"), *root.glob("depth/*")):
+        path.unlink()
+
+
+def without(folder):
+    def fault(root):
+        for path in root.glob(f"{folder}/*"):
+            path.unlink()
+        (root / folder).rmdir()
+
+    return fault
+
+
+def separated(root):
+    for path in root.glob("depth/*"):
+        path.rename(path.with_name(f"other-{path.name}"))
+
+
+IMAGE, DEPTH = random_frame(2)
+FAULTS = {
+    "truncated depth": (truncate, r"Depth map .*000002\.png cannot be read .*16-bit"),
+    "damaged depth": (flip_a_bit, r"Depth map .*000002\.png cannot be read .*16-bit"),
+    "8-bit depth": (
+        replace("depth/000002.png", DEPTH.astype(np.uint8)),
+        r"Depth map .*000002\.png is of Pillow's mode L: expected a whole 16-bit",
+    ),
+    "colored depth": (replace("depth/000002.png", IMAGE), r"Depth map .*mode RGB: expected"),
+    "16-bit image": (replace("image/000002.png", DEPTH), r"Image .*mode I;16: expected .*8-bit"),
+    "cut JPEG": (cut_jpeg, r"Image .*000002\.jpg cannot be read .*expected a whole 8-bit"),
+    "no JPEG": (no_jpeg, r"Image .*000002\.jpg cannot be read .*as its suffix says"),
+    "aspect ratio": (
+        replace("depth/000002.png", random_frame(0, (10, 17))[1]),
+        r"000002\.png is 15x10 pixels and its depth map 17x10: expected one aspect ratio",
+    ),
+    "small depth": (
+        replace("depth/000002.png", random_frame(0, (2, 3))[1]),
+        r"Depth map .*000002\.png is 2x3 .*expected at least the size 4x6",
+    ),
+    "two images": (twice, r"000002\.jpg and 000002\.png have the same name"),
+    "no number": (renamed("last"), r"Frame last has no number from 0 to 999999"),
+    "large number": (renamed("1305031102"), r"Frame 1305031102 has no number from 0 to 999999"),
+    "number twice": (renamed("01"), r"Frames 000001 and 01 have the same number"),
+    "fraction": (renamed("2.000005"), r"differ in more than their last number: expected one"),
+    "no image folder": (without("image"), r"Folder .*image is missing: expected image/NAME\.jpg"),
+    "no depth folder": (without("depth"), r"Folder .*depth is missing: expected image/NAME\.jpg"),
+    "empty": (emptied, r"no frame with an image and depth \(left out: 0\): expected image"),
+    "no pairs": (separated, r"\(left out: 6 \(depth maps without an image: 3, images without"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_told_in_one_sentence(tmp_path, name):
+    fault, message = FAULTS[name]
+    write_folder(tmp_path, range(3))
+    RgbdFrames(tmp_path, SIZE)
+    fault(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        RgbdFrames(tmp_path, SIZE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(size=(0, 6)), "size is"),
+        (dict(size=(6,)), "size is"),
+        (dict(depth_scale=0), "depth_scale is 0"),
+        (dict(depth_scale=float("nan")), "depth_scale is nan"),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        RgbdFrames(write_folder(tmp_path, range(1)), **options)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Path:
+    """The folder of a real recording, from the environment variable RGBD_ROOT."""
+    folder = os.environ.get("RGBD_ROOT")
+    if not folder:
+        pytest.skip("a real RGB-D recording is needed: set RGBD_ROOT to its folder")
+    return Path(folder)
+
+
+def test_a_real_recording_reads_as_by_brute_force(recorded):
+    size = (12, 16)
+    frames = RgbdFrames(recorded, size)
+    stems = [{path.stem for path in (recorded / part).rglob("*.*")} for part in ("image", "depth")]
+    empty = sum("measurement" in reason for _, reason in frames.left_out)
+    assert len(frames) + empty == len(stems[0] & stems[1])
+    data = DepthData(frames, *split_by_time(frames.keys))
+    assert len(data.train) + len(data.test) < len(frames)
+    labeled, unlabeled = data.labeled(EveryLabels(k=8))
+    assert 0 < len(labeled) < len(unlabeled)
+    for index in (0, len(frames) // 2, len(frames) - 1):
+        with Image.open(recorded / "depth" / f"{frames.names[index]}.png") as image:
+            raw = np.array(image)
+        assert np.array_equal(frames.depth(index), nearest_surface(raw, size, 1000))
+        path = next((recorded / "image").glob(f"{frames.names[index]}.*"))
+        with Image.open(path) as image:
+            pixels = antialiased(np.array(image.convert("RGB")), size)
+        assert np.abs(frames.image(index).numpy() - pixels).max() <= 1.5

@@ -1,0 +1,514 @@
+"""Figure 5: the solver, implicit augmentation, and what its displacements do."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.optimize import least_squares
+from torch import nn
+
+from experiments.common.training import BNConfig, UBNConfig
+from experiments.toy import SpiralNet, displacement, make_spiral
+from experiments.toy import figure5_augmentation as figure5
+from experiments.toy import plane as spiral_plane
+from experiments.toy.augmentation import (
+    Augmentation,
+    _up_to,
+    changes_of_statistics,
+    implicit_augmentation,
+    share_of_any_change,
+)
+from experiments.toy.augmentation_study import (
+    AugmentationConfig,
+    decision_boundaries,
+    margins,
+    measure,
+    run_augmentation,
+)
+from experiments.toy.ensemble import Ensemble
+from experiments.toy.least_squares import match
+from experiments.toy.points import distance_to, distance_to_arms
+from experiments.toy.reference import frozen
+from experiments.toy.train import SpiralTraining, member_data, train_spiral
+from ubnlib import convert_ubn, monte_carlo_predictions
+
+SMALL = dict(width=16, steps=60, seeds=(0, 1, 2), norm=UBNConfig())
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_spiral(SpiralTraining(**SMALL))
+
+
+@pytest.fixture(scope="module")
+def changes(trained):
+    return changes_of_statistics(SpiralTraining(**SMALL), trained.data, 2)
+
+
+def shifted_net():
+    """Two members: an identity, then one UBN layer."""
+    identity = nn.Linear(2, 2)
+    with torch.no_grad():
+        identity.weight.copy_(torch.eye(2))
+        identity.bias.zero_()
+    return convert_ubn(Ensemble([nn.Sequential(identity, nn.BatchNorm1d(2))] * 2))
+
+
+# --- the solver -------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.2, 5),
+    st.floats(0.2, 5),
+    st.floats(-math.pi, math.pi),
+)
+@settings(deadline=None, max_examples=12)
+def test_solver_undoes_rotation_scale_and_shift_of_features(seed, wide, high, angle):
+    """Features of a turned, scaled and shifted plane equal the plane's where it is turned back."""
+    weight = random(5, 2, seed=seed % 1000) + torch.eye(5, 2)
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    ).double() @ torch.diag(torch.tensor([wide, high], dtype=torch.float64))
+    shift = random(2, seed=7)
+    points = random(6, 3, 2, seed=8)
+    found = match(
+        lambda x: (x @ turn.T + shift) @ weight.T,
+        points @ weight.T,
+        points,
+        tolerance=1e-8,
+        longest=9.0,
+        steps=200,
+    )
+    assert found.matched.all()
+    expected = torch.linalg.solve(turn, (points - shift).flatten(0, 1).T).T.view_as(points)
+    torch.testing.assert_close(found.moved, expected, atol=1e-5, rtol=0)
+
+
+def test_one_value_is_matched_by_the_shortest_displacement():
+    slope = torch.tensor([0.6, -1.1], dtype=torch.float64)
+    start, wanted = random(40, 2), random(40, 1, seed=1)
+    found = match(lambda x: (x @ slope)[..., None], wanted, start, tolerance=1e-9)
+    assert found.matched.all()
+    shortest = (wanted - (start @ slope)[:, None]) * slope / slope.square().sum()
+    torch.testing.assert_close(found.moved - start, shortest, atol=1e-8, rtol=0)
+
+
+def test_least_squares_answers_are_scipys():
+    def curved(x):
+        u, v = x[..., 0], x[..., 1]
+        return torch.stack([u.sin(), u * v, v.square() - u, (v / 2).exp()], -1)
+
+    start, target = random(12, 2), curved(random(12, 2, seed=1)) + 0.3 * random(12, 4, seed=2)
+    found = match(curved, target, start, shortest=1e-9, steps=200)
+    assert found.settled.all()
+    assert not found.matched.any()
+    reached = found.residual.square().sum(-1)
+    for index in range(12):
+        ours = found.moved[index].numpy()
+        oracle = least_squares(
+            lambda x, i=index: (curved(torch.tensor(x)) - target[i]).numpy(), ours, xtol=1e-12
+        )
+        assert 2 * oracle.cost == pytest.approx(reached[index].item(), rel=1e-6)
+
+
+def test_a_target_out_of_reach_is_reported():
+    start = random(20, 2)
+    found = match(lambda x: x[..., :1].tanh(), torch.full((20, 1), 1.5, dtype=torch.float64), start)
+    assert not found.matched.any()
+    assert (found.residual < -0.49).all()
+    hill = match(
+        lambda x: -x.square().sum(-1, keepdim=True), torch.ones(20, 1).double(), start, steps=200
+    )
+    assert hill.settled.all()
+    assert not hill.matched.any()
+    assert hill.moved.abs().max() < 0.05  # at the top, 1 below the target
+    torch.testing.assert_close(hill.residual, -torch.ones_like(hill.residual), atol=2e-3, rtol=0)
+
+
+def test_a_search_that_runs_out_of_steps_is_not_settled():
+    found = match(lambda x: x, 10 + torch.zeros(3, 2).double(), torch.zeros(3, 2).double(), steps=2)
+    assert not found.settled.any()
+    assert (found.moved.norm(dim=-1) <= 2 * 0.25 + 1e-9).all()  # two of the longest steps
+
+
+def test_flat_and_undefined_places_move_nothing():
+    start = random(5, 2)
+    flat = match(lambda x: 0 * x, torch.ones(5, 2).double(), start)
+    assert torch.equal(flat.moved, start)
+    assert flat.settled.all()
+    assert not flat.matched.any()
+    edge = match(  # not a number left of 0, where the search wants to go
+        lambda x: x.sqrt(), -torch.ones(1, 2).double(), torch.full((1, 2), 1e-3).double()
+    )
+    assert edge.moved.isfinite().all()
+    assert edge.residual.isfinite().all()
+
+
+def test_points_do_not_influence_each_other():
+    function = lambda x: (2 * x).sin() + x.flip(-1).square()  # noqa: E731
+    start, target = random(30, 2), random(30, 2, seed=1)
+    whole = match(function, target, start)
+    part = match(function, target[4:9], start[4:9])
+    torch.testing.assert_close(whole.moved[4:9], part.moved, atol=1e-12, rtol=0)
+    assert torch.equal(whole.matched[4:9], part.matched)
+
+
+# --- implicit augmentation --------------------------------------------------------------------
+
+
+def test_shift_and_scale_of_the_batch_are_undone_by_the_same():
+    """One UBN layer behind an identity: new statistics are those of a moved and scaled plane."""
+    net, points = shifted_net(), random(9, 2, 2)
+    before = random(3, 64, 2, 2, seed=1)
+    scale = torch.tensor([1.5, 0.8], dtype=torch.float64)
+    after = before * scale + torch.tensor([0.3, -0.2])
+    found = implicit_augmentation(net, points, before, after, "layer1", tolerance=1e-9)
+    mean, deviation = before.mean(1), (before.var(1, correction=0) + 1e-5).sqrt()
+    new_mean, new_deviation = after.mean(1), (after.var(1, correction=0) + 1e-5).sqrt()
+    normalized = (points - mean[:, None]) / deviation[:, None]
+    expected = normalized * new_deviation[:, None] + new_mean[:, None]
+    assert found.converged.all()
+    torch.testing.assert_close(found.moved, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.explained, torch.ones_like(found.explained))
+
+
+def test_prediction_of_one_layer_is_matched_by_the_shortest_way():
+    net, points = shifted_net(), random(9, 2, 2)
+    before = random(1, 64, 2, 2, seed=1)
+    shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    found = implicit_augmentation(net, points, before, before + shift, tolerance=1e-9)
+    # Log-odds are the difference of the two outputs: their slope, for each member.
+    slope = torch.tensor([-1.0, 1.0]) / (before[0].var(0, correction=0) + 1e-5).sqrt()
+    along = (shift * slope).sum(-1, keepdim=True) * slope / slope.square().sum(-1, keepdim=True)
+    torch.testing.assert_close(found.moved[0] - points, along.expand_as(points), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("reading", ["prediction", "layer1", "layer4"])
+def test_equal_batches_move_nothing(trained, changes, reading):
+    same = changes[0]
+    found = implicit_augmentation(trained.net, trained.data.labeled, same, same, reading)
+    assert found.converged.all()
+    assert torch.equal(found.moved, trained.data.labeled.double().expand_as(found.moved))
+
+
+def test_moved_points_have_the_earlier_predictions(trained, changes):
+    """Seen by `monte_carlo_predictions`, which shares no code with the readings."""
+    before, after = changes
+    points = trained.data.labeled
+    found = implicit_augmentation(trained.net, points, before, after)
+    assert 0.6 < found.converged.double().mean() < 1
+    net = train_spiral(SpiralTraining(**SMALL)).net.double()
+    for change in range(2):
+        (old,) = monte_carlo_predictions(net, points.double(), [before[change].double()])
+        (new,) = monte_carlo_predictions(net, found.moved[change], [after[change].double()])
+        difference = ((new - old)[..., 1] - (new - old)[..., 0]).abs()
+        assert torch.equal(difference <= 1e-3, found.converged[change])
+
+
+def test_gradient_descent_finds_the_same_places():
+    """An oracle: plain backpropagation to the inputs, for a small change of statistics."""
+    run = train_spiral(SpiralTraining(**SMALL))
+    net, points = run.net.double(), run.data.labeled.double()
+    before = changes_of_statistics(SpiralTraining(**SMALL), run.data, 1)[0].double()
+    after = before * 1.02
+    found = implicit_augmentation(net, points, before, after)
+    with torch.no_grad():
+        (goal,) = monte_carlo_predictions(net, points, [before[0]])
+    moved = points.clone().requires_grad_()
+    optimizer = torch.optim.SGD([moved], lr=2e-3)
+    for _ in range(200):
+        (difference,) = monte_carlo_predictions(net, moved, [after[0]]) - goal
+        left = difference[..., 1] - difference[..., 0]
+        (moved.grad,) = torch.autograd.grad(left.square().sum(), [moved])
+        optimizer.step()
+    length = (found.moved[0] - points).norm(dim=-1)
+    apart = (found.moved[0] - moved.detach()).norm(dim=-1)
+    both = found.converged[0] & (left.abs() < 0.01) & (length > 0.005)
+    assert both.sum() > 40
+    assert apart[both].median() < 0.02 * length[both].median()
+    assert (apart < 0.2 * length)[both].double().mean() > 0.9
+
+
+def test_first_layers_augmentation_is_the_affine_map_of_least_squares(trained, changes):
+    """Layer 1 is linear in the plane, so that numpy has the answer."""
+    before, after = (batches.double() for batches in changes)
+    points = trained.data.labeled.double()
+    found = implicit_augmentation(trained.net, points, before, after, "layer1", tolerance=1e-9)
+    linear, norm = trained.net.layers[0], trained.net.layers[1]
+    for member in range(3):
+        weight = linear.weight[member].detach().double().numpy()
+        scale = norm.weight.detach().double().unflatten(0, (3, -1))[member].numpy()
+        old, new = before[0, :, member].numpy() @ weight.T, after[0, :, member].numpy() @ weight.T
+        hidden = points[:, member].numpy() @ weight.T
+        target = (hidden - old.mean(0)) / np.sqrt(old.var(0) + 1e-5) * scale
+        slope = weight * (scale / np.sqrt(new.var(0) + 1e-5))[:, None]
+        constant = -new.mean(0) / np.sqrt(new.var(0) + 1e-5) * scale
+        expected = np.linalg.lstsq(slope, (target - constant).T, rcond=None)[0].T
+        np.testing.assert_allclose(found.moved[0, :, member].numpy(), expected, atol=2e-4)
+    share = displacement.affine_share(points.expand_as(found.moved), found.moved, found.converged)
+    torch.testing.assert_close(share, torch.ones_like(share), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("reading", ["prediction", "layer3"])
+def test_a_member_moves_as_it_would_alone(trained, changes, reading):
+    before, after = changes
+    whole = implicit_augmentation(trained.net, trained.data.labeled, before, after, reading)
+    template = convert_ubn(SpiralNet(16))
+    alone = Ensemble([trained.net.member(1, template)])
+    one = slice(1, 2)
+    single = implicit_augmentation(
+        alone, trained.data.labeled[:, one], before[:, :, one], after[:, :, one], reading
+    )
+    torch.testing.assert_close(single.moved, whole.moved[:, :, one], atol=1e-9, rtol=0)
+    assert torch.equal(single.converged, whole.converged[:, :, one])
+
+
+def test_augmentation_leaves_the_nets_alone(trained, changes):
+    net = trained.net
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    implicit_augmentation(net, trained.data.labeled, *changes, "layer2")
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    for name, value in net.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    batch = random(1, 8, 2, 2)
+    with pytest.raises(ValueError, match="no layer2 to match: the nets have 1 normalization"):
+        implicit_augmentation(shifted_net(), random(3, 2, 2), batch, batch, "layer2")
+
+
+@pytest.mark.parametrize("norm", [UBNConfig(), BNConfig()])
+def test_changes_are_batches_of_the_methods_own_points(trained, norm):
+    config = SpiralTraining(**SMALL | {"norm": norm})
+    before, after = changes_of_statistics(config, trained.data, 3)
+    size = config.unlabeled_batch if norm.kind == "ubn" else config.labeled_batch
+    pool = trained.data.unlabeled if norm.kind == "ubn" else trained.data.labeled
+    assert before.shape == after.shape == (3, size, 3, 2)
+    batches = torch.cat([before, after])
+    for member in range(3):
+        known = set(map(tuple, pool[:, member].tolist()))
+        drawn = [set(map(tuple, batch[:, member].tolist())) for batch in batches]
+        assert all(some <= known for some in drawn)
+        assert len(set(map(frozenset, drawn))) == 6
+    alone = config.model_copy(update={"seeds": (2,)})
+    other, _ = changes_of_statistics(alone, train_spiral(alone).data, 3)
+    assert torch.equal(other[:, :, 0], before[:, :, 2])
+
+
+# --- what displacements do --------------------------------------------------------------------
+
+
+def test_tangent_share_of_known_displacements():
+    points, _ = make_spiral(400, 0.0)
+    points = points[100:400].double()
+    step = points[1:] - points[:-1]  # along the arm
+    start = points[:-1]
+    assert displacement.tangent_share(start, start + 0.1 * step).min() > 0.999
+    across = torch.stack([step[:, 1], -step[:, 0]], dim=1)
+    assert displacement.tangent_share(start, start + 0.1 * across).max() < 1e-3
+    assert displacement.tangent_share(start, start).isnan().all()
+
+
+def test_isotropic_steps_have_the_lengths_and_no_direction():
+    points, moved = random(50, 3, 2), random(50, 3, 2, seed=1)
+    noise = displacement.isotropic(points, moved)
+    assert noise.shape == (8, 50, 3, 2)
+    length = (moved - points).norm(dim=-1)
+    torch.testing.assert_close((noise - points).norm(dim=-1), length.expand(8, -1, -1))
+    torch.testing.assert_close(noise.mean(0), points)
+    share = displacement.tangent_share(points, noise).mean(0)
+    torch.testing.assert_close(share, torch.full_like(share, 0.5))
+
+
+def test_affine_share_of_maps_and_of_noise():
+    points = random(2, 50, 3, 2)
+    used = torch.ones(2, 50, 3, dtype=torch.bool)
+    mapped = points @ random(2, 2, seed=3) + random(2, seed=4)
+    share = displacement.affine_share(points, mapped, used)
+    torch.testing.assert_close(share, torch.ones(2, 3, dtype=torch.float64))
+    used[:, 40:] = False  # ten that went elsewhere do not count
+    mapped[:, 40:] += 100
+    share = displacement.affine_share(points, mapped, used)
+    torch.testing.assert_close(share, torch.ones(2, 3, dtype=torch.float64))
+    many = random(500, 40, 1, 2)
+    noise = displacement.affine_share(many, many + random(500, 40, 1, 2, seed=5), many[..., 0] > -9)
+    assert noise.mean() == pytest.approx(3 / 40, rel=0.1)
+    used[:, 3:] = False
+    assert displacement.affine_share(points, mapped, used).isnan().all()
+
+
+def test_distance_from_the_arms_by_brute_force():
+    points = 5 * random(60, 2)
+    arms, _ = make_spiral(20_000, 0.0)
+    brute = (points[:, None] - arms.double()).norm(dim=-1).amin(1)
+    torch.testing.assert_close(distance_to_arms(points).double(), brute, atol=0.03, rtol=0)
+
+
+def test_boundary_of_a_circle_and_distances_to_a_line():
+    axis = torch.linspace(-6, 6, 161)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    circle = displacement.boundary_points(x**2 + 2 * x + y**2 - 8, axis)  # center (-1, 0), radius 3
+    assert len(circle) > 200
+    radius = (circle + torch.tensor([1.0, 0.0])).norm(dim=-1)
+    torch.testing.assert_close(radius, torch.full_like(radius, 3.0), atol=1e-3, rtol=0)
+    line = displacement.boundary_points(3 * x + 4 * y - 5, axis)
+    points = 2 * random(200, 2)
+    exact = (points @ torch.tensor([3.0, 4.0]).double() - 5).abs() / 5
+    ours = distance_to(points, line)
+    far = exact > 0.2
+    torch.testing.assert_close(ours[far], exact[far], atol=5e-3, rtol=0)
+    torch.testing.assert_close(ours, exact, atol=0.04, rtol=0)  # half a step of the grid
+    none = displacement.boundary_points(x**2 + 1, axis)
+    assert distance_to(points, none).isnan().all()
+
+
+@pytest.fixture
+def halves():
+    """Two members without a hidden layer: class 1 lies right of x = 0, or above y = 1."""
+    nets = [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))]
+    with torch.no_grad():
+        for net in nets:
+            net[0].weight.zero_()
+            net[0].bias.zero_()
+        nets[0][0].weight[1, 0] = 3.0
+        nets[1][0].weight[1, 1] = 2.0
+        nets[1][0].bias[1] = -2.0
+    return Ensemble(nets)
+
+
+def test_margins_are_negative_across_the_boundary(halves):
+    boundaries = decision_boundaries(halves)
+    of = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
+    points = torch.tensor([[[0.5, 2.0], [4.0, 1.3]], [[-0.7, -1.0], [0.0, -1.0]]])[:, None]
+    expected = torch.tensor([[0.5, 0.3], [-0.7, -2.0]])[:, None].double()
+    ours = margins(halves, boundaries, points.double(), of=of)
+    torch.testing.assert_close(ours, expected, atol=5e-3, rtol=0)
+    unsigned = margins(halves, boundaries, points.double())
+    torch.testing.assert_close(unsigned, expected.abs(), atol=5e-3, rtol=0)
+
+
+def test_measures_of_known_moves(halves):
+    """Member 0 steps away from its boundary, member 1 across it; lost points do not count."""
+    x = torch.linspace(0.2, 4.0, 20).double()
+    points = torch.stack(
+        [torch.stack([x, 0 * x + 2.5], -1), torch.stack([0 * x + 2.5, 1 + x], -1)], 1
+    )
+    moved = points + torch.tensor([[0.1, 0.0], [0.0, -0.3]])
+    moved[5:, 0, 0] += 0.1  # the far ones go further
+    moved[7:12, 1] = points[7:12, 1]  # five of member 1 stay: they have no direction
+    moved[15:] += 50
+    converged = torch.ones(1, 20, 2, dtype=torch.bool)
+    converged[:, 15:] = False
+    explained = torch.linspace(0, 1, 40).double().reshape(1, 20, 2)
+    found = Augmentation(moved[None], converged, explained)
+    numbers = measure(halves, decision_boundaries(halves), points, found)
+    near = lambda name: numbers[name].tolist()  # noqa: E731
+    assert near("converged") == [0.75, 0.75]
+    assert near("length") == pytest.approx([0.2, 0.3])
+    assert near("explained") == pytest.approx(explained[0, 7].tolist())
+    assert near("near_gain") == pytest.approx([0.1, -0.3], abs=5e-3)
+    assert near("far_gain") == pytest.approx([0.2, -0.3], abs=5e-3)
+    assert near("near_away") == near("far_away") == [1, 0]
+    assert near("crossed") == pytest.approx([0, 1 / 10])  # of ten that moved, the one at 0.2
+    # Of eight directions of a step of 0.3 from 0.2, the three towards the boundary cross it.
+    assert near("crossed_noise") == pytest.approx([0, 3 / 80])
+    assert near("near_gain_noise") == pytest.approx([0, 0], abs=5e-3)
+    assert near("far_push") == pytest.approx([0.2, -0.3], abs=5e-3)
+    # Along and across: two directions lie on a line with the boundary, to rounding.
+    assert near("near_away_noise") == pytest.approx([0.5, 0.5], abs=0.13)
+
+
+@pytest.mark.parametrize("reading", ["prediction", "layer1", "layer3"])
+def test_share_of_any_change_by_pseudoinverses(trained, changes, reading):
+    """A random change r is undone by J+ r, whose covariance is J+ J+', by finite differences."""
+    reference = changes[0][0]
+    points = trained.data.labeled[::7].double()
+    part = _up_to(frozen(trained.net, reference).double(), reading)
+    steps = 1e-7 * torch.eye(2, dtype=torch.float64)
+    slopes = [(part(points + step) - part(points - step)) / 2e-7 for step in steps]
+    inverse = np.linalg.pinv(torch.stack(slopes, -1).numpy(), rcond=1e-6)
+    covariance = inverse @ inverse.swapaxes(-1, -2)
+    along = displacement.tangent(points).numpy()[..., None]
+    squares = (along.swapaxes(-1, -2) @ covariance @ along)[..., 0, 0]
+    expected = (squares / covariance.trace(axis1=-1, axis2=-2)).mean(0)
+    share = share_of_any_change(trained.net, points, reference, reading)
+    np.testing.assert_allclose(share.numpy(), expected, atol=1e-4)
+
+
+# --- the run and the picture ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(norm=UBNConfig(), unlabeled_batch=400), "statistics never change"),
+        (dict(norm=BNConfig(), labeled_batch=50), "labeled_batch below 50"),
+        (dict(readings=("layer1", "layer1")), "names one twice"),
+        (dict(readings=()), "readings"),
+        (dict(readings=("layer5",)), "layer5"),
+        (dict(changes=0), "changes"),
+        (dict(tolerance=0.0), "tolerance"),
+    ],
+)
+def test_contradictions_are_refused(options, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        AugmentationConfig(**options)
+
+
+def test_a_run_is_a_function_of_its_configuration():
+    options = SMALL | dict(steps=20, changes=1, readings=("prediction", "layer1"))
+    again = run_augmentation(AugmentationConfig(**options))
+    for norm in (BNConfig(), UBNConfig()):
+        record = run_augmentation(AugmentationConfig(**options | {"norm": norm}))
+        assert record.seeds == [0, 1, 2]
+        assert {name.split("_")[0] for name in record.metrics} == {
+            "test", "prediction", "layer1",
+        }  # fmt: skip
+        values = torch.tensor([*record.metrics.values()])
+        assert values.shape == (1 + 2 * 19, 3)
+        assert values.isfinite().all()
+        assert record.metrics["layer1_affine_share"] == pytest.approx([1, 1, 1], abs=1e-3)
+    assert record.metrics == again.metrics
+
+
+def test_figure_leaves_out_what_did_not_converge(trained, changes):
+    data = member_data(trained.data, 0)
+    found = implicit_augmentation(trained.net, trained.data.labeled, *changes)
+    probability = torch.linspace(0, 1, len(spiral_plane.plane()))
+    moved, converged = found.moved[:, :, 0], found.converged[:, :, 0].clone()
+    panels = [
+        figure5.Panel("all", data, probability, moved, torch.ones_like(converged)),
+        figure5.Panel("some", data, probability, moved, converged),
+    ]
+    converged[0, :7] = False
+    lost = int((~converged).sum())
+    figure = figure5.draw(panels)
+    try:
+        left, right = figure.axes
+        assert left.get_title() == "all"
+        assert right.get_title() == f"some\n{lost} of 100 not converged"
+        (lines,) = (c for c in right.collections if type(c).__name__ == "LineCollection")
+        ends = np.array([path.vertices for path in lines.get_paths()])
+        assert len(ends) == 100 - lost
+        np.testing.assert_allclose(ends[:, 1], moved[converged].numpy())
+    finally:
+        plt.close(figure)
+    table = figure5.table(panels)
+    assert len(table) == 200
+    assert (~table["converged"]).sum() == lost
+    row = table.iloc[100 + 50 + 3]  # the second panel's second change
+    assert row[["moved_x", "moved_y"]].tolist() == moved[1, 3].tolist()
+    assert row[["x", "y"]].tolist() == pytest.approx(data.labeled[3].tolist())

@@ -1,0 +1,316 @@
+"""The reading aid: snapshots of a run, their picture, and the notebook's sliders."""
+
+import re
+from pathlib import Path
+
+import hypothesis
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies
+from jupyter_client.manager import start_new_kernel
+
+from experiments.common import style
+from experiments.common.training import BNConfig, UBNConfig, evaluating, initialized_by
+from experiments.toy import SpiralNet, spiral_panel
+from experiments.toy import plane as spiral_plane
+from experiments.toy.ensemble import Ensemble
+from experiments.toy.playback import Offsets, Playback, play, snapshot_steps, statistics_offsets
+from experiments.toy.train import SpiralTraining, accuracy, dense_spiral, train_spiral
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_toy_analysis.ipynb"
+SMALL = dict(width=8, steps=20, labeled_per_class=6, unlabeled_per_class=20, unlabeled_batch=12)
+
+
+def playback(norm, **options) -> Playback:
+    config = SpiralTraining(norm=norm, **{**SMALL, **options})
+    return play(config, spiral_plane.plane(21), channel=3, count=5, batches=7)
+
+
+@pytest.fixture(scope="module")
+def bn():
+    return playback(BNConfig())
+
+
+@pytest.fixture(scope="module")
+def ubn():
+    return playback(UBNConfig())
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(strategies.integers(1, 3000), strategies.integers(2, 30))
+def test_steps_go_from_start_to_end_and_are_denser_early(total, count):
+    steps = snapshot_steps(total, count)
+    assert steps[0] == 0 and steps[-1] == total
+    gaps = np.diff(steps)
+    assert len(steps) <= count and (gaps > 0).all()
+    assert (np.diff(gaps) >= -1).all()  # rounding may shorten one
+    if total >= 100 and count >= 3:
+        assert gaps[0] < gaps[-1]
+
+
+@pytest.mark.parametrize("norm", [BNConfig(), UBNConfig()], ids=["bn", "ubn"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_last_snapshot_is_of_the_net_that_is_trained_without_any(norm, dropout):
+    config = SpiralTraining(norm=norm, dropout=dropout, seeds=(4,), **SMALL)
+    points = spiral_plane.plane(9)
+    run, played = train_spiral(config), play(config, points, count=4)
+    last = played.snapshots[-1]
+    assert last.test_accuracy == accuracy(run.net, *dense_spiral(config)).item()
+    assert last.labeled_accuracy == accuracy(run.net, run.data.labeled, run.data.labels).item()
+    with evaluating(run.net):
+        expected = run.net(points[:, None]).softmax(-1)[:, 0, 1]
+    torch.testing.assert_close(last.probability, expected, rtol=0, atol=0)
+    assert torch.equal(played.data.unlabeled, run.data.unlabeled[:, 0])
+
+
+def test_the_first_snapshot_is_from_before_training(bn, ubn):
+    assert [s.step for s in bn.snapshots] == snapshot_steps(20, 5)
+    assert torch.equal(bn.snapshots[0].probability, ubn.snapshots[0].probability)
+    assert not torch.equal(bn.snapshots[-1].probability, ubn.snapshots[-1].probability)
+
+
+def test_features_are_normalized_by_all_points_that_the_method_may_use(bn, ubn):
+    """Before training the layers neither scale nor shift, so that shows in the moments."""
+    first = bn.snapshots[0].labeled
+    assert first.shape == (3, 12) and bn.snapshots[0].unlabeled.shape == (3, 40)
+    torch.testing.assert_close(first.mean(1), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(first.std(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
+    both = torch.cat([ubn.snapshots[0].labeled, ubn.snapshots[0].unlabeled], 1)
+    torch.testing.assert_close(both.mean(1), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(both.std(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
+    assert ubn.snapshots[0].labeled.mean(1).abs().max() > 1e-2
+
+
+def test_batches_stay_the_same_while_the_net_moves():
+    """With a learning rate of zero nothing moves; otherwise the statistics do."""
+    still = playback(BNConfig(), learning_rate=0.0).snapshots
+    for field in ("labeled_batches", "combined_batches"):
+        assert torch.equal(getattr(still[0], field).mean, getattr(still[-1], field).mean)
+    moving = playback(BNConfig()).snapshots
+    assert not torch.equal(moving[0].labeled_batches.mean, moving[-1].labeled_batches.mean)
+
+
+@pytest.fixture
+def net():
+    with initialized_by(5):
+        template = SpiralNet(6)
+    return Ensemble([template]), template
+
+
+@torch.no_grad()
+def by_hand(template, batch, channel: int):
+    """One channel's mean and deviation in front of normalizations 1 to 3, in float64."""
+    hidden, found = batch.double(), []
+    linears = [layer for layer in template if isinstance(layer, torch.nn.Linear)]
+    for linear in linears[:3]:
+        before = hidden @ linear.weight.double().T + linear.bias.double()
+        found.append((before[:, channel].mean(), before[:, channel].std(correction=0)))
+        variance = before.var(0, correction=0)
+        hidden = ((before - before.mean(0)) / (variance + 1e-5).sqrt()).relu()
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def test_offsets_are_those_of_each_batch_by_itself(net):
+    ensemble, template = net
+    generator = torch.Generator().manual_seed(1)
+    population = torch.randn(50, 1, 2, generator=generator)
+    batches = 1.5 * torch.randn(9, 4, 2, generator=generator) + 0.3
+    offsets = statistics_offsets(ensemble, template, population, batches, channel=2)
+    true = by_hand(template, population[:, 0], 2)
+    for i in range(4):
+        one = by_hand(template, batches[:, i], 2)
+        mean, deviation = (one[:, 0] - true[:, 0]) / true[:, 1], one[:, 1] / true[:, 1]
+        torch.testing.assert_close(offsets.mean[:, i].double(), mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(offsets.deviation[:, i].double(), deviation, rtol=1e-4, atol=0)
+
+
+def test_a_batch_of_all_points_is_on_the_cross(net):
+    population = torch.randn(30, 1, 2, generator=torch.Generator().manual_seed(2))
+    offsets = statistics_offsets(*net, population, population, channel=0)
+    torch.testing.assert_close(offsets.mean, torch.zeros(3, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(offsets.deviation, torch.ones(3, 1))
+
+
+def test_there_is_no_number_where_the_population_is_one_point(net):
+    same = torch.ones(8, 1, 2)
+    offsets = statistics_offsets(*net, same, torch.randn(8, 3, 2), channel=0)
+    assert offsets.mean[0].isnan().all() and offsets.deviation[0].isnan().all()
+
+
+def test_what_cannot_be_played_is_refused():
+    with pytest.raises(ValueError, match=r"one seed, and got \(0, 1\)"):
+        playback(BNConfig(), seeds=(0, 1))
+    with pytest.raises(ValueError, match="channel is 3: it must be from 0 to 1"):
+        playback(BNConfig(), width=2)
+    with pytest.raises(ValueError, match="count is 1: it must be at least 2"):
+        snapshot_steps(10, 1)
+
+
+@pytest.fixture
+def _style():
+    with plt.rc_context():
+        plt.switch_backend("agg")
+        style.apply_style()
+        yield
+        plt.close("all")
+
+
+@pytest.mark.usefixtures("_style")
+def test_the_picture_is_of_the_snapshot(ubn):
+    figures = [spiral_panel.draw(ubn, index) for index in (0, 2, -1)]
+    for figure, index in zip(figures, (0, 2, -1), strict=True):
+        snapshot = ubn.snapshots[index]
+        plane, *_ = figure.axes
+        assert plane.get_title().startswith(f"step {snapshot.step}: ")
+        np.testing.assert_array_equal(
+            plane.images[0].get_array().ravel(), snapshot.probability.numpy()
+        )
+        accuracy_axes = next(axes for axes in figure.axes if axes.get_xlabel() == "step")
+        test = accuracy_axes.lines[1]
+        so_far = [s for s in ubn.snapshots if s.step <= snapshot.step]
+        assert test.get_xdata().tolist() == [s.step for s in so_far]
+        assert test.get_ydata().tolist() == [s.test_accuracy for s in so_far]
+        scatter = [axes for axes in figure.axes if axes.collections and not axes.images]
+        for layer, axes in enumerate(scatter):
+            shown = axes.collections[0].get_offsets()
+            offsets = snapshot.labeled_batches
+            np.testing.assert_array_equal(shown[:, 0], offsets.mean[layer])
+            np.testing.assert_array_equal(shown[:, 1], offsets.deviation[layer])
+        assert len(scatter) == 3
+
+
+@pytest.mark.usefixtures("_style")
+def test_histograms_hold_every_point(ubn):
+    figure = spiral_panel.draw(ubn, 2)
+    titled = [axes for axes in figure.axes if axes.get_title().startswith("layer")]
+    assert len(titled) == 3
+    for layer, axes in enumerate(titled):
+        unlabeled, labeled = (stairs.get_data() for stairs in axes.patches)
+        for (density, edges, _), features in (
+            (unlabeled, ubn.snapshots[2].unlabeled[layer]),
+            (labeled, ubn.snapshots[2].labeled[layer]),
+        ):
+            counts = density * np.diff(edges) * len(features)
+            np.testing.assert_allclose(counts, np.histogram(features, edges)[0], atol=1e-4)
+            assert counts.sum() == pytest.approx(len(features))
+
+
+@pytest.mark.usefixtures("_style")
+def test_axes_stay_the_same_through_a_playback(ubn):
+    limits = [
+        [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes if not axes.get_title()]
+        + [axes.get_xlim() for axes in figure.axes]
+        for figure in (spiral_panel.draw(ubn, 0), spiral_panel.draw(ubn, -1))
+    ]
+    assert limits[0] == limits[1]
+
+
+@pytest.mark.usefixtures("_style")
+@pytest.mark.filterwarnings("error")
+def test_a_plane_of_one_class_and_missing_numbers_are_drawn(ubn):
+    last = ubn.snapshots[-1]
+    nowhere = Offsets(torch.full((3, 7), torch.nan), torch.full((3, 7), torch.nan))
+    one = last._replace(
+        probability=torch.full_like(last.probability, 0.7),
+        labeled_batches=nowhere,
+        combined_batches=nowhere,
+    )
+    spiral_panel.draw(Playback(ubn.data, [one])).canvas.draw()
+
+
+# The notebook's sliders, in a kernel of their own.
+
+BEFORE = """
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pandas as pd
+import torch
+from IPython.display import clear_output
+
+from experiments.toy import plane as spiral_plane
+from experiments.common import style
+from experiments.common.training import BNConfig, UBNConfig
+
+torch.set_num_threads(1)
+figures = Path(mkdtemp())
+steps, labeled_per_class, unlabeled_per_class, noise = 4, 6, 20, 0.0
+"""
+DRIVE = """
+aid = panel()
+sliders, message, image = aid.children
+by_name = {slider.description: slider for slider in sliders.children}
+pictures = [image.value]
+for name, value in [("step", 0), ("step", 4), ("method", "BN"), ("noise", 0.5)]:
+    by_name[name].value = value
+    pictures.append(image.value)
+print([picture[:4] == b"\\x89PNG" for picture in pictures])
+print([pictures.index(picture) for picture in pictures], message.outputs)
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel that has run the notebook's cells of the reading aid, with a short training."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    tagged = [cell for cell in notebook.cells if "reading-aid" in cell.metadata.get("tags", [])]
+    assert tagged, "02_toy_analysis.ipynb has no cell with the tag reading-aid"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
+        patch.delenv("MPLBACKEND", raising=False)
+        manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        for source in (BEFORE, *(cell.source for cell in tagged)):
+            outputs, error = run_cell(client, source)
+            assert not error, error
+        yield client, tagged[-1].source, outputs
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def run_cell(client, source: str, attended: bool = False) -> tuple[list[dict], str]:
+    """Run a cell as a front end does; return its outputs, and its error if there is one."""
+    outputs = []
+    reply = client.execute_interactive(
+        source,
+        allow_stdin=attended,
+        stdin_hook=lambda _: None,
+        output_hook=lambda message: outputs.append(message["content"]),
+        timeout=600,
+    )["content"]
+    return outputs, "\n".join(reply.get("traceback", []))
+
+
+def stdout(outputs: list[dict]) -> str:
+    return "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.slow
+def test_without_a_reader_there_is_a_sentence_and_no_widget(kernel):
+    _, _, outputs = kernel
+    assert re.fullmatch(r"Run this cell in JupyterLab .*\n", stdout(outputs))
+    assert not any("data" in output for output in outputs)
+
+
+@pytest.mark.slow
+def test_with_a_reader_there_are_sliders(kernel):
+    client, last, _ = kernel
+    outputs, error = run_cell(client, last, attended=True)
+    assert not error, error
+    views = [output["data"] for output in outputs if "data" in output]
+    assert any("application/vnd.jupyter.widget-view+json" in view for view in views)
+
+
+@pytest.mark.slow
+def test_the_picture_follows_the_sliders(kernel):
+    client, _, _ = kernel
+    outputs, error = run_cell(client, DRIVE)
+    assert not error, error
+    pictures, order = stdout(outputs).splitlines()[-2:]
+    assert pictures == str([True] * 5)
+    # The third is the first again; every other one is new; no error is left below the sliders.
+    assert order == "[0, 1, 0, 3, 4] ()"

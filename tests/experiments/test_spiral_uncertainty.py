@@ -1,0 +1,417 @@
+"""Figure 4: the methods' predictions, and what is measured of them."""
+
+import itertools
+import math
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from experiments.common.records import obtain, read_records
+from experiments.common.training import BNConfig, UBNConfig
+from experiments.toy import SpiralNet, make_spiral
+from experiments.toy import figure4_uncertainty as figure4
+from experiments.toy import plane as spiral_plane
+from experiments.toy.calibration import auroc, brier_score, expected_calibration_error, log_loss
+from experiments.toy.points import distance_to_arms
+from experiments.toy.reference import frozen
+from experiments.toy.train import (
+    SpiralTraining,
+    accuracy,
+    member_data,
+    spiral_data,
+    train_spiral,
+)
+from experiments.toy.uncertainty import Places, measure, places, run_uncertainty, scores
+from experiments.toy.uncertainty_methods import (
+    RECIPES,
+    UncertaintyConfig,
+    _trained,
+    of_one_seed,
+    predict,
+    reference_batches,
+    train_nets,
+)
+
+# --- Numbers -------------------------------------------------------------------------------------
+
+
+def test_auroc_counts_pairs():
+    score = [0.1, 0.4, 0.35, 0.8]
+    assert auroc(score, [False, False, True, True]) == 0.75
+    assert auroc(score, [True, True, False, False]) == 0.25
+    assert math.isnan(auroc(score, [True] * 4))
+    assert math.isnan(auroc(score, [False] * 4))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=25))
+def test_auroc_is_that_of_brute_force_also_with_ties(points):
+    ours = [score for score, positive in points if positive]
+    others = [score for score, positive in points if not positive]
+    wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(ours, others)]
+    expected = np.mean(wins) if wins else math.nan
+    np.testing.assert_allclose(auroc(*zip(*points, strict=True)), expected, atol=1e-12)
+
+
+def test_auroc_of_two_normal_distributions():
+    """It is Phi(d / sqrt 2) for means d apart."""
+    draw = np.random.default_rng(0).normal(size=(2, 20_000))
+    score = np.concatenate([draw[0], draw[1] + 1])
+    expected = (1 + math.erf(0.5)) / 2
+    assert auroc(score, np.arange(40_000) >= 20_000) == pytest.approx(expected, abs=0.01)
+
+
+def test_calibration_error_of_perfect_probabilities_is_chance():
+    generator = np.random.default_rng(0)
+    probability = generator.uniform(size=40_000)
+    label = generator.uniform(size=40_000) < probability
+    error = expected_calibration_error(probability, label)
+    assert error == pytest.approx(math.sqrt(2 / math.pi / 6 / 4000), abs=0.004)  # E[p (1-p)] = 1/6
+    halves = np.arange(2).repeat(500)
+    assert expected_calibration_error(halves, halves) == 0
+    assert expected_calibration_error(1 - halves, halves) == 1
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_calibration_error_of_a_constant_is_its_distance_from_the_share(probability):
+    label = np.arange(2).repeat(500)  # sorted, so that bins by place would each hold one class
+    error = expected_calibration_error(np.full(1000, probability), label)
+    assert error == pytest.approx(abs(probability - 0.5), abs=1e-12)
+
+
+def test_calibration_error_has_bins_of_equal_mass():
+    """Overconfident by 0.1 above one half and underconfident by 0.2 below it."""
+    probability = np.concatenate([np.linspace(0.21, 0.4, 300), np.linspace(0.6, 0.8, 700)])
+    label = np.concatenate([np.arange(300) % 10 < 1, np.arange(700) % 10 < 6])
+    expected = 0.3 * (0.305 - 0.1) + 0.7 * (0.7 - 0.6)
+    assert expected_calibration_error(probability, label) == pytest.approx(expected, abs=1e-9)
+    assert expected_calibration_error(probability, label, 1) == pytest.approx(
+        abs(probability.mean() - label.mean()), abs=1e-12
+    )
+
+
+def test_calibration_error_does_not_depend_on_the_order_of_points():
+    generator = np.random.default_rng(1)
+    probability, label = generator.integers(0, 4, 97) / 3, generator.integers(0, 2, 97)
+    order = generator.permutation(97)
+    first = expected_calibration_error(probability, label)
+    assert expected_calibration_error(probability[order], label[order]) == pytest.approx(first)
+
+
+def test_scores_of_known_probabilities():
+    assert brier_score([0.5, 0.5], [0, 1]) == 0.25
+    assert brier_score([0.2, 0.9], [0, 0]) == pytest.approx((0.04 + 0.81) / 2)
+    assert log_loss([0.5, 0.5], [0, 1]) == pytest.approx(math.log(2))
+    assert log_loss([0.2, 0.9], [0, 1]) == pytest.approx(-(math.log(0.8) + math.log(0.9)) / 2)
+    assert log_loss([0.0, 1.0], [0, 1]) == pytest.approx(0, abs=1e-15)
+    assert log_loss([1.0], [0]) == pytest.approx(52 * math.log(2))
+
+
+# --- Configurations ------------------------------------------------------------------------------
+
+
+def test_a_method_says_what_is_trained():
+    config = UncertaintyConfig(method="mc_dropout")
+    assert (config.norm.kind, config.samples, config.dropout) == ("bn", 50, 0.05)
+    config = UncertaintyConfig(method="ubn_ensemble", norm=UBNConfig(stats_grad="none"), samples=3)
+    assert (config.norm.stats_grad, config.samples) == ("none", 3)
+    assert UncertaintyConfig().norm.kind == "ubn"
+    assert UncertaintyConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(method="mc_ubn", norm=BNConfig()), "nets of mc_ubn have ubn, and norm says bn"),
+        (dict(method="bn", norm=UBNConfig()), "nets of bn have bn, and norm says ubn"),
+        (dict(method="bn", dropout=0.1), "bn does not go with dropout=0.1"),
+        (dict(method="mc_dropout", dropout=0.0), "mc_dropout does not go with dropout=0.0"),
+        (dict(method="ubn", samples=2), "ubn does not go with samples=2"),
+        (dict(method="bn_ensemble", samples=1), "bn_ensemble does not go with samples=1"),
+        (dict(method="swag"), "Input should be 'bn'"),
+    ],
+)
+def test_contradictions_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        UncertaintyConfig(**options)
+
+
+# --- Predictions ---------------------------------------------------------------------------------
+
+SMALL = dict(seeds=(3, 7), steps=3, width=8)
+
+
+def nets_of(method, *, samples=None, **options):
+    given = {} if samples is None else {"samples": samples}
+    config = UncertaintyConfig(method=method, **given, **(SMALL | options))
+    return config, train_nets(config)
+
+
+def everywhere(config, per_class=20):
+    points, _ = make_spiral(per_class, 0.0)
+    return points[:, None].expand(-1, len(config.seeds), -1)
+
+
+def test_uncertainty_is_zero_when_the_reference_batches_are_equal():
+    options = dict(samples=4, labeled_per_class=6, unlabeled_per_class=9, labeled_batch=12)
+    for method, all_points in (("mc_ubn", {"unlabeled_batch": 18}), ("mc_bn", {})):
+        whole = predict(*(both := nets_of(method, **options, **all_points)), everywhere(both[0]))
+        assert whole.shape == (4, 40, 2)
+        assert whole.std(0).max() < 1e-5
+        some = {"unlabeled_batch": 5, "labeled_batch": 5}
+        part = predict(*nets_of(method, **(options | some)), everywhere(both[0]))
+        assert part.std(0).max() > 1e-3
+
+
+@pytest.mark.parametrize(("method", "source"), [("mc_ubn", "unlabeled"), ("mc_bn", "labeled")])
+def test_a_resampled_prediction_is_that_of_the_net_frozen_at_its_batch(method, source):
+    config, runs = nets_of(method, samples=3)
+    points, size = everywhere(config), getattr(config, f"{source}_batch")
+    batches = list(reference_batches(getattr(runs[0].data, source), size, config))
+    assert [len(batch) for batch in batches] == [size] * 3
+    for prediction, batch in zip(predict(config, runs, points), batches, strict=True):
+        expected = frozen(runs[0].net, batch)(points).double().softmax(-1)[..., 1]
+        torch.testing.assert_close(prediction, expected, atol=1e-5, rtol=0)
+
+
+def test_reference_batches_are_random_parts_of_the_seeds_own_points():
+    config = UncertaintyConfig(samples=30, unlabeled_batch=7, **SMALL)
+    points = torch.arange(40.0).reshape(20, 2, 1).expand(20, 2, 2)
+    batches = torch.stack(list(reference_batches(points, 7, config)))
+    assert batches.shape == (30, 7, 2, 2)
+    for member in (0, 1):
+        drawn = batches[:, :, member, 0]
+        assert all(len(row.unique()) == 7 for row in drawn)
+        assert torch.equal(drawn.unique(), points[:, member, 0])
+    assert not torch.equal(batches[:, :, 0] + 1, batches[:, :, 1])  # not the same rows for all
+
+
+@pytest.fixture
+def double():
+    """Compute in float64, without nets of float32 that are kept."""
+    _trained.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+    _trained.cache_clear()
+
+
+@pytest.mark.parametrize("method", [method for method in RECIPES if method != "mc_dropout"])
+def test_a_member_has_the_numbers_of_its_single_run(method, double):
+    config, runs = nets_of(method)
+    points = everywhere(config)
+    together = predict(config, runs, points)
+    for index, seed in enumerate(config.seeds):
+        one, alone = of_one_seed(config, runs, index)
+        assert one.seeds == (seed,)
+        for single in (alone, train_nets(one)):
+            prediction = predict(one, single, points[:, :1])
+            torch.testing.assert_close(prediction, together[..., [index]], atol=1e-10, rtol=0)
+
+
+def test_resampled_predictions_are_those_of_a_plain_net_normalized_by_hand(double):
+    config, runs = nets_of("mc_ubn", samples=2)
+    (net, data, _), points = runs[0], everywhere(config)
+    together = predict(config, runs, points)
+    batches = list(reference_batches(data.unlabeled, config.unlabeled_batch, config))
+    for member in (0, 1):
+        plain = net.member(member, config.norm.apply(SpiralNet(config.width)))
+        for prediction, batch in zip(together[..., member], batches, strict=True):
+            hidden, reference = points[:, member], batch[:, member]
+            for layer in plain:
+                if hasattr(layer, "running_mean"):
+                    mean, var = reference.mean(0), reference.var(0, correction=0)
+                    hidden, reference = (
+                        (x - mean) / (var + layer.eps).sqrt() * layer.weight + layer.bias
+                        for x in (hidden, reference)
+                    )
+                else:
+                    hidden, reference = layer(hidden), layer(reference)
+            torch.testing.assert_close(prediction, hidden.softmax(-1)[..., 1])
+
+
+def test_one_prediction_is_the_nets_own():
+    for method in ("bn", "ubn"):
+        config, runs = nets_of(method, steps=30)
+        points, labels = everywhere(config), torch.arange(2).repeat_interleave(20)
+        (prediction,) = predict(config, runs, points)
+        right = ((prediction > 0.5) == labels[:, None]).float().mean(0)
+        torch.testing.assert_close(right, accuracy(runs[0].net, points, labels))
+
+
+def test_dropout_draws_anew_for_each_prediction_and_the_same_at_each_call():
+    config, runs = nets_of("mc_dropout", samples=400, dropout=0.3, steps=1)
+    points = everywhere(config)
+    state = torch.get_rng_state()
+    first = predict(config, runs, points)
+    assert torch.equal(first, predict(config, runs, points))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first[0], first[1])
+    assert first.std(0).min() > 1e-3
+    net = runs[0].net
+    with torch.no_grad():
+        plain = net.eval()(points).softmax(-1)[..., 1]
+    net.train()
+    assert (first.mean(0) - plain).abs().mean() < 0.1
+
+
+def test_an_ensemble_has_nets_of_the_same_data_and_other_weights(double):
+    config, runs = nets_of("bn_ensemble", samples=3)
+    assert len(runs) == 3
+    for start, (net, data, _) in enumerate(runs):
+        assert torch.equal(data.labeled, spiral_data(config).labeled)
+        own = train_spiral(SpiralTraining(norm=BNConfig(), initialization=start, **SMALL)).net
+        torch.testing.assert_close(dict(own.state_dict()), dict(net.state_dict()))
+    predictions = predict(config, runs, everywhere(config))
+    assert predictions.std(0).min() > 0
+    (single,) = predict(*nets_of("bn"), everywhere(config))
+    assert torch.equal(predictions[0], single)
+
+
+@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_nets_are_left_as_they_were(method, training):
+    config, runs = nets_of(method)
+    for run in runs:
+        run.net.train(training)
+    kinds = [[type(module) for module in run.net.modules()] for run in runs]
+    before = [{k: v.clone() for k, v in run.net.state_dict().items()} for run in runs]
+    prediction = predict(config, runs, everywhere(config))
+    assert not prediction.requires_grad
+    assert kinds == [[type(module) for module in run.net.modules()] for run in runs]
+    for run, state in zip(runs, before, strict=True):
+        assert all(module.training == training for module in run.net.modules())
+        assert all(torch.equal(value, state[k]) for k, value in run.net.state_dict().items())
+        run.net.train()
+
+
+def test_methods_share_nets_and_cannot_spoil_them():
+    _trained.cache_clear()
+    first = nets_of("bn")[1][0].net
+    same = {key: value.clone() for key, value in first.state_dict().items()}
+    for parameter in first.parameters():
+        parameter.data.zero_()
+    for method in ("mc_bn", "bn_ensemble"):
+        again = nets_of(method)[1][0].net.state_dict()
+        assert all(torch.equal(value, again[key]) for key, value in same.items())
+    assert _trained.cache_info().misses == 5  # the first, and four more of the ensemble
+
+
+# --- Measures ------------------------------------------------------------------------------------
+
+
+def test_places_lie_where_they_should():
+    at = places(SpiralTraining(seeds=(0, 1)), per_class=400)
+    assert at.arms.shape == (800, 2, 2)
+    assert 1800 < sum(map(len, (at.arms, at.between, at.outside))) < 2500
+    arms, between, outside = (points[:, 1] for points in (at.arms, at.between, at.outside))
+    assert distance_to_arms(arms).max() < 0.01
+    assert distance_to_arms(outside).min() > 5 / 1.75 / 4
+    clean, label = make_spiral(2000, 0.0)
+    each = [torch.cdist(between, clean[label == arm]).amin(1) for arm in (0, 1)]
+    assert torch.stack(each).min() > 0.5
+    assert (each[0] - each[1]).abs().max() < 0.14  # midway along a radius
+    assert between.norm(dim=1).max() < 4.3
+    # No ray from an outside point away from the center meets an arm.
+    for stretch in (1.05, 1.1, 1.2, 1.3, 1.4, 1.6):
+        assert distance_to_arms(outside * stretch).min() > 0.6
+
+
+def small_places():
+    arms = torch.zeros(4, 2, 2)
+    return Places(arms, torch.tensor([0, 0, 1, 1]), torch.zeros(2, 2, 2), torch.zeros(3, 2, 2))
+
+
+def test_measures_of_known_predictions():
+    """Two seeds: one wrong at one point, which is the least certain on the arms; one never."""
+    arms = torch.tensor([[0.1, 0.1], [0.6, 0.2], [0.9, 0.9], [0.8, 0.8]])
+    between = torch.tensor([[0.5, 0.5], [0.45, 0.15]])
+    outside = torch.tensor([[0.01, 0.01], [0.99, 0.99], [0.5, 0.5]])
+    mean = torch.cat([arms, between, outside]).double()
+    shift = torch.zeros(9, 2).double()
+    shift[4:6] = 0.01
+    shift[0] = 0.005
+    got = measure(torch.stack([mean - shift, mean + shift]), small_places())
+    assert got["accuracy"] == [0.75, 1.0]
+    assert got["brier"] == pytest.approx([(0.01 + 0.36 + 0.01 + 0.04) / 4, 0.025])
+    assert got["doubt_error_auroc"] == [1.0, None]
+    assert got["spread_error_auroc"] == [(0 + 0.5 + 0.5) / 3, None]
+    assert got["doubt_between_auroc"] == pytest.approx([1.0, (4 + 2 + 0) / 8], abs=0.07)
+    assert got["spread_between_auroc"] == [1.0, 1.0]
+    assert got["doubt_outside_auroc"] == [pytest.approx(1 / 3)] * 2
+    assert got["spread_outside_auroc"] == [3 / 8, 3 / 8]
+    assert all(len(values) == 2 for values in got.values())
+
+
+def test_one_prediction_has_no_spread():
+    one = torch.rand(1, 9, 2, generator=torch.Generator().manual_seed(0)).double()
+    got = measure(one, small_places())
+    for name, values in got.items():
+        assert (values == [None, None]) == name.startswith("spread"), name
+
+
+def test_scores_are_at_most_one_half():
+    probabilities = torch.tensor([[0.0, 0.3, 1.0], [1.0, 0.3, 1.0]]).double().repeat(20, 1)
+    got = scores(probabilities)
+    assert got["doubt"].tolist() == pytest.approx([0.5, 0.3, 0.0])
+    assert got["spread"].tolist() == pytest.approx([0.5, 0.0, 0.0], abs=0.01)
+
+
+def test_a_record_has_a_row_for_each_seed(tmp_path):
+    config = UncertaintyConfig(method="mc_ubn", samples=4, **(SMALL | {"steps": 40}))
+    record = obtain(config, run_uncertainty, tmp_path)
+    table = read_records(tmp_path, "spiral_uncertainty")
+    assert table["seed"].tolist() == [3, 7]
+    assert set(table["method"]) == {"mc_ubn"}
+    assert set(table["norm.kind"]) == {"ubn"}
+    assert table["accuracy"].tolist() == record.metrics["accuracy"]
+    assert table["accuracy"].between(0.4, 1).all()
+    assert table["spread_error_auroc"].between(0, 1).all()
+    again = run_uncertainty(config)
+    assert again.metrics == record.metrics
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def maps():
+    config, runs = nets_of("mc_ubn", samples=3)
+    one, alone = of_one_seed(config, runs, 1)
+    plane = spiral_plane.plane(9)
+    return predict(one, alone, plane[:, None])[..., 0], member_data(runs[0].data, 1)
+
+
+def test_figure_shows_the_standard_deviation(maps):
+    probabilities, data = maps
+    figure = figure4.draw(probabilities, data)
+    shown = figure.axes[0].get_images()[0].get_array()
+    np.testing.assert_allclose(shown.reshape(-1), probabilities.std(0))
+    matplotlib.pyplot.close(figure)
+
+
+def test_comparison_shows_each_number_with_its_interval():
+    rows = [
+        ("UBN", "doubt_error_auroc", 0.7, 0.6, 0.8),
+        ("UBN", "spread_error_auroc", math.nan, None, None),
+        ("MC", "doubt_error_auroc", 0.65, 0.5, 0.75),
+        ("MC", "spread_error_auroc", 0.9, 0.85, 0.95),
+        ("MC", "accuracy", 0.1, 0.1, 0.1),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "metric", "mean", "low", "high"])
+    figure = figure4.draw_comparison(table, {"error": "wrong predictions"})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["UBN", "MC"]
+    dots = {
+        s.get_label(): s.get_offsets()[:, 0].tolist()
+        for s in axes.collections
+        if s.get_label()[0] != "_"
+    }
+    assert sorted(dots.values()) == [[0.7, 0.65], [0.9]]
+    matplotlib.pyplot.close(figure)

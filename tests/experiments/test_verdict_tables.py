@@ -1,0 +1,212 @@
+"""All claims at once: order, words and numbers, the small pictures, the README's table."""
+
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import pytest
+
+from experiments.verdicts import figures as pictures
+from experiments.verdicts.claims import Claim, Query, judge
+from experiments.verdicts.tables import (
+    BEGIN,
+    END,
+    VERDICTS,
+    between_markers,
+    count,
+    criterion,
+    in_numbers,
+    in_paper_order,
+    in_short,
+    judge_all,
+    to_json,
+    to_markdown,
+)
+
+UBN = Query(experiment="toy", metric="score", where={"kind": "ubn"}, baseline={"kind": "bn"})
+ALONE = UBN.model_copy(update={"baseline": None})
+
+
+def claim(name="a", place="Section 1", **options) -> Claim:
+    settings = {"id": name, "place": place, "claim": "It is so.", "profile": "quick", "seeds": 3}
+    return Claim(**settings | options)
+
+
+def records(gain: float, seeds: int = 6) -> pd.DataFrame:
+    rows = [
+        {"experiment": "toy", "kind": kind, "seed": seed, "key": kind * 8,
+         "score": 0.5 + 0.1 * seed + (kind == "ubn") * (gain + 0.001 * (seed % 3))}
+        for kind in ("bn", "ubn")
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def paired(name="a", **options) -> Claim:
+    return claim(name, statistic="paired difference", margin=0.02, query=UBN, **options)
+
+
+def test_claims_are_in_the_papers_order():
+    places = {
+        "later": "Section 4, Figure 6",
+        "ours": "beyond the paper",
+        "no-figure": "Section 3.3",
+        "figure": "Section 3.3, Figure 5",
+        "earlier-figure": "Section 3.3, Figure 2",
+        "two": "Sections 3.2 and 4",
+    }
+    ordered = in_paper_order([claim(*entry) for entry in places.items()])
+    expected = ["two", "earlier-figure", "figure", "no-figure", "later", "ours"]
+    assert [entry.id for entry in ordered] == expected
+
+
+def test_the_table_says_what_judge_says():
+    claims = [paired(), paired("strict", direction="smaller"), claim("none", note="too large")]
+    table = judge_all(claims, records(0.05), "quick").set_index("claim")
+    for entry in claims:
+        judgement, row = judge(entry, records(0.05), "quick"), table.loc[entry.id]
+        assert (row.verdict, row.reason, row.seeds) == (
+            judgement.verdict, judgement.reason, judgement.seeds,
+        )  # fmt: skip
+        assert row.estimate == judgement.estimate or math.isnan(row.estimate)
+    assert table.loc["a", "records"] == ("toy-" + "ubn" * 8, "toy-" + "bn" * 8)
+    assert list(table.verdict) == ["reproduced", "not reproduced", "not run"]
+    assert count(table) == dict.fromkeys(VERDICTS, 0) | {
+        "reproduced": 1, "not reproduced": 1, "not run": 1,
+    }  # fmt: skip
+
+
+def test_records_that_contradict_each_other_stop_one_claim_only():
+    twice = pd.concat([records(0.05), records(0.06)])
+    table = judge_all([paired(), claim("none")], twice, "quick")
+    assert list(table.verdict) == ["inconclusive", "not run"]
+    assert "several runs of one seed" in table.reason[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "signed", "text"),
+    [
+        ((0.0082, -0.0027, 0.018), True, "+0.008 [-0.003, 0.018]"),
+        ((0.0082, -0.0027, 0.018), False, "0.008 [-0.003, 0.018]"),
+        ((-0.15, math.nan, math.nan), True, "-0.150"),
+        ((8.88e-16, math.nan, math.nan), False, "8.9e-16"),
+        ((0.0, 0.0, 0.0), True, "0 [0, 0]"),
+        ((24.0, math.nan, math.nan), False, "24"),
+        ((math.nan, math.nan, math.nan), True, ""),
+    ],
+)
+def test_numbers_as_text(numbers, signed, text):
+    assert in_numbers(*numbers, signed=signed) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 0.5, "margin": 0.1}, "above 0.6 (0.5 would be no effect"),
+        ({"direction": "smaller", "margin": 0.5}, "below -0.5"),
+        ({"direction": "equal", "margin": 0.01}, "within 0.01 of 0"),
+        ({"statistic": "largest", "margin": 1e-10}, "at most 1e-10"),
+    ],
+)
+def test_criterion(options, words):
+    assert words in criterion(claim(**{"statistic": "mean", "query": ALONE} | options))
+
+
+def test_a_claim_in_short():
+    long = "The noise of the batches behind the statistics regularizes: it is ahead (here) of BN."
+    assert in_short(long) == "The noise of the batches behind the statistics regularizes"
+    assert in_short("Beyond the paper: the same (again).") == "The same"
+
+
+def test_markdown_has_one_row_a_claim():
+    claims = [paired(paper="6 % | more"), claim("none")]
+    lines = to_markdown(judge_all(claims, records(0.0), "quick")).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith(r"| `a` | It is so; the paper: 6 % \| more | +0.001 [")
+    assert lines[2].endswith("], 6 seeds | **not reproduced** |")
+    assert lines[3] == "| `none` | It is so | - | not run |"
+
+
+def test_markers():
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    new = between_markers(text, "new\n")
+    assert new == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert between_markers(new, "new\n") == new
+
+
+@pytest.mark.parametrize("text", ["none", f"{END}{BEGIN}", BEGIN, f"{BEGIN}{END}{END}"])
+def test_markers_that_are_not_there_once_are_refused(text):
+    with pytest.raises(ValueError, match="each once"):
+        between_markers(text, "")
+
+
+def test_json_holds_claim_and_judgement():
+    claims = [paired(), claim("none")]
+    table = judge_all(claims, records(0.05), "quick")
+    first, second = json.loads(json.dumps(to_json(claims, table), allow_nan=False))
+    assert first["query"]["baseline"] == {"kind": "bn"} and first["margin"] == 0.02
+    assert first["judgement"]["estimate"] == pytest.approx(0.051)
+    assert first["judgement"]["records"] == list(table.records[0])
+    assert second["judgement"]["estimate"] is None
+
+
+# The pictures.
+
+
+SHAPES = [
+    paired("greater"),
+    paired("smaller", direction="smaller"),
+    paired("equal", direction="equal"),
+    claim("mean", statistic="mean", threshold=0.5, margin=0.1, query=ALONE),
+    claim("largest", statistic="largest", margin=1e-10, query=ALONE),
+    claim("exact", statistic="largest", margin=0.0, query=ALONE),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
+@pytest.mark.parametrize("gain", [0.0, 0.05, -3.0, 1e-17])
+def test_small_picture_is_whole_and_inside_its_frame(shape, gain):
+    row = judge_all([shape], records(gain), "quick").to_dict("records")[0]
+    svg = ElementTree.fromstring(pictures.interval_svg(row))
+    numbers = [
+        float(element.get(name))
+        for element in svg.iter()
+        for name in ("x", "x1", "x2", "cx")
+        if element.get(name)
+    ]
+    assert all(0 <= number <= pictures.WIDTH for number in numbers)
+    assert row["ours"] in svg.find("{*}title").text
+    (dot,) = svg.findall("{*}circle")
+    assert row["verdict"].replace(" ", "-") in dot.get("style")
+
+
+@pytest.mark.parametrize(("gain", "inside"), [(0.05, True), (0.01, False)])
+def test_dot_lies_in_the_shade_where_the_claim_holds(gain, inside):
+    row = judge_all([paired()], records(gain), "quick").to_dict("records")[0]
+    svg = ElementTree.fromstring(pictures.interval_svg(row))
+    shade, dot = svg.find("{*}rect"), float(svg.find("{*}circle").get("cx"))
+    left = float(shade.get("x"))
+    assert (left <= dot <= left + float(shade.get("width"))) is inside
+
+
+def test_no_picture_without_an_estimate():
+    row = judge_all([claim()], pd.DataFrame(), "quick").to_dict("records")[0]
+    assert pictures.interval_svg(row) == ""
+
+
+def test_strip_is_divided_by_the_counts():
+    svg = ElementTree.fromstring(
+        pictures.strip_svg({"reproduced": 1, "not run": 3, "partially": 0})
+    )
+    widths = [float(part.get("width")) for part in svg.findall("{*}rect")]
+    assert len(widths) == 2 and widths[1] / widths[0] == pytest.approx(3, rel=0.05)
+    assert svg.find("{*}title").text == "1 reproduced, 3 not run"
+
+
+def test_overview_draws_each_claim_that_has_an_interval():
+    table = judge_all([*SHAPES, claim("none")], records(0.05), "quick")
+    (axes,) = pictures.draw(table).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["greater", "smaller", "equal", "mean"]
+    assert [text.get_text() for text in axes.texts][:2] == ["✓ reproduced", "✗ not reproduced"]

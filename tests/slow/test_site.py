@@ -1,0 +1,313 @@
+"""The website: built once without a warning, whole, and readable without a network.
+
+The checks of pages are functions page -> list of complaints, tried here on good and bad pages.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "site"))
+import offline  # noqa: E402
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+ORDER = [
+    *(f"notebooks/{name}.html" for name in NOTEBOOKS),
+    "docs/using_ubn.html",
+    "docs/reproducing.html",
+    "results/benchmarks/README.html",
+    "docs/toy_study.html",
+    "docs/depth_study.html",
+    "docs/ablation_study.html",
+    "docs/kitti.html",
+    "docs/synthetic_drives.html",
+    "docs/rgbd.html",
+    *(f"api/{name}.html" for name in ("layer", "statistics", "kitti", "depth", "spiral")),
+    *(f"api/{name}.html" for name in ("ablation", "records", "claims")),
+]
+WITHOUT_CONTENT = {"genindex.html", "py-modindex.html", "search.html"}
+
+
+class Page(HTMLParser):
+    """What a page loads, links to, and can be linked to at; and its formulas."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads, self.links, self.navigation, self.ids = [], [], [], set()
+        self.formulas, self.blocks, self.in_tree, self.in_block = 0, [], False, False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        kind = attributes.get("class") or ""
+        self.ids.add(attributes.get("id"))
+        self.loads += [attributes[name] for name in ("src", "data", "poster") if name in attributes]
+        self.loads += [part.split()[0] for part in attributes.get("srcset", "").split(",") if part]
+        if tag == "link" and attributes.get("rel") not in ("index", "search", "next", "prev"):
+            self.loads.append(attributes["href"])
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
+            if self.in_tree:
+                self.navigation.append(attributes["href"])
+        if tag == "div":
+            self.in_tree = self.in_tree or "sidebar-tree" in kind
+            if kind == "math":
+                self.blocks.append(False)
+        if tag == "math":
+            self.formulas += 1
+            if attributes.get("display") == "block" and self.blocks:
+                self.blocks[-1] = True
+
+    def handle_endtag(self, tag):
+        if tag == "aside":
+            self.in_tree = False
+
+
+def loads_nothing_from_elsewhere(page: Page) -> list[str]:
+    return [
+        url for url in page.loads if re.match(r"(\w+:)?//", url) and not url.startswith("file:")
+    ]
+
+
+def links_lead_somewhere(pages: dict[Path, Page], file: Path) -> list[str]:
+    """Look up each relative link; `pages` are all of the website."""
+    complaints = []
+    for link in pages[file].links:
+        url = urlsplit(link)
+        if url.scheme or url.netloc:
+            continue
+        target = (file.parent / unquote(url.path)).resolve() if url.path else file
+        if not target.is_file():
+            complaints.append(f"{link}: no such file")
+        elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
+            complaints.append(f"{link}: no such place in that page")
+    return complaints
+
+
+def has_formulas_as_mathml(page: Page) -> list[str]:
+    return [f"formula {number} is no MathML" for number, good in enumerate(page.blocks) if not good]
+
+
+# The website.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("website") / "site"
+    command = [sys.executable, str(ROOT / "site" / "build.py"), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(target / "index.html")
+    return target.resolve()
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, Page]:
+    files = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    return {path: Page(path.read_text(encoding="utf-8")) for path in files}
+
+
+@pytest.mark.slow
+def test_every_page_is_there_and_no_other(site, pages):
+    names = {path.relative_to(site).as_posix() for path in pages}
+    assert names == {"index.html", *ORDER, *WITHOUT_CONTENT}
+
+
+@pytest.mark.slow
+def test_pages_load_nothing_from_elsewhere(pages):
+    assert {
+        file: found for file, page in pages.items() if (found := loads_nothing_from_elsewhere(page))
+    } == {}
+
+
+@pytest.mark.slow
+def test_style_sheets_load_nothing_from_elsewhere(site):
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"url\(\s*['\"]?\w*:?//", sheet.read_text(encoding="utf-8")) == [], sheet
+
+
+@pytest.mark.slow
+def test_links_lead_somewhere(pages):
+    assert {file: found for file in pages if (found := links_lead_somewhere(pages, file))} == {}
+
+
+@pytest.mark.slow
+def test_navigation_is_in_the_papers_order(site, pages):
+    tree = [link for link in pages[site / "index.html"].navigation if "#" not in link]
+    assert tree == ORDER
+
+
+@pytest.mark.slow
+def test_every_page_can_be_searched(site):
+    text = (site / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    assert {f"{name}.html" for name in index["docnames"]} == {"index.html", *ORDER}
+    assert len(index["terms"]["spiral"]) > 3
+
+
+@pytest.mark.slow
+def test_formulas_are_mathml(site, pages):
+    assert {
+        file: found for file, page in pages.items() if (found := has_formulas_as_mathml(page))
+    } == {}
+    method = site / "notebooks" / "01_method.html"
+    assert len(pages[method].blocks) == 3
+    assert pages[method].formulas > 15
+    assert "<mtext>(4)</mtext>" in method.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_flow_chart_of_the_readme_is_a_list(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    assert 'class="flowchart' in text
+    assert "flowchart LR" not in text
+
+
+@pytest.mark.slow
+def test_readme_is_the_start_page_of_every_link(site, pages):
+    assert "../index.html" in pages[site / "docs" / "using_ubn.html"].links
+
+
+# The website in a browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the website is tried in chromium, which is not on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as engine:
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = engine.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab that must not ask the network for anything, nor complain."""
+    tab = browser.new_page(color_scheme="light", viewport={"width": 1400, "height": 900})
+    wrong = []
+    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
+    yield tab
+    tab.close()
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_search_finds_a_word(site, tab):
+    tab.goto((site / "index.html").as_uri())
+    tab.locator("input.sidebar-search").fill("islands")
+    tab.keyboard.press("Enter")
+    tab.locator("#search-results li").first.wait_for()
+    hrefs = tab.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
+    assert any("02_toy_analysis" in href for href in hrefs)
+
+
+@pytest.mark.slow
+def test_it_can_be_dark(site, tab):
+    tab.goto((site / "notebooks" / "01_method.html").as_uri())
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = tab.evaluate(ground)
+    while tab.locator("body").get_attribute("data-theme") != "dark":
+        tab.locator(".theme-toggle:visible").first.click()
+    assert brightness(light) > 0.9
+    assert brightness(tab.evaluate(ground)) < 0.2
+    cell = tab.locator(".cell_output table td").first
+    assert brightness(cell.evaluate("e => getComputedStyle(e).color")) > 0.7
+
+
+def brightness(color: str) -> float:
+    """Mean of a CSS color's red, green and blue, from 0 to 1."""
+    return sum(map(int, re.findall(r"\d+", color)[:3])) / (3 * 255)
+
+
+@pytest.mark.slow
+def test_a_figure_can_be_enlarged(site, tab):
+    tab.goto((site / "notebooks" / "02_toy_analysis.html").as_uri())
+    figure = tab.locator(".cell_output img").first
+    enlarged = tab.locator("dialog img")
+    by_mouse = (figure.click, enlarged.click)
+    by_keyboard = (lambda: figure.press("Enter"), lambda: tab.keyboard.press("Escape"))
+    for start, end in (by_mouse, by_keyboard):
+        start()
+        enlarged.wait_for()
+        assert enlarged.bounding_box()["height"] > 1.5 * figure.bounding_box()["height"]
+        assert enlarged.get_attribute("src") == figure.get_attribute("src")
+        end()
+        enlarged.wait_for(state="hidden")
+
+
+# The checks, on pages made for them.
+
+
+def complaints_about(folder: Path, body: str) -> list[str]:
+    """All complaints about a page with this body beside the page other.html, which has id=a."""
+    bodies = {"page.html": body, "other.html": '<p id="a">'}
+    for name, text in bodies.items():
+        (folder / name).write_text(text)
+    pages = {folder / name: Page(text) for name, text in bodies.items()}
+    page = pages[folder / "page.html"]
+    return [
+        *loads_nothing_from_elsewhere(page),
+        *links_lead_somewhere(pages, folder / "page.html"),
+        *has_formulas_as_mathml(page),
+    ]
+
+
+def test_checks_accept_a_good_page(tmp_path):
+    good = (
+        '<link rel="stylesheet" href="other.html"><img src="data:image/png;base64,AA" id="b">'
+        '<a href="#b"></a><a href="other.html#a"></a><a href="https://host.org/x"></a>'
+        '<div class="math"><math display="block"></math></div>'
+    )
+    assert complaints_about(tmp_path, good) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '<script src="https://host.org/x.js"></script>',
+        '<img src="//host.org/x.png">',
+        '<link rel="stylesheet" href="http://host.org/x.css">',
+        '<img srcset="https://host.org/x.png 2x">',
+        '<a href="missing.html"></a>',
+        '<a href="other.html#b"></a>',
+        '<a href="#b"></a>',
+        r'<div class="math"><code>\frac</code></div>',
+    ],
+)
+def test_checks_refuse_a_bad_page(tmp_path, bad):
+    assert len(complaints_about(tmp_path, bad)) == 1
+
+
+# The extension's parts.
+
+
+def test_flow_chart_is_read():
+    lines = ['A{{"One<br>or two?"}} -- "a, <br>b" --> B["Two"]', "  A -- no --> C", "B --> C"]
+    texts, arrows = offline.read_flowchart(lines)
+    assert texts == {"A": "One or two?", "B": "Two", "C": "C"}
+    assert arrows == {"A": [("a,  b", "B"), ("no", "C")], "B": [("", "C")]}
+
+
+def test_flow_chart_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"'A === B' is no arrow"):
+        offline.read_flowchart(["A --> B", "A === B"])
+
+
+def test_bars_in_docstrings_are_kept_but_in_code():
+    lines = ["the mean of |p - t|", "    >>> a | b"]
+    offline.escape_bars(None, "function", "f", None, None, lines)
+    assert lines == [r"the mean of \|p - t\|", "    >>> a | b"]

@@ -1,0 +1,231 @@
+"""From predictions to metrics: resizing against closed forms, mixed sizes against a plain loop."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from ubnlib.evaluation import evaluate_depth, resize_depth
+from ubnlib.kitti import FrameKey, KittiRaw
+from ubnlib.kitti.ground_truth import ImprovedGroundTruth
+from ubnlib.metrics import per_image_metrics
+
+NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "delta1", "delta2", "delta3"]
+SIZES = [(37, 124), (37, 122), (38, 124), (36, 123), (40, 120)]
+
+
+def resize_by_loops(depth, height, width):
+    """Interpolate the disparity of one map at each pixel's center, borders repeated."""
+    disparity = 1.0 / depth.astype(np.float64)
+    h, w = disparity.shape
+    out = np.empty((height, width))
+    for row, column in np.ndindex(out.shape):
+        v = min(max((row + 0.5) * h / height - 0.5, 0.0), h - 1.0)
+        u = min(max((column + 0.5) * w / width - 0.5, 0.0), w - 1.0)
+        top, left = min(int(v), max(h - 2, 0)), min(int(u), max(w - 2, 0))
+        bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+        a, b = v - top, u - left
+        upper = (1 - b) * disparity[top, left] + b * disparity[top, right]
+        lower = (1 - b) * disparity[bottom, left] + b * disparity[bottom, right]
+        out[row, column] = 1.0 / ((1 - a) * upper + a * lower)
+    return out
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 9)),
+    st.tuples(st.integers(0, 12), st.integers(0, 12)),
+    st.integers(0, 2**32 - 1),
+)
+def test_resizing_agrees_with_the_loops(small, more, seed):
+    size = small[0] + more[0], small[1] + more[1]
+    depth = np.random.default_rng(seed).uniform(2.4, 80, (2, *small))
+    ours = resize_depth(torch.from_numpy(depth), size).numpy()
+    for mine, d in zip(ours, depth, strict=True):
+        np.testing.assert_allclose(mine, resize_by_loops(d, *size), rtol=1e-12)
+
+
+def test_a_constant_map_stays_what_it_is():
+    for value in (4.0, 32.0):  # powers of two: exact in every step
+        assert (resize_depth(torch.full((1, 8, 26), value), (375, 1242)) == value).all()
+    large = resize_depth(torch.full((2, 8, 26), 7.3), (375, 1242))
+    assert large.shape == (2, 375, 1242) and large.dtype == torch.float32
+    torch.testing.assert_close(large, torch.full_like(large, 7.3), rtol=3e-7, atol=0)
+
+
+def test_a_plane_stays_a_plane():
+    # A plane in space has a disparity that is linear in the pixel: a + b u + c v.
+    def plane(height, width):
+        v = (np.arange(height)[:, None] + 0.5) / height
+        u = (np.arange(width)[None] + 0.5) / width
+        return 1.0 / (0.02 + 0.05 * u + 0.3 * v)
+
+    ours = resize_depth(torch.from_numpy(plane(256, 832))[None], (375, 1242))[0].numpy()
+    inside = slice(1, -1), slice(1, -1)  # at the border there is nothing to interpolate with
+    np.testing.assert_allclose(ours[inside], plane(375, 1242)[inside], rtol=1e-12)
+
+
+def test_maps_of_the_size_already_come_back_unchanged_and_halves_as_floats():
+    depth = torch.rand(2, 5, 7) * 77 + 3
+    assert torch.equal(resize_depth(depth, (5, 7)), depth)
+    half = resize_depth(depth.half(), (10, 14))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, resize_depth(depth.half().float(), (10, 14)))
+    with pytest.raises(ValueError, match=r"depth has shape \(2, 1, 5, 7\), expected \[N, h, w\]"):
+        resize_depth(depth[:, None], (10, 14))
+
+
+def make_frames(count, seed=0, small=(12, 40)):
+    """Return predictions and targets by key, of mixed sizes and densities, float32."""
+    generator = np.random.default_rng(seed)
+    predictions, targets = {}, {}
+    for number in generator.permutation(count):
+        key = FrameKey("2000_01_01", "0001", 2, int(number))
+        target = generator.uniform(1, 90, SIZES[generator.integers(len(SIZES))])
+        target[generator.uniform(size=target.shape) > generator.uniform(0.02, 0.4)] = 0
+        targets[key] = target.astype(np.float32)
+        predictions[key] = torch.from_numpy(generator.uniform(2, 80, small)).float()
+    return predictions, targets
+
+
+def loop(predictions, targets, **options):
+    """Evaluate one frame after the other: [frames, 7]."""
+    rows = []
+    for key, prediction in predictions.items():
+        size = targets[key].shape
+        resized = resize_by_loops(prediction.numpy(), *size)
+        metrics = per_image_metrics(resized, targets[key], **options)
+        rows.append([metrics[name].item() for name in NAMES])
+    return np.array(rows)
+
+
+def table(evaluation):
+    assert list(evaluation.per_frame) == NAMES
+    return np.stack([evaluation.per_frame[name] for name in NAMES], axis=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(crop="garg", cap=50.0), dict(crop="eigen", median_scaling=True)],
+)
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_mixed_sizes_agree_with_a_loop_over_frames(options, batch_size):
+    predictions, targets = make_frames(23)
+    expected = loop(predictions, targets, **options)
+    doubles = ((key, depth.double()) for key, depth in predictions.items())  # a plain iterator
+    result = evaluate_depth(doubles, targets.get, batch_size=batch_size, **options)
+    assert result.keys == tuple(predictions) and result.left_out == ()
+    np.testing.assert_allclose(table(result), expected, rtol=1e-9)
+    means = dict(zip(NAMES, expected.mean(axis=0), strict=True))
+    assert result.means == pytest.approx(means, rel=1e-9)
+
+
+def test_order_of_frames_and_kind_of_array_do_not_matter():
+    predictions, targets = make_frames(15, seed=1)
+    result = evaluate_depth(predictions.items(), targets.get, batch_size=3)
+    keys = sorted(predictions)
+    tensors = {key: torch.from_numpy(depth) for key, depth in targets.items()}
+    arrays = ((key, predictions[key].numpy()) for key in keys)
+    again = evaluate_depth(arrays, tensors.__getitem__, device="cpu")
+    assert again.keys == tuple(keys) != result.keys
+    place = [result.keys.index(key) for key in keys]
+    np.testing.assert_allclose(table(again), table(result)[place], rtol=1e-12)
+    assert again.means == pytest.approx(result.means, rel=1e-12)
+
+
+def test_frames_without_a_pixel_are_left_out_and_named():
+    predictions, targets = make_frames(8, seed=2)
+    empty = [list(predictions)[3], list(predictions)[6]]
+    for key in empty:
+        targets[key][:] = 0
+    result = evaluate_depth(predictions.items(), targets.get)
+    assert result.left_out == tuple(empty) and len(result.keys) == 8
+    assert np.isnan(table(result)).all(axis=1).tolist() == [k in empty for k in result.keys]
+    rest = {key: depth for key, depth in predictions.items() if key not in empty}
+    assert result.means == pytest.approx(evaluate_depth(rest.items(), targets.get).means)
+
+
+def test_a_broken_prediction_shows_in_the_means_and_is_not_left_out():
+    predictions, targets = make_frames(4, seed=3)
+    key = next(iter(predictions))
+    predictions[key][:] = math.nan
+    result = evaluate_depth(predictions.items(), targets.get)
+    assert result.left_out == () and math.isnan(result.means["abs_rel"])
+    assert result.per_frame["delta1"][0] == 0.0 and np.isfinite(table(result)[1:]).all()
+
+
+def test_few_frames_wait_and_targets_are_read_once(monkeypatch):
+    predictions, targets = make_frames(60, seed=4)
+    computed, asked = [], []
+
+    def counting(prediction, target, **options):
+        computed.append(len(prediction))
+        return per_image_metrics(prediction, target, **options)
+
+    def taken_one_by_one():
+        for taken, item in enumerate(predictions.items()):
+            assert taken - sum(computed) <= 2 * len(SIZES)  # each size waits for a third frame
+            yield item
+
+    def target(key):
+        asked.append(key)
+        return targets[key]
+
+    monkeypatch.setattr("ubnlib.evaluation.per_image_metrics", counting)
+    evaluate_depth(taken_one_by_one(), target, batch_size=3)
+    assert asked == list(predictions)
+    assert sum(computed) == 60 and max(computed) == 3 and computed.count(3) >= 15
+
+
+def test_wrong_input_is_refused_in_one_sentence():
+    key, size = "a", (4, 6)
+    ones = torch.ones(size)
+    for prediction, target, shapes in (
+        (ones[None], ones, r"\(1, 4, 6\) and a target of shape \(4, 6\)"),
+        (ones, ones[None], r"\(4, 6\) and a target of shape \(1, 4, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=f"Frame a has a prediction of shape {shapes}"):
+            evaluate_depth([(key, prediction)], {key: target}.get)
+    with pytest.raises(ValueError, match="Frame a came twice"):
+        evaluate_depth([(key, ones), (key, ones)], {key: ones}.get)
+    with pytest.raises(ValueError, match="None of the 0 frames"):
+        evaluate_depth([], {}.get)
+    with pytest.raises(ValueError, match=r"None of the 1 frames .* <= 80.0 to evaluate"):
+        evaluate_depth([(key, ones)], {key: 90 * ones}.get)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        evaluate_depth([(key, ones)], {key: ones}.get, batch_size=0)
+    with pytest.raises(ValueError, match="crop is 'center'"):
+        evaluate_depth([(key, ones)], {key: ones}.get, crop="center")
+    with pytest.raises(KeyError):  # what the target raises is not hidden
+        evaluate_depth([(key, ones)], {}.__getitem__)
+
+
+def test_real_frames_against_lidar_and_improved_ground_truth(kitti_sample):
+    frames = KittiRaw(kitti_sample / "kitti_raw", drives=["2011_09_26_drive_0001"])
+    small = KittiRaw(kitti_sample / "kitti_raw", size=(256, 832), drives=frames.drives)
+    truth = ImprovedGroundTruth(kitti_sample / "kitti_depth")
+    keys = truth.available(frames.keys)
+    assert [tuple(key) for key in keys] == [("2011_09_26", "0001", c, 5) for c in (2, 3)]
+
+    def lidar(key):
+        return frames.depth(frames.index(key))
+
+    def nearest_measured(key):
+        """Give each pixel at training size the depth of the nearest measured one, as a net."""
+        depth = small.depth(small.index(key)).numpy()
+        place = distance_transform_edt(depth == 0, return_distances=False, return_indices=True)
+        return torch.from_numpy(depth[tuple(place)])
+
+    predictions = {key: nearest_measured(key) for key in keys}
+    on_scan = evaluate_depth(predictions.items(), lidar, crop="garg")
+    on_truth = evaluate_depth(predictions.items(), truth.depth, crop="garg")
+    assert on_scan.keys == on_truth.keys == tuple(keys)
+    for result in (on_scan, on_truth):  # of the scan itself, the metrics must be good
+        assert result.means["abs_rel"] < 0.05 and result.means["delta1"] > 0.95
+    # And a network that sees nothing must be bad.
+    flat = evaluate_depth(((key, torch.full((256, 832), 15.0)) for key in keys), truth.depth)
+    assert flat.means["delta1"] < 0.6

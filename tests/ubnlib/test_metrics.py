@@ -1,0 +1,301 @@
+"""Depth metrics against a plain numpy loop over images."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ubnlib.metrics import as_depth, average_metrics, crop_region, depth_metrics, per_image_metrics
+
+NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "delta1", "delta2", "delta3"]
+SHARES = {
+    "garg": ("0.40810811", "0.99189189", "0.03594771", "0.96405229"),
+    "eigen": ("0.3324324", "0.91351351", "0.0359477", "0.96405229"),
+}
+KITTI_SIZES = [(375, 1242), (370, 1224), (374, 1238), (370, 1226), (376, 1241)]
+
+
+def sparse_depth(seed, shape, density=0.3, low=1.0, high=95.0):
+    generator = np.random.default_rng(seed)
+    depth = generator.uniform(low, high, shape)
+    return np.where(generator.uniform(size=shape) < density, depth, 0.0)
+
+
+def wrong_by(seed, target, spread=0.4):
+    """Return a dense prediction, off by random factors."""
+    generator = np.random.default_rng(seed)
+    guess = np.where(target > 0, target, generator.uniform(1, 95, target.shape))
+    return guess * generator.lognormal(0.1, spread, target.shape)
+
+
+def box_of(crop, height, width):
+    """Return first and one past the last row and column, in exact arithmetic."""
+    if crop is None:
+        return 0, height, 0, width
+    sizes = (height, height, width, width)
+    return tuple(
+        math.floor(Fraction(share) * size) for share, size in zip(SHARES[crop], sizes, strict=True)
+    )
+
+
+def oracle(prediction, target, crop=None, cap=80.0, median_scaling=False):
+    """Return the metrics of each image, as evaluation scripts do it: a list of seven or of NaN."""
+    per_image = []
+    for p, t in zip(prediction.astype(np.float64), target.astype(np.float64), strict=True):
+        mask = np.logical_and(t > 0, t <= cap)
+        top, bottom, left, right = box_of(crop, *t.shape)
+        inside = np.zeros_like(mask)
+        inside[top:bottom, left:right] = True
+        mask = np.logical_and(mask, inside)
+        if not mask.any():
+            per_image.append([np.nan] * 7)
+            continue
+        p, t = p[mask], t[mask]
+        if median_scaling:
+            p = p * (np.median(t) / np.median(p))
+        p = np.minimum(np.maximum(p, 1e-3), cap)
+        worse = np.maximum(t / p, p / t)
+        per_image.append(
+            [
+                np.average(np.abs(t - p) / t),
+                np.average((t - p) ** 2 / t),
+                np.average((t - p) ** 2) ** 0.5,
+                np.average((np.log(t) - np.log(p)) ** 2) ** 0.5,
+                *(np.count_nonzero(worse < 1.25**power) / worse.size for power in (1, 2, 3)),
+            ]
+        )
+    return np.array(per_image)
+
+
+def table(metrics):
+    """Return per-image metrics as [N, 7]."""
+    assert list(metrics) == NAMES
+    return torch.stack(list(metrics.values()), dim=1).cpu().numpy()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([None, "garg", "eigen"]),
+    st.sampled_from([80.0, 50.0]),
+    st.booleans(),
+    st.floats(0, 1),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_metrics_agree_with_the_oracle(seed, crop, cap, median_scaling, density, dtype):
+    target = sparse_depth(seed, (4, 20, 30), density).astype(dtype)
+    target[1, :, 5:] = 0.0  # images with different numbers of pixels, of which one has none
+    target[3] = 0.0
+    prediction = wrong_by(seed + 1, target).astype(dtype)
+    prediction[2, 9] = 1e-5  # clipped from both sides
+    prediction[2, 11] = 500.0
+    options = dict(crop=crop, cap=cap, median_scaling=median_scaling)
+    expected = oracle(prediction, target, **options)
+    ours = per_image_metrics(prediction, target, **options)
+    np.testing.assert_allclose(table(ours), expected, rtol=1e-9, atol=1e-12)
+    assert np.isnan(table(ours)[3]).all()
+    if np.isfinite(expected).any():
+        means = dict(zip(NAMES, np.nanmean(expected, axis=0), strict=True))
+        assert depth_metrics(prediction, target, **options) == pytest.approx(means, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", KITTI_SIZES)
+@pytest.mark.parametrize("crop", [None, "garg", "eigen"])
+def test_native_maps_agree_with_the_oracle(size, crop):
+    target = sparse_depth(size[0], (2, *size), 0.05).astype(np.float32)
+    prediction = wrong_by(size[1], target).astype(np.float32)
+    ours = table(per_image_metrics(prediction, target, crop=crop))
+    np.testing.assert_allclose(ours, oracle(prediction, target, crop), rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", KITTI_SIZES)
+@pytest.mark.parametrize("crop", ["garg", "eigen"])
+def test_crops_are_exact_at_all_kitti_sizes(size, crop):
+    top, bottom, left, right = box_of(crop, *size)
+    assert crop_region(crop, *size) == (slice(top, bottom), slice(left, right))
+    # One pixel each on the inner side of the border and on the outer side.
+    for row, column, counts in (
+        (top, left, True),
+        (bottom - 1, right - 1, True),
+        (top - 1, left, False),
+        (top, left - 1, False),
+        (bottom, right - 1, False),
+        (bottom - 1, right, False),
+    ):
+        target = np.zeros((1, *size), np.float32)
+        target[0, row, column] = 7.0
+        delta = per_image_metrics(target, target, crop=crop)["delta1"]
+        assert delta.isfinite().item() is counts
+
+
+@given(st.sampled_from(["garg", "eigen"]), st.integers(1, 1_000_000), st.integers(1, 1_000_000))
+def test_crops_are_exact_at_any_size(crop, height, width):
+    top, bottom, left, right = box_of(crop, height, width)
+    assert crop_region(crop, height, width) == (slice(top, bottom), slice(left, right))
+
+
+def test_crops_of_the_largest_size_are_the_numbers_seen_elsewhere():
+    assert box_of("garg", 375, 1242) == (153, 371, 44, 1197)
+    assert box_of("eigen", 375, 1242) == (124, 342, 44, 1197)
+
+
+def test_a_batch_is_its_images_one_by_one_in_any_order():
+    target = sparse_depth(5, (6, 25, 40), 0.2)
+    target[2] = 0.0
+    target[4, :, 3:] = 0.0
+    prediction = wrong_by(6, target)
+    together = table(per_image_metrics(prediction, target, median_scaling=True))
+    for p, t, row in zip(prediction, target, together, strict=True):
+        alone = per_image_metrics(p, t, median_scaling=True)
+        np.testing.assert_allclose(table(alone), row[None], rtol=1e-12)
+    order = [3, 2, 0, 5, 4, 1]
+    shuffled = table(per_image_metrics(prediction[order], target[order], median_scaling=True))
+    np.testing.assert_array_equal(shuffled, together[order])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
+def test_median_scaling_takes_any_scale_away(scale, seed):
+    target = sparse_depth(seed, (2, 9, 10), 0.8)
+    prediction = wrong_by(seed + 1, target)
+    reference = depth_metrics(prediction, target, median_scaling=True)
+    scaled = depth_metrics(prediction * scale, target, median_scaling=True)
+    assert scaled == pytest.approx(reference, rel=1e-9)
+    assert depth_metrics(target * scale, target, median_scaling=True) == pytest.approx(
+        depth_metrics(target, target), abs=1e-12
+    )
+
+
+def test_median_is_over_the_evaluated_pixels_and_before_clipping():
+    target = np.array([[[10.0, 20.0, 40.0, 60.0, 0.0, 90.0]]])
+    prediction = np.array([[[100.0, 200.0, 400.0, 600.0, 1.0, 1.0]]])
+    metrics = depth_metrics(prediction, target, median_scaling=True)
+    assert list(metrics.values()) == pytest.approx([0, 0, 0, 0, 1, 1, 1], abs=1e-12)
+    prediction[0, 0, 1] = np.nan  # medians of 10, 20, 40, 60 and of 100, 400, 600
+    metrics = depth_metrics(prediction, target, median_scaling=True)
+    assert math.isnan(metrics["rmse"]) and metrics["delta1"] == 0.0
+    assert metrics["delta2"] == 0.75  # each 0.75 of the truth
+
+
+def test_metrics_are_per_image_means_and_empty_images_are_left_out():
+    target = np.zeros((3, 2, 4))
+    target[0] = 10.0
+    target[1, 0, 0] = 10.0
+    prediction = np.full_like(target, 10.0)
+    prediction[1] = 20.0
+    metrics = depth_metrics(prediction, target)
+    assert metrics["abs_rel"] == pytest.approx(0.5) and metrics["delta1"] == 0.5
+    per_image = per_image_metrics(prediction, target)
+    np.testing.assert_allclose(per_image["abs_rel"], [0.0, 1.0, np.nan])
+    assert average_metrics(per_image) == metrics
+    nothing = average_metrics({name: values[2:] for name, values in per_image.items()})
+    assert np.isnan(list(nothing.values())).all()
+
+
+def test_metrics_of_tensors_arrays_and_single_maps_are_the_same():
+    target = sparse_depth(3, (12, 9)).astype(np.float32)
+    prediction = (target + 1.0).astype(np.float32)
+    reference = depth_metrics(prediction, target)
+    gradient = torch.from_numpy(prediction).requires_grad_()
+    assert depth_metrics(gradient, torch.from_numpy(target)) == reference
+    assert depth_metrics(prediction[None], target[None]) == reference
+    assert list(reference) == NAMES and all(type(value) is float for value in reference.values())
+    per_image = per_image_metrics(prediction, target)
+    assert all(v.shape == (1,) and v.dtype == torch.float64 for v in per_image.values())
+
+
+def test_inputs_stay_as_they_are_and_odd_arrays_are_taken():
+    target = sparse_depth(4, (2, 12, 9), 0.9, 1.0, 60.0).round()
+    prediction = wrong_by(5, target)
+    reference = depth_metrics(prediction, target, median_scaling=True)
+    before = prediction.copy(), target.copy()
+    tensors = torch.from_numpy(prediction), torch.from_numpy(target)
+    assert depth_metrics(*tensors, median_scaling=True) == reference
+    np.testing.assert_array_equal(prediction, before[0])
+    np.testing.assert_array_equal(target, before[1])
+    turned = np.ascontiguousarray(prediction[:, ::-1])[:, ::-1]  # negative strides
+    turned.flags.writeable = False
+    for same in (target.astype(np.uint16), target.astype(">f4"), target.astype(np.float16)):
+        assert depth_metrics(turned, same, median_scaling=True) == reference
+    assert as_depth(target.astype(np.uint16)).dtype == torch.float32
+    assert as_depth(target).dtype == torch.float64
+    integers = tensors[1].to(torch.uint16)
+    assert depth_metrics(tensors[0], integers, median_scaling=True) == reference
+
+
+def test_perfect_prediction_nan_and_infinity():
+    target = sparse_depth(4, (5, 8))
+    perfect = depth_metrics(target, target)
+    assert list(perfect.values()) == [0, 0, 0, 0, 1, 1, 1]
+    for none in (np.nan, -1.0, -np.inf, np.inf):
+        missing = np.where(target > 0, target, none)
+        assert depth_metrics(target, missing) == perfect  # no measurement
+    broken = depth_metrics(np.full_like(target, np.nan), target)
+    assert all(math.isnan(broken[name]) for name in NAMES[:4])
+    assert broken["delta3"] == 0.0
+    infinite = depth_metrics(np.full_like(target, np.inf), target)
+    assert infinite == depth_metrics(np.full_like(target, 80.0), target)
+    negative = depth_metrics(np.full_like(target, -np.inf), target)
+    assert negative == depth_metrics(np.full_like(target, 1e-3), target)
+
+
+def test_nan_shows_in_its_own_image_alone():
+    target = np.full((2, 4, 5), 10.0)
+    prediction = target.copy()
+    prediction[0, 0, 0] = np.nan
+    per_image = per_image_metrics(prediction, target)
+    assert all(math.isnan(per_image[name][0]) for name in NAMES[:4])
+    assert per_image["delta1"].tolist() == [0.95, 1.0]
+    assert per_image["abs_rel"][1] == 0.0
+    assert math.isnan(depth_metrics(prediction, target)["abs_rel"])  # not passed over
+    target[0, 0, 0] = 0.0  # where nothing is measured, nothing is asked
+    assert depth_metrics(prediction, target)["abs_rel"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cap", [80.0, 50.0])
+def test_a_depth_of_exactly_the_cap_counts(dtype, cap):
+    target = np.array([[cap, np.nextafter(dtype(cap), dtype(100)), 0.0]], dtype)
+    prediction = np.array([[cap / 2, 1.0, 1.0]], dtype)
+    assert depth_metrics(prediction, target, cap=cap)["abs_rel"] == 0.5
+    with pytest.raises(ValueError, match="no pixel"):
+        depth_metrics(prediction[:, 1:], target[:, 1:], cap=cap)
+
+
+def test_a_ratio_of_exactly_the_bound_is_wrong():
+    target = np.array([[8.0, 8.0, 8.0, 8.0]])
+    prediction = np.array([[10.0, 9.99, 6.4, 12.5]])
+    metrics = depth_metrics(prediction, target)
+    assert (metrics["delta1"], metrics["delta2"], metrics["delta3"]) == (0.25, 0.75, 1.0)
+
+
+def test_metrics_refuse_wrong_shapes_crops_caps_and_empty_targets():
+    ones = np.ones((2, 4, 6))
+    with pytest.raises(ValueError, match=r"\(2, 1, 4, 6\) and target \(2, 4, 6\).*resize"):
+        depth_metrics(ones[:, None], ones)
+    with pytest.raises(ValueError, match=r"\(6,\)"):
+        depth_metrics(ones[0, 0], ones[0, 0])
+    with pytest.raises(ValueError, match="crop is 'center'"):
+        depth_metrics(ones, ones, crop="center")
+    for cap in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"cap is {cap}, expected a finite depth"):
+            depth_metrics(ones, ones, cap=cap)
+    for target in (0 * ones, 90 * ones, ones[:0]):
+        with pytest.raises(ValueError, match="no pixel with 0 < depth <= 80"):
+            depth_metrics(ones[: len(target)], target)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_metrics_on_a_gpu_are_those_of_the_cpu():
+    target = torch.from_numpy(sparse_depth(7, (5, 375, 1242), 0.05)).float()
+    target[3] = 0.0
+    prediction = torch.from_numpy(wrong_by(8, target.numpy())).float()
+    options = dict(crop="garg", median_scaling=True)
+    here = per_image_metrics(prediction, target, **options)
+    there = per_image_metrics(prediction.cuda(), target, **options)
+    assert all(values.is_cuda and values.dtype == torch.float64 for values in there.values())
+    np.testing.assert_allclose(table(there), table(here), rtol=1e-9)

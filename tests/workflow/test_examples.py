@@ -1,0 +1,188 @@
+"""The page on using UBN runs, it quotes the scripts, and these print what it shows."""
+
+import ast
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "using_ubn.md").read_text()
+EXAMPLES = {path.name: path.read_text() for path in (ROOT / "examples").glob("*.py")}
+# (language, what else the first line says, code)
+BLOCKS = re.findall(r"^```(\w+)[ ]*(.*)\n((?:.*\n)*?)```$", PAGE, re.MULTILINE)
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def run(*command, timeout=240):
+    """Run a command from the repository's root, as the page says to."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def torchrun(script, ranks=2):
+    return run(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), script
+    )
+
+
+def lines_of(done):
+    """Return what a process printed, after making sure that it ended well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def shown(command):
+    """Return the output that the page shows for a command."""
+    (block,) = (text for kind, said, text in BLOCKS if kind == "text" and said == command)
+    return block.splitlines()
+
+
+def words(lines):
+    """Return lines without their numbers, which differ between machines."""
+    return [NUMBER.sub("#", line) for line in lines]
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_every_block_says_what_it_is():
+    assert PAGE.count("```") == 2 * len(BLOCKS)
+    assert {kind for kind, *_ in BLOCKS} == {"python", "text", "sh"}
+    assert len(BLOCKS) > 20
+
+
+def test_quotations_are_the_scripts():
+    quotations = [(said, code) for kind, said, code in BLOCKS if kind == "python" and said]
+    assert {said for said, _ in quotations} == {f"examples/{name}" for name in EXAMPLES}
+    for script, code in quotations:
+        assert code in EXAMPLES[Path(script).name], f"{script} does not say:\n{code}"
+
+
+@pytest.mark.slow
+def test_blocks_of_the_page_run_in_order(capsys):
+    torch.manual_seed(0)
+    torch._dynamo.reset()  # torch counts the graphs of a whole process against its limit
+    namespace = {"__name__": "page"}
+    for kind, said, code in BLOCKS:
+        if kind == "python" and not said:
+            exec(compile(code, "docs/using_ubn.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "UnsupervisedBatchNorm2d(8, eps=1e-05, momentum=0.05" in printed
+    assert "stats_grad='labeled'" in printed
+    assert re.search(r"^gap \d+\.\d{3}$", printed, re.MULTILINE)
+    norm = namespace["model"][1]
+    assert norm.stats_grad == "corrected"
+    assert torch.isfinite(norm.running_var).all()
+
+
+def test_links_lead_to_files_and_headings():
+    headings = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)]+)\)", PAGE)
+    assert len(links) >= 4
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        else:
+            assert (ROOT / "docs" / link).is_file(), link
+
+
+def test_errors_on_the_page_are_those_of_the_library():
+    messages = " ".join(
+        node.value
+        for path in (ROOT / "ubnlib").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    table = PAGE.partition("## Errors you may meet")[2]
+    quoted = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+    assert len(quoted) > 8
+    for message in quoted:
+        assert message in messages, f"no error says: {message}"
+
+
+# --- the scripts --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_classifier_prints_both_accuracies_and_what_they_show():
+    lines = lines_of(run("examples/classifier.py"))
+    expected = shown("python examples/classifier.py")
+    assert words(lines[:-1]) == words(expected[:-1])
+    rows = {name: list(map(float, numbers)) for name, *numbers in map(str.split, lines[3:5])}
+    for mean, std, low, high in rows.values():
+        assert low < mean < high
+        assert 0 < std < high - low
+        assert mean > 0.4  # 4 classes: both have learned something
+    difference, error = map(float, re.findall(r"[+-]?\d\.\d+", lines[-1]))
+    assert difference == pytest.approx(rows["UBN"][0] - rows["BN"][0], abs=0.0015)
+    if abs(difference) < 2 * error - 0.002:
+        assert lines[-1].endswith("no difference that these seeds can show.")
+    if abs(difference) > 2 * error + 0.002:
+        helps = "UBN helps" if difference > 0 else "UBN does not help"
+        assert helps in lines[-1]
+
+
+def test_classifier_refuses_a_batch_without_unlabeled_images(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classifier.py", "--labeled-batch", "64"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "examples" / "classifier.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert "--labeled-batch is 64: it must be from 2 to 63" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ddp_script_shares_statistics_on_two_real_ranks():
+    command = "torchrun --nproc-per-node 2 examples/train_ddp.py"
+    assert any(kind == "sh" and code.strip() == command for kind, _, code in BLOCKS)
+    lines = lines_of(torchrun("examples/train_ddp.py"))
+    assert words(lines) == words(shown(command))
+    first, last = (float(line.split()[-1]) for line in lines[:2])
+    assert last < first / 3
+    assert "agree on 2 ranks" in lines[2]
+
+
+@pytest.mark.slow
+def test_ddp_script_notices_statistics_that_differ(tmp_path):
+    script = EXAMPLES["train_ddp.py"]
+    of_its_own = script.replace("ubn_forward(model, ", "ubn_forward(model.module, ")
+    of_its_own = of_its_own.replace("24 if rank or step % 2 else 0", "24")
+    assert of_its_own != script
+    (tmp_path / "train_ddp.py").write_text(of_its_own)
+    assert "DO NOT AGREE on 2 ranks" in lines_of(torchrun(str(tmp_path / "train_ddp.py")))[2]
+
+
+@pytest.mark.slow
+def test_torchvision_model_is_converted_trained_and_reverted():
+    there = run("-c", "import torchvision")
+    if there.returncode != 0:
+        why = there.stderr.strip().splitlines()[-1]
+        pytest.skip(f"torchvision, which is optional, cannot be imported: {why}")
+    lines = lines_of(run("examples/convert_torchvision.py"))
+    assert words(lines) == words(shown("python examples/convert_torchvision.py"))
+    assert lines[0].startswith("20 layers converted")
+    assert "moved 62 of 62 parameters" in lines[4]
+    assert "the 122 entries" in lines[5]
+    assert lines[6] == "reverted: 0 UBN layers are left"
+    assert all(float(line.split()[-1]) == 0 for line in lines[7:])
+
+
+def test_without_torchvision_the_script_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "examples" / "convert_torchvision.py"), run_name="__main__")
+    said = end.value.code  # Python prints it and ends with code 1
+    assert said.startswith("This example needs torchvision in the release and build that")

@@ -1,0 +1,513 @@
+"""The report: what it says follows the records, it names what is missing, and it works offline."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+
+import update_readme
+import whole
+from executed import convert
+from experiments.common.provenance import Provenance
+from experiments.common.records import Config, Record, write_record
+from experiments.verdicts.claims import judge, load_claims
+from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.tables import BEGIN, END, in_numbers
+from make_html import make_html, mathml, rebase_links
+from make_report import main, make_report
+from run_facts import revision
+from run_figures import group_figures
+from small_project import ROOT
+
+LEDGER = """
+- {id: better, place: "Section 2, Figure 1", claim: UBN is <better>., paper: 6 %,
+   statistic: paired difference, margin: 0.02, seeds: 3, profile: quick, note: a & b,
+   query: {experiment: toy, metric: score, where: {kind: ubn}, baseline: {kind: bn}}}
+- {id: large, place: Section 3, claim: It is large., statistic: mean, threshold: 0.5, margin: 0.1,
+   seeds: 3, profile: standard, query: {experiment: toy, metric: score, where: {kind: ubn}}}
+- {id: unlikely, place: beyond the paper, claim: It is cheap., note: nobody has tried}
+"""
+TEXT = """# 2. The toy
+
+About `better`.
+
+## Figure 1: what it is worth $x^2$
+
+## Paper against ours
+
+## Deviations from the paper
+
+- Smaller by $\\frac{1}{2}$; see [the plan](../docs/plan.md).
+"""
+DONE = {"parameters": {"results": "/x", "steps": 5}, "duration": 61.0, "end_time": "now"}
+
+
+def write_notebook(path: Path, text: str, claims: tuple = (), run: dict | None = None) -> None:
+    cells = [new_markdown_cell(text), new_code_cell("1 + 1")]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata.ubn = {"section": "2: the toy", "claims": list(claims)}
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "", "language": "python"}
+    if run:
+        notebook.metadata.papermill = run
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+class Toy(Config):
+    version: ClassVar[int] = 1
+    experiment: str = "toy"
+    kind: str
+
+
+UBN = Toy(kind="ubn").key
+
+
+def write_toy(folder: Path, kind: str, scores: list[float]) -> Path:
+    made = Provenance(
+        revision="a" * 40, clean=True, versions={}, cpu="A processor", gpu=None,
+        threads=1, peak_memory_mb=1, when="2026-01-02T00:00:00Z",
+    )  # fmt: skip
+    record = Record(
+        experiment="toy", version=1, key=Toy(kind=kind).key, seeds=list(range(len(scores))),
+        config=Toy(kind=kind).model_dump(),
+        metrics={"score": scores}, curves={}, seconds=1, made=made,
+    )  # fmt: skip
+    return write_record(record, folder)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of two notebooks and two records, after a run that went well."""
+    (tmp_path / "claims.yaml").write_text(LEDGER)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "plan.md").write_text("The plan.")
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)
+    (tmp_path / "profiles").mkdir()
+    profile = {"description": "For <tests>.", "notebooks": {"02_toy": {}, "05_verdicts": {}}}
+    (tmp_path / "profiles" / "quick.yaml").write_text(yaml.safe_dump(profile))
+    for folder, run in (("notebooks", None), ("results/quick/notebooks", DONE)):
+        write_notebook(tmp_path / folder / "02_toy.ipynb", TEXT, ("better", "large"), run)
+        write_notebook(tmp_path / folder / "05_verdicts.ipynb", "# 5. Verdicts", (), run)
+    results = tmp_path / "results" / "quick"
+    write_toy(results / "records", "bn", [0.5, 0.6, 0.7, 0.8])
+    write_toy(results / "records", "ubn", [0.55, 0.66, 0.75, 0.86])
+    (results / "figures").mkdir()
+    Image.new("RGB", (900, 600), "red").save(results / "figures" / "02_a picture.png")
+    (results / "figures" / "02_a picture.csv").write_text("x\n1\n")
+    return tmp_path
+
+
+def results_of(root: Path) -> Path:
+    return root / "results" / "quick"
+
+
+def report(root: Path, profile: str = "quick") -> str:
+    """Write the report's files as the command does, and return the page."""
+    results = root / "results" / profile
+    for name, text in make_report(root / "profiles" / f"{profile}.yaml", results, root).items():
+        whole.write_whole(results / name, text)
+    return (results / "report.html").read_text()
+
+
+class Page(HTMLParser):
+    """Collect what a page links to, what it loads, and its anchors."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.links, self.loads, self.anchors = [], [], set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        for key, value in attributes:
+            if key == "id":
+                self.anchors.add(value)
+            if key in ("src", "href"):
+                (self.links if tag == "a" else self.loads).append(value)
+
+
+def warnings(page: str) -> list[str]:
+    box = re.search(r'id="warnings">(.*?)</div>', page, re.S)
+    found = re.findall(r"<li>(.*?)</li>", box[1], re.S) if box else []
+    return [unescape(re.sub("<[^>]+>", "", item)).strip() for item in found]
+
+
+def article(page: str, claim: str) -> str:
+    return re.search(rf'<article[^>]*id="claim-{claim}".*?</article>', page, re.S)[0]
+
+
+def verdicts(part: str) -> list[str]:
+    return re.findall(r'class="badge ([a-z-]+)"', part)
+
+
+# What the page says.
+
+
+def test_the_page_follows_the_records(project):
+    page = report(project)
+    better, large = article(page, "better"), article(page, "large")
+    assert "<b>+0.055 [0.050, 0.060]</b>" in better and verdicts(better) == ["reproduced"]
+    assert "4 seeds · the interval lies beyond the margin" in better
+    assert "UBN is &lt;better&gt;." in better and "The paper: 6 %." in better
+    assert "a &amp; b" in better and "make claim CLAIM=better PROFILE=quick" in better
+    assert "A processor · finished 2026-01-02 · revision\naaaaaaaaaaaa" in better
+    assert verdicts(large) == ["inconclusive"] and "an indication" in large
+    unlikely = article(page, "unlikely")
+    assert verdicts(unlikely) == ["not-run"] and "nobody has tried" in unlikely
+    assert "make claim" not in unlikely
+    assert warnings(page) == []
+    assert "3 claims (1 of them questions of ours beyond the paper): 1 reproduced," in page
+
+    write_toy(results_of(project) / "records", "ubn", [0.5, 0.6, 0.7, 0.8])
+    better = article(report(project), "better")
+    assert "<b>0 [0, 0]</b>" in better and verdicts(better) == ["not-reproduced"]
+
+
+def test_a_quick_run_is_shown_beside_the_committed_records(project):
+    for kind, score in (("bn", 0.5), ("ubn", 0.9)):
+        write_toy(project / "results" / "standard" / "records", kind, [score, score + 0.01, score])
+    page = report(project)
+    large = article(page, "large")
+    assert verdicts(large) == ["inconclusive", "reproduced"]
+    assert 'data-verdicts="inconclusive|reproduced"' in large
+    assert f'href="../standard/records/toy-{UBN}.json"' in large
+    assert "1 of them need a larger profile" in page
+    check_links(results_of(project) / "report.html")
+
+
+def test_a_run_on_kitti_says_so(project):
+    run = {**DONE, "parameters": {"kitti_root": "/data/kitti"}}
+    write_notebook(results_of(project) / "notebooks" / "02_toy.ipynb", TEXT, ("better",), run)
+    page = report(project)
+    assert "<td>/data/kitti</td>" in page
+    assert "PROFILE=quick KITTI_ROOT=FOLDER" in article(page, "better")
+
+
+def test_a_claim_leads_to_the_section_that_discusses_it(project):
+    page = report(project)
+    assert '<a href="notebooks/02_toy.html#Figure-1:-' in article(page, "better")
+    assert '<a href="notebooks/02_toy.html#Paper-against-ours">' in article(page, "large")
+    assert "notebooks/" not in article(page, "unlikely")
+
+
+def test_deviations_have_formulas_and_their_links_lead_on(project):
+    page = report(project)
+    section = page[page.index('id="deviations"') : page.index('id="notebooks"')]
+    assert "<mfrac>" in section and 'href="../../docs/plan.md"' in section
+    assert "ran in 1 min 01 s" in page and "steps = 5" in page
+    notebook = (results_of(project) / "notebooks" / "02_toy.html").read_text()
+    assert 'href="../../../docs/plan.md"' in notebook
+
+
+def check_links(path: Path) -> None:
+    """Every link of a page leads to a file, and every anchor is there."""
+    page = Page(path.read_text())
+    assert [load for load in page.loads if not load.startswith("data:")] == []
+    pages = {}
+    for link in page.links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / unquote(file) if file else path
+        assert target.is_file(), link
+        if anchor:
+            pages[target] = pages.get(target) or Page(target.read_text())
+            assert unquote(anchor) in pages[target].anchors, link
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded(project):
+    page = report(project)
+    check_links(results_of(project) / "report.html")
+    files = Page(page).links
+    assert {"figures/02_a%20picture.png", "figures/02_a%20picture.csv"} <= set(files)
+    assert f"records/toy-{UBN}.json" in files and "notebooks/02_toy.ipynb" in files
+    assert 'src="data:image/webp;base64,' in page
+    assert "@import" not in page and "url(" not in page
+
+
+# What is missing or broken.
+
+
+def test_all_that_is_missing_or_broken_is_named(project):
+    results = results_of(project)
+    executed = results / "notebooks"
+    (executed / "02_toy.ipynb").rename(executed / "02_toy.failed.ipynb")
+    (executed / "05_verdicts.ipynb").unlink()
+    (results / "logs" / "records").mkdir(parents=True)
+    runs = [f"records/toy-{Toy(kind='bn').key}", f"records/toy-{'c' * 16}"]
+    for name in ("02_toy", "05_verdicts", *runs):
+        (results / "logs" / f"{name}.log").write_text("a log")
+    (results / "records" / "toy-dddd.json").write_text("{")
+    (results / "records" / f"toy-{UBN}.json").unlink()
+    (results / "figures" / "05_broken.png").write_text("no picture")
+    page = report(project)
+    found = warnings(page)
+    assert len(found) == 5
+    assert found[0].startswith("Notebook 02_toy failed; kept up to the error.")
+    assert found[1].startswith("Notebook 05_verdicts has not been run to its end.")
+    assert found[2].startswith(f"The run toy-{'c' * 16} left no record")
+    assert "toy-dddd.json" in found[3] and "is not a run record" in found[3]
+    assert found[4] == "No record of a run yet for: better."
+    assert str(project) not in " ".join(found)
+    assert verdicts(article(page, "better")) == ["not-run"]
+    assert "05_broken" in page and "<mfrac>" in page
+    check_links(results / "report.html")
+    assert 'href="notebooks/02_toy.failed.html"' in page and 'href="logs/05_verdicts.log"' in page
+
+
+def test_before_anything_has_run_there_is_a_report_too(project):
+    shutil.rmtree(project / "results")
+    page = report(project)
+    assert len(warnings(page)) == 3 and "There are none yet." in page
+    assert "<mfrac>" in page  # the deviations are those of the committed notebooks
+    check_links(results_of(project) / "report.html")
+
+
+def test_a_broken_executed_notebook_does_not_stop_the_report(project):
+    (results_of(project) / "notebooks" / "02_toy.ipynb").write_text("{")
+    found = warnings(report(project))
+    assert len(found) == 1 and "02_toy cannot be shown" in found[0]
+
+
+def test_only_what_is_new_is_converted_again(project):
+    notebook = results_of(project) / "notebooks" / "02_toy.ipynb"
+    page = notebook.with_suffix(".html")
+    assert convert(notebook, project / "notebooks") == ""
+    page.write_text("kept")
+    os.utime(page, ns=(notebook.stat().st_mtime_ns,) * 2)
+    convert(notebook, project / "notebooks")
+    assert page.read_text() == "kept"
+    os.utime(page, (1, 1))
+    convert(notebook, project / "notebooks")
+    assert page.read_text() != "kept"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    whole.write_whole(path, "first")
+    with pytest.raises(UnicodeEncodeError):
+        whole.write_whole(path, "half\udc80")
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_broken_ledger_or_profile_gives_one_sentence(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/qick.yaml", "results/quick"])
+    with pytest.raises(SystemExit, match=r"no profile 'qick' .* there are: quick"):
+        main()
+    (project / "claims.yaml").write_text("nothing")
+    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/quick.yaml", "results/quick"])
+    with pytest.raises(SystemExit, match=r"No report can be made: .*claims.yaml is not a list"):
+        main()
+    assert not (results_of(project) / "report.html").exists()
+
+
+# The exports.
+
+
+def test_exports_agree_with_the_page_and_with_each_other(project):
+    page, results = report(project), results_of(project)
+    everything = json.loads((results / "claims.json").read_text())
+    rows = (results / "claims.md").read_text().splitlines()[2:]
+    assert everything["profile"] == "quick"
+    assert len(rows) == len(everything["claims"]) == page.count("<article") == 3
+    for row, claim in zip(rows, everything["claims"], strict=True):
+        judgement = claim["judgement"]
+        assert row.startswith(f"| `{claim['id']}` |") and judgement["verdict"] in row
+        part = article(page, claim["id"])
+        assert verdicts(part) == [judgement["verdict"].replace(" ", "-")]
+        numbers = [judgement[name] for name in ("estimate", "low", "high")]
+        numbers = [np.nan if number is None else number for number in numbers]
+        text = in_numbers(*numbers, signed=claim["statistic"] == "paired difference")
+        assert text in row and text in part
+        for name in judgement["records"]:
+            assert (results / "records" / f"{name}.json").is_file() and name in part
+
+
+def test_the_codecheck_manifest_is_honest_and_lists_files_that_exist(project):
+    report(project)
+    text = (results_of(project) / "codecheck.yml").read_text()
+    document = yaml.safe_load(text)
+    assert text.startswith("%YAML 1.1\n---\n")
+    assert document["version"] == "https://codecheck.org.uk/spec/config/1.0/"
+    assert document["paper"]["title"] == "Unsupervised Batch Normalization"
+    assert document["paper"]["authors"][0] == {"name": "Mustafa Taha Kocyigit"}
+    assert "918-919" in document["paper"]["reference"] or "://" in document["paper"]["reference"]
+    assert document["codechecker"] == [{"name": "none yet"}] and document["report"] == "none yet"
+    assert document["check_time"] is None
+    files = [entry["file"] for entry in document["manifest"]]
+    assert "figures/02_a picture.csv" in files
+    assert [file for file in files if not (results_of(project) / file).is_file()] == []
+
+
+def test_the_readmes_table_is_what_the_records_give():
+    text = (ROOT / "README.md").read_text()
+    if BEGIN not in text:
+        pytest.skip(f"README.md has no {BEGIN}")
+    inside = text.partition(f"{BEGIN}\n")[2].partition(END)[0]
+    assert inside == update_readme.committed_table(ROOT), "run python workflow/update_readme.py"
+
+
+def test_the_readme_is_updated_between_its_markers_only(project, monkeypatch):
+    monkeypatch.chdir(project)
+    readme = project / "README.md"
+    readme.write_text("before\n")
+    with pytest.raises(SystemExit, match=r"README.md: .*each once"):
+        update_readme.main()
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    update_readme.main()
+    lines = readme.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after"
+    assert lines[2].startswith("3 claims") and any("| `better` |" in line for line in lines)
+
+
+# The committed records.
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory) -> Path:
+    """A project with the committed notebooks, records and figures, and its standard report."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "results" / "standard").mkdir(parents=True)
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "CITATION.cff",
+                 "results/standard/records", "results/standard/figures"):  # fmt: skip
+        (root / name).symlink_to(ROOT / name)
+    for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
+        target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", target)
+    report(root, "standard")
+    return root / "results" / "standard"
+
+
+def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
+    page = (standard / "report.html").read_text()
+    claims = load_claims(ROOT / "claims.yaml")
+    records = read_evidence(standard / "records").table
+    assert page.count("<article") == len(claims)
+    for claim in claims:
+        part, judgement = article(page, claim.id), judge(claim, records, "standard")
+        assert verdicts(part) == [judgement.verdict.replace(" ", "-")]
+        assert judgement.reason in unescape(part)
+        assert part.count('href="records/') == len(judgement.records)
+        assert part.count("<svg") == (judgement.estimate is not None)
+
+
+def test_links_and_notebook_sections_of_the_standard_report(standard):
+    check_links(standard / "report.html")
+    page = (standard / "report.html").read_text()
+    link = 'href="notebooks/02_toy_analysis.html#Figure-4:'
+    assert link in article(page, "fig4-uncertainty")
+    assert 'href="notebooks/03_depth_experiments.html#Figure-6:' in article(page, "fig6-few-labels")
+    assert len([w for w in warnings(page) if w.startswith("Notebook ")]) == 3
+
+
+HAS_ANCHOR = """() => !location.hash ||
+    !!document.getElementById(decodeURIComponent(location.hash.slice(1)))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as play:
+        options = {"executable_path": chromium, "args": ["--no-sandbox", "--disable-gpu"]}
+        browser = play.chromium.launch(**options)
+        yield browser
+        browser.close()
+
+
+def test_the_page_works_in_a_browser(standard, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((standard / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    for link in sorted({link for link in links if ".html" in link}):
+        page.goto(link)
+        assert page.evaluate(HAS_ANCHOR), link
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_claims_are_filtered_in_a_browser(standard, browser):
+    claims = json.loads((standard / "claims.json").read_text())["claims"]
+    wanted = [claim["judgement"]["verdict"] for claim in claims]
+    page = browser.new_page()
+    page.goto((standard / "report.html").as_uri())
+    shown = page.locator("article:visible")
+    assert shown.count() == len(wanted)
+    page.click("button[data-verdict='not reproduced']")
+    assert shown.count() == wanted.count("not reproduced")
+    page.click("button[data-section='Section 4']")
+    names = shown.evaluate_all("all => all.map(a => a.id)")
+    assert "claim-fig6-fewest-labels" in names and "claim-fig2-accuracy" not in names
+    assert page.locator(".filter [role=status]").inner_text().startswith(f"{len(names)} of")
+    page.evaluate("location.hash = 'claim-fig2-accuracy'")  # as by a link to a hidden claim
+    page.wait_for_function("document.querySelectorAll('article[hidden]').length === 0")
+
+
+def test_all_claims_are_there_without_scripts(standard, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto((standard / "report.html").as_uri())
+    assert page.locator("article:visible").count() == len(load_claims(ROOT / "claims.yaml"))
+    assert not page.locator(".filter").is_visible()
+
+
+# The parts.
+
+
+@pytest.mark.parametrize(
+    ("formula", "part"),
+    [
+        (r"\frac{a}{b} \tag{3}", "<mtext>(3)</mtext>"),
+        (r"\tfrac12 x", "<mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi>"),
+        (r"\begin{align*}a &= b \\ c &= d\end{align*}", "<mtable"),
+        (r"\unknown{<x>}", r"<code>\unknown{&lt;x&gt;}</code>"),
+    ],
+)
+def test_mathml(formula, part):
+    assert part in mathml(formula, block=True)
+
+
+def test_a_notebooks_page_loads_nothing(project):
+    page = make_html(project / "notebooks" / "02_toy.ipynb")
+    assert "<mfrac>" in page and "$$" not in page
+    assert Page(page).loads == []
+    assert "<script src" not in page and "@import" not in page and "url(http" not in page
+
+
+def test_rebase_links():
+    html = '<a href="../docs/a.md#b"> <a href="#c"> <a href="https://x.org/a"> <a href="/a">'
+    moved = rebase_links(html, Path("p/notebooks"), Path("p/results/quick"))
+    assert moved == html.replace("../docs/a.md", "../../docs/a.md")
+
+
+def test_figures_go_to_the_notebook_of_their_number(tmp_path):
+    for name in ("02_a.png", "02_a.csv", "02_b.png", "04_c.png", "other.png", "lonely.csv"):
+        (tmp_path / name).touch()
+    groups = group_figures(tmp_path, ["02_toy_analysis", "03_depth"])
+    assert groups["02_toy_analysis"][0] == {"name": "02_a", "png": "02_a.png", "csv": "02_a.csv"}
+    assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
+    assert groups["03_depth"] == []
+    assert [figure["name"] for figure in groups[""]] == ["04_c", "other"]
+
+
+def test_revision_without_git_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert revision(tmp_path) == ""

@@ -1,1 +1,0 @@
-"""The paper's figures, one module each: the numbers behind a picture, and the picture."""
