@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from experiments.common.records import Config
 from ubnlib import DispNet, convert_ubn, ubn_forward
-from ubnlib.steps import two_passes
+from ubnlib.forward import two_passes
 
 METHODS = ("BN", "two passes", "joint pass", "ubn_forward")
 

@@ -1,14 +1,14 @@
 """Unsupervised Batch Normalization: the layer, the models and the data of the companion."""
 
-from ubnlib.convert import convert_ubn, revert_ubn
-from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, statistics_gap
-from ubnlib.dispnet import DispNet
-from ubnlib.layers import (
+from ubnlib.batchnorm import (
     UnsupervisedBatchNorm1d,
     UnsupervisedBatchNorm2d,
     UnsupervisedBatchNorm3d,
 )
-from ubnlib.steps import collecting, ubn_forward, using
+from ubnlib.convert import convert_ubn, revert_ubn
+from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, statistics_gap
+from ubnlib.dispnet import DispNet
+from ubnlib.forward import collecting, ubn_forward, using
 
 __version__ = "0.1.0"
 

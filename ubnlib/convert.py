@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ubnlib.layers import (
+from ubnlib.batchnorm import (
     PRESETS,
     STEP_STATE,
     SWITCHES,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ubnlib.batchnorm import UnsupervisedBatchNorm
 from ubnlib.distributed import group_of, pool
-from ubnlib.layers import UnsupervisedBatchNorm
-from ubnlib.statistics import Statistics, batch_statistics, merge
-from ubnlib.steps import collecting, ubn_layers, using
+from ubnlib.forward import collecting, ubn_layers, using
+from ubnlib.functional import Statistics, batch_statistics, gap, merge
 
 
 def statistics_gap(model: nn.Module) -> Tensor:
@@ -45,17 +45,10 @@ def statistics_gap(model: nn.Module) -> Tensor:
                     "The last UBN step had no unlabeled rows beside the labeled ones: there is no "
                     "gap between the two."
                 )
-            gaps.append(_gap(labeled, unlabeled, union, layer.eps))
+            gaps.append(gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     return torch.cat(gaps).mean()
-
-
-def _gap(x: Statistics, y: Statistics, union: Statistics, eps: float) -> Tensor:
-    """Return the distance of two statistics per channel, [C]."""
-    means = (x.mean - y.mean) ** 2 / (union.var + eps)
-    scales = torch.log(x.var + eps) - torch.log(y.var + eps)
-    return means + scales**2 / 4
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
-from ubnlib.statistics import Statistics
+from ubnlib.functional import Statistics
 
 
 def group_of(model: nn.Module) -> ProcessGroup | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ubnlib.statistics import Statistics
+from ubnlib.functional import Statistics
 
 PATHS_DIFFER = (
     "The labeled and the unlabeled rows reach different UBN layers, or the same ones in another "

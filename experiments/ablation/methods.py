@@ -15,7 +15,7 @@ from experiments.ablation.norms import (
 from experiments.common.records import Config
 from experiments.common.training import BNConfig, UBNConfig
 from experiments.depth.forms import NOTHING
-from ubnlib.steps import ubn_layers
+from ubnlib.forward import ubn_layers
 
 Where = Literal["all", "first", "last", "first half", "second half"]
 

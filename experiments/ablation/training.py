@@ -16,7 +16,7 @@ from experiments.ablation.methods import Method, Pool, Rows, Teacher
 from experiments.ablation.norms import BatchNormVariant, SplitBatchNorm
 from experiments.common.training import initialized_by, random_batches
 from ubnlib.diagnostics import refresh_statistics
-from ubnlib.steps import two_passes
+from ubnlib.forward import two_passes
 
 
 class Problem(Protocol):

@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from experiments.common.records import Config
+from ubnlib.batchnorm import RunningStat, Source, StatsGrad
 from ubnlib.convert import convert_ubn
-from ubnlib.layers import RunningStat, Source, StatsGrad
-from ubnlib.steps import ubn_forward
+from ubnlib.forward import ubn_forward
 
 
 class BNConfig(Config):

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from experiments.common.training import evaluating
 from experiments.depth.layer_gradients import gradient_flows, measure_gradients
 from experiments.depth.layer_statistics import distances, norm_layers
+from ubnlib.batchnorm import Call, UnsupervisedBatchNorm
 from ubnlib.convert import convert_ubn
-from ubnlib.layers import UnsupervisedBatchNorm
-from ubnlib.passes import Call
-from ubnlib.statistics import Moments, batch_statistics, merge, normalize
-from ubnlib.steps import side_by_side, two_passes
+from ubnlib.forward import side_by_side, two_passes
+from ubnlib.functional import Moments, batch_statistics, merge, normalize
 
 Belief = Literal["none", "shift", "scale", "corrected", "labeled", "all"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from experiments.common.training import BNConfig, UBNConfig
 from experiments.depth.repairs import Repair, repair_literal
 from ubnlib.convert import convert_ubn
-from ubnlib.diagnostics import _gap
-from ubnlib.steps import ubn_layers
+from ubnlib.forward import ubn_layers
+from ubnlib.functional import gap
 
 Where = Literal["all", "first half", "second half"]
 GapGradient = Literal["labeled", "unlabeled", "both"]
@@ -104,7 +104,7 @@ def statistics_gap_of(model: nn.Module, gradient: GapGradient) -> Tensor:
             if unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
                 raise RuntimeError(
                     'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
-                    '": take both halves side by side (`ubnlib.steps.side_by_side`).'
+                    '": take both halves side by side (`ubnlib.forward.side_by_side`).'
                 )
             if gradient != "both":
                 union = union.detach()
@@ -112,7 +112,7 @@ def statistics_gap_of(model: nn.Module, gradient: GapGradient) -> Tensor:
                 labeled = labeled.detach()
             if gradient == "labeled":
                 unlabeled = unlabeled.detach()
-            gaps.append(_gap(labeled, unlabeled, union, layer.eps))
+            gaps.append(gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     return torch.cat(gaps).mean()

@@ -37,7 +37,7 @@ def gradient_flows(net: nn.Module) -> Iterator[dict[str, Flow]]:
     """Keep what goes through each normalization layer, by name; to be read after `backward`.
 
     Only what this thread sends through counts: not the unlabeled rows that
-    `ubnlib.steps.side_by_side` sends through in another one. If it is called more than once, the
+    `ubnlib.forward.side_by_side` sends through in another one. If it is called more than once, the
     last call counts.
 
     Args:

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.training import evaluating
-from ubnlib.diagnostics import _gap
-from ubnlib.statistics import Statistics, batch_statistics
+from ubnlib.functional import Statistics, batch_statistics, gap
 
 
 def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -59,4 +58,4 @@ def distances(
 
     It is `statistics_gap`'s distance, in units of b's variance, averaged over channels.
     """
-    return {name: _gap(a[name], b[name], b[name], eps).mean().item() for name in a}
+    return {name: gap(a[name], b[name], b[name], eps).mean().item() for name in a}

@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ubnlib.layers import UnsupervisedBatchNorm
-from ubnlib.steps import ubn_layers
+from ubnlib.batchnorm import UnsupervisedBatchNorm
+from ubnlib.forward import ubn_layers
 
 Repair = Literal["nothing", "shift", "scale", "both"]
 

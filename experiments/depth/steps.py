@@ -13,10 +13,10 @@ from experiments.depth.evaluate import to_input
 from experiments.depth.forms import UBNForm
 from experiments.depth.ranks import Ranks
 from ubnlib.dispnet import DispNet
+from ubnlib.forward import side_by_side, two_passes, ubn_forward
 from ubnlib.kitti import LabeledUnlabeledLoader
 from ubnlib.kitti.packed.loader import StepData
 from ubnlib.losses import multiscale_depth_loss
-from ubnlib.steps import side_by_side, two_passes, ubn_forward
 
 
 def make_engine(config: DepthConfig, net: nn.Module, loader: Any, ranks: Ranks) -> Engine:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from experiments.common.records import Config, Result, recorded
 from experiments.common.training import initialized_by
+from ubnlib.batchnorm import UnsupervisedBatchNorm2d
 from ubnlib.convert import convert_ubn
-from ubnlib.layers import UnsupervisedBatchNorm2d
-from ubnlib.statistics import batch_statistics, normalize
-from ubnlib.steps import ubn_forward
+from ubnlib.forward import ubn_forward
+from ubnlib.functional import batch_statistics, normalize
 
 AVERAGED = 5  # batches
 DECAY = 0.9  # the lambda of equations 2 and 3; the paper does not say it

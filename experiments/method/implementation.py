@@ -13,7 +13,7 @@ from experiments.common.training import initialized_by
 from experiments.method import minimal
 from experiments.method.minimal import MinimalUBN, two_steps
 from ubnlib.convert import convert_ubn
-from ubnlib.steps import ubn_forward
+from ubnlib.forward import ubn_forward
 
 
 class ImplementationConfig(Config):

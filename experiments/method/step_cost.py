@@ -20,7 +20,7 @@ from experiments.common.records import Config, Result, recorded
 from experiments.common.training import initialized_by
 from ubnlib.convert import convert_ubn
 from ubnlib.dispnet import DispNet
-from ubnlib.steps import two_passes, ubn_forward
+from ubnlib.forward import two_passes, ubn_forward
 
 WARM_UP = 1  # round that is not counted
 METHODS = ("bn", "ubn", "two_steps", "joint")

@@ -10,9 +10,9 @@ from torch import Tensor
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.points import SpiralData
 from experiments.toy.train import SpiralTraining
+from ubnlib.batchnorm import Call
 from ubnlib.convert import convert_ubn
-from ubnlib.passes import Call
-from ubnlib.steps import collecting, ubn_layers, using
+from ubnlib.forward import collecting, ubn_layers, using
 
 
 class StatisticsError(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ubnlib.convert import convert_ubn
-from ubnlib.steps import collecting, ubn_layers
+from ubnlib.forward import collecting, ubn_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 

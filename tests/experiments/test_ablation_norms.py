@@ -20,7 +20,7 @@ from experiments.ablation.norms import (
 )
 from experiments.toy.ensemble import Ensemble
 from ubnlib.dispnet import DispNet
-from ubnlib.steps import two_passes, ubn_layers
+from ubnlib.forward import two_passes, ubn_layers
 
 EPS = 1e-5
 SHAPES = [(9, 3), (9, 3, 4), (9, 3, 2, 2)]

@@ -25,8 +25,8 @@ from experiments.depth.repairs import repair_literal
 from experiments.depth.train import train_depth
 from small_kitti import write_calibration, write_frame
 from ubnlib import UnsupervisedBatchNorm1d, collecting, convert_ubn, revert_ubn, ubn_forward, using
+from ubnlib.forward import side_by_side
 from ubnlib.kitti import KittiRaw, prepare
-from ubnlib.steps import side_by_side
 
 BELIEFS = {
     "none": ("none", "nothing"),

@@ -21,7 +21,7 @@ from small_kitti import write_textured
 from ubnlib import DispNet
 from ubnlib.kitti import KittiRaw, prepare
 
-SIZE = (20, 60)  # so that eight images are more than `ubnlib.steps.SMALL`
+SIZE = (20, 60)  # so that eight images are more than `ubnlib.forward.SMALL`
 N, M = 3, 5
 METHODS = {
     "BN": (BNConfig(), "side by side"),

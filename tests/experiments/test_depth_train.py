@@ -196,7 +196,7 @@ def test_both_ways_of_a_step_train_alike(data, monkeypatch, name):
     options = dict(norm=FORMS[name], loss="log_l1", evaluations=0)
     curves = {}
     for passes, small in (("two", 20_000), ("side by side", 20_000), ("side by side", 0)):
-        monkeypatch.setattr("ubnlib.steps.SMALL", small)
+        monkeypatch.setattr("ubnlib.forward.SMALL", small)
         with train_worker.in_float64():
             config = depth_config(data, engine=EngineConfig(passes=passes), **options)
             _, curves[passes, small] = train_depth(config, data, ranks=ALONE)

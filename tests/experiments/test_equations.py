@@ -6,7 +6,7 @@ import torch
 from experiments.method import equations as identities
 from experiments.method.equations import IdentitiesConfig, run_identities
 from ubnlib import averages, layers
-from ubnlib.statistics import Moments, moving_average, normalize
+from ubnlib.functional import Moments, moving_average, normalize
 
 NAMES = {
     "equation1_vs_batchnorm", "averages_vs_equations", "two_steps_vs_joint_pass",

@@ -17,8 +17,8 @@ from experiments.depth.layer_statistics import (
 )
 from experiments.depth.repairs import without_cancelled
 from ubnlib import DispNet, convert_ubn, statistics_gap
-from ubnlib.statistics import Statistics
-from ubnlib.steps import side_by_side, two_passes, ubn_layers
+from ubnlib.forward import side_by_side, two_passes, ubn_layers
+from ubnlib.functional import Statistics
 
 EPS = 1e-5
 

@@ -13,7 +13,7 @@ from experiments.toy.ensemble import Ensemble
 from experiments.toy.points import distance_to_arms, tangent
 from experiments.toy.reference import frozen, random_batch
 from ubnlib import convert_ubn, monte_carlo_predictions, revert_ubn, ubn_forward
-from ubnlib.steps import ubn_layers
+from ubnlib.forward import ubn_layers
 
 
 def test_points_follow_the_playgrounds_formula():

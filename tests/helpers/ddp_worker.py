@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, ubn_forward, using
-from ubnlib.steps import side_by_side
+from ubnlib.forward import side_by_side
 
 WORLD = 2
 # How many labeled and unlabeled rows each rank has.

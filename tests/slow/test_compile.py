@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ubnlib import convert_ubn, statistics_gap, ubn_forward
-from ubnlib.steps import side_by_side, two_passes
+from ubnlib.forward import side_by_side, two_passes
 
 OPTIONS = [
     dict(),
@@ -110,7 +110,7 @@ def test_a_model_compiled_in_place_is_known():
         if options.get("stats_grad") != "all"
         and (options.get("source") != "running" or forward is two_passes)
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_checkpointing_changes_nothing(options, forward, reentrant):
     model = convert_ubn(network(), **options)

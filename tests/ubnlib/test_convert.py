@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d, convert_ubn, revert_ubn
+from ubnlib.batchnorm import SWITCHES, UnsupervisedBatchNorm, UnsupervisedSyncBatchNorm
 from ubnlib.convert import BN_OF, UBN_OF
-from ubnlib.layers import SWITCHES, UnsupervisedBatchNorm, UnsupervisedSyncBatchNorm
-from ubnlib.steps import collecting, ubn_forward
+from ubnlib.forward import collecting, ubn_forward
 
 # Older parts of torch (jit, quantization, weight_norm) say that there are newer ones.
 pytestmark = [

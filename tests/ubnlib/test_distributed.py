@@ -12,7 +12,7 @@ from torch import nn
 import ddp_worker
 from ddp_worker import READINGS, SPLITS, by_hand, network, rows, step
 from ubnlib import convert_ubn, refresh_statistics, ubn_forward
-from ubnlib.steps import side_by_side
+from ubnlib.forward import side_by_side
 
 pytestmark = pytest.mark.slow
 

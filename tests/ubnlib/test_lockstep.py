@@ -19,7 +19,7 @@ from ubnlib import (
     convert_ubn,
     statistics_gap,
 )
-from ubnlib.steps import side_by_side, two_passes
+from ubnlib.forward import side_by_side, two_passes
 
 READINGS = ["corrected", "none", "labeled", "all"]
 

@@ -14,9 +14,8 @@ from ubnlib import (
     convert_ubn,
     using,
 )
-from ubnlib.kernels import batch_moments
-from ubnlib.statistics import batch_statistics, merge
-from ubnlib.steps import side_by_side, two_passes
+from ubnlib.forward import side_by_side, two_passes
+from ubnlib.functional import batch_moments, batch_statistics, merge
 
 SHAPES = [
     (6, 3),

@@ -17,7 +17,7 @@ from ubnlib import (
     ubn_forward,
     using,
 )
-from ubnlib.steps import two_passes
+from ubnlib.forward import two_passes
 
 
 @pytest.fixture

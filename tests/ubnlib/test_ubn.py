@@ -20,7 +20,7 @@ from ubnlib import (
     ubn_forward,
     using,
 )
-from ubnlib.statistics import Statistics, batch_statistics, merge, remove
+from ubnlib.functional import Statistics, batch_statistics, merge, remove
 
 READINGS = [
     (grad, source)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ubnlib.averages import move_averages
+from ubnlib.batchnorm import UnsupervisedBatchNorm, move_averages
 from ubnlib.distributed import group_of
-from ubnlib.layers import UnsupervisedBatchNorm
 from ubnlib.lockstep import Lockstep, in_same_setting
 
 # Numbers in both batches below which taking turns costs more than a second pass: measured with
@@ -52,16 +51,12 @@ def _step(
             "model.train() first."
         )
     try:
-        _set(layers, _step=step, _used=0)
+        for layer in layers:
+            layer.enter_step(step)
         yield
     finally:
-        _set(layers, _step=None)
-
-
-def _set(layers: list[UnsupervisedBatchNorm], **state: Any) -> None:
-    """Set state of all layers, without nn.Module's search for parameters in it."""
-    for layer in layers:
-        layer.__dict__.update(state)
+        for layer in layers:
+            layer.leave_step()
 
 
 @contextmanager
@@ -71,12 +66,12 @@ def _new_step(
     """Forget the last step's statistics, and this one's too if it fails."""
     group = group_of(model)
     for layer in layers:
-        _set([layer], _group=group or layer.own_group())
-    _set(layers, _calls=(), _plain=False, _rows=rows, _weights=None)
+        layer.begin_step(group, rows)
     try:
         yield
     except BaseException:
-        _set(layers, _calls=())
+        for layer in layers:
+            layer.forget_step()
         raise
 
 
@@ -219,7 +214,7 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
     sees two calls, one for each half, that take turns, and so do its hooks; a model must not keep
     activations on itself from one layer for a later one (run such a model by hand). The two steps
     run one after the other where this cannot be, with `source="running"` or in a compiled model,
-    and where it would not pay, with little data (`ubnlib.steps.SMALL`); then layers that draw at
+    and where it would not pay, with little data (`ubnlib.forward.SMALL`); then layers that draw at
     random, such as dropout, draw anew in each step.
 
     Under DistributedDataParallel, give the wrapped model: statistics are then over the rows of

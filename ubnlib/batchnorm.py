@@ -1,0 +1,560 @@
+"""The Unsupervised Batch Normalization layers: their switches, their state, what a call does.
+
+A layer calls the equations of `ubnlib.functional`; `ubnlib.forward` says which step it is in.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ubnlib.distributed import pool
+from ubnlib.functional import (
+    Moments,
+    NormalizeLabeled,
+    RunningStat,
+    Statistics,
+    batch_statistics,
+    carry_labeled_gradient,
+    merge,
+    moving_average,
+    normalize,
+    remove,
+)
+from ubnlib.lockstep import Lockstep
+
+Source = Literal["batch", "running"]
+StatsGrad = Literal["corrected", "none", "labeled", "all"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
+    "paper": dict(source="batch", stats_grad="none", running_stat="std", decay=0.9),
+}
+
+CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
+SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite")
+STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weights")
+
+
+def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
+    """Refuse values that are not allowed, or not together."""
+    for name, choices in CHOICES.items():
+        if switches[name] not in get_args(choices):
+            allowed = ", ".join(map(repr, get_args(choices)))
+            raise ValueError(f"{name} is {switches[name]!r}: it must be one of {allowed}.")
+    weight = switches["unlabeled_weight"]
+    if weight is not None and not 0 < weight <= 1:
+        raise ValueError(
+            f"unlabeled_weight is {weight!r}: it must be above 0 and at most 1, or None to weigh "
+            "labeled and unlabeled rows by their number."
+        )
+    if switches["source"] == "running" and not track_running_stats:
+        raise ValueError(
+            'source="running" normalizes by the moving averages, which '
+            "track_running_stats=False does not keep: set one of them otherwise."
+        )
+    if switches["source"] == "running" and switches["stats_grad"] == "labeled":
+        raise ValueError(
+            'stats_grad="labeled" goes with source="batch" only: normalized by the moving '
+            "averages, the labeled rows of step 2 are no longer those that step 1 averaged."
+        )
+
+
+class Call(NamedTuple):
+    """The statistics that one call of a layer saw in a UBN step, over all ranks.
+
+    The labeled ones carry gradient, the others only with `stats_grad="all"`. In two steps by hand,
+    `labeled` and `unlabeled` are None until step 2.
+    """
+
+    union: Statistics
+    labeled: Statistics | None
+    unlabeled: Statistics | None
+    reference: Moments  # what normalizes the labeled rows
+    own_mean: Tensor | None = None  # of this rank's labeled rows, to know them again
+
+    def complete(self) -> "Call":
+        """Return the call with the unlabeled rows' share, where step 1 saw the union only."""
+        if self.labeled is None or self.unlabeled is not None:
+            return self
+        part = self.labeled if self.union.mean.requires_grad else self.labeled.detach()
+        if isinstance(part.count, int) and part.count >= self.union.count:
+            return self  # nothing was unlabeled
+        return self._replace(unlabeled=remove(self.union, part))
+
+
+def _in_backward() -> bool:
+    """Whether autograd is going backward, where only activation checkpointing calls a layer."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class UnsupervisedBatchNorm(_BatchNorm):
+    """What the 1d, 2d and 3d layers share; see `UnsupervisedBatchNorm2d`."""
+
+    # Class attributes, so that a converted nn.BatchNorm needs no second __init__.
+    source: Source = "batch"
+    stats_grad: StatsGrad = "corrected"
+    running_stat: RunningStat = "var"
+    unlabeled_weight: float | None = None
+    skip_nonfinite: bool = True
+
+    # The state of a UBN step, kept until the next one for backward and for diagnostics. Plain
+    # attributes: as buffers they would enter the state_dict and be overwritten by
+    # DistributedDataParallel's broadcast.
+    _step: Literal["collect", "use"] | Lockstep | None = None
+    _group: ProcessGroup | None = None  # the ranks that share statistics
+    _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
+    _calls: tuple[Call, ...] = ()
+    _used: int = 0  # how many of the calls step 2 has made
+    _plain: bool = False  # whether the layer was called outside a step since the last one
+    _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        decay: float | None = None,
+        source: Source = "batch",
+        stats_grad: StatsGrad = "corrected",
+        running_stat: RunningStat = "var",
+        unlabeled_weight: float | None = None,
+        skip_nonfinite: bool = True,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            affine=affine,
+            track_running_stats=track_running_stats,
+            device=device,
+            dtype=dtype,
+            **({} if bias else {"bias": False}),  # older torch does not know the option
+        )
+        if decay is not None and momentum != 0.1:
+            raise ValueError(
+                f"Both decay={decay} and momentum={momentum} are given: they are one setting, "
+                "decay = 1 - momentum; give one of them."
+            )
+        self.configure(
+            decay=decay,
+            source=source,
+            stats_grad=stats_grad,
+            running_stat=running_stat,
+            unlabeled_weight=unlabeled_weight,
+            skip_nonfinite=skip_nonfinite,
+        )
+
+    def configure(self, **options: Any) -> None:
+        """Set the options that this layer has beyond nn.BatchNorm's.
+
+        Args:
+            **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
+                `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`.
+
+        Raises:
+            TypeError: An option has an unknown name.
+            ValueError: A value is not among those allowed; the layer is as it was.
+        """
+        if options.get("momentum") is not None and options.get("decay") is not None:
+            raise ValueError(
+                "Both decay and momentum are given: they are one setting, decay = 1 - momentum; "
+                "give one of them."
+            )
+        for name in options:
+            if name not in (*SWITCHES, "momentum", "decay"):
+                raise TypeError(
+                    f"{name!r} is no option of {type(self).__name__}: it has momentum, decay, "
+                    f"{', '.join(SWITCHES)}."
+                )
+        for name in ("momentum", "decay"):
+            if options.get(name) is not None and not 0 <= options[name] <= 1:
+                raise ValueError(f"{name} is {options[name]!r}: it must be from 0 to 1.")
+        switches = {name: getattr(self, name) for name in SWITCHES}
+        switches.update((name, value) for name, value in options.items() if name in SWITCHES)
+        _check_switches(switches, self.track_running_stats)
+        for name, value in switches.items():
+            setattr(self, name, value)
+        if options.get("decay") is not None:
+            self.momentum = 1.0 - options["decay"]
+        elif "momentum" in options:
+            self.momentum = options["momentum"]
+
+    @property
+    def last_step(self) -> tuple[Call, ...]:
+        """The statistics of each call in the last UBN step, for forward hooks and analyses.
+
+        Example:
+            >>> import torch
+            >>> from ubnlib import UnsupervisedBatchNorm1d, ubn_forward
+            >>> norm = UnsupervisedBatchNorm1d(1)
+            >>> x, y = torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])
+            >>> _ = ubn_forward(torch.nn.Sequential(norm), x, y)
+            >>> [call.union.mean.item() for call in norm.last_step]
+            [4.0]
+        """
+        return tuple(call.complete() for call in self._calls)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x; outside a UBN step exactly as nn.BatchNorm does."""
+        if not self.training:
+            return super().forward(x)
+        if self._step is None:
+            return self._recompute(x) if _in_backward() else self._forward_plainly(x)
+        self._check_input_dim(x)
+        if self._step == "collect":
+            return self._collect(x)
+        if self._step == "use":
+            return self._use(x)
+        return self._advance(x)
+
+    def _forward_plainly(self, x: Tensor) -> Tensor:
+        """Equation 1, with the averages moved."""
+        self._plain = True
+        if self.running_stat == "var" or self.running_mean is None:
+            return super().forward(x)
+        self._check_input_dim(x)
+        _move_together([self], [batch_statistics(x, differentiable=False)])
+        return self._normalize_by_itself(x)
+
+    def _collect(self, x: Tensor) -> Tensor:
+        """Step 1: gather the statistics of the combined batch."""
+        if self._rows is None:
+            if self.unlabeled_weight is not None:
+                raise ValueError(
+                    f"unlabeled_weight={self.unlabeled_weight} needs to know which rows are "
+                    "labeled: say collecting(model, rows=(labeled, unlabeled)) with their numbers."
+                )
+            (union,), unlabeled = pool((batch_statistics(x),), self._group), None
+        else:
+            n, m = self._rows
+            split = len(x) * n // max(n + m, 1)
+            if split * (n + m) != len(x) * n:
+                raise RuntimeError(
+                    f"This layer gets {len(x)} rows for the {n} labeled and {m} unlabeled ones of "
+                    "the combined batch, which cannot be told apart in it."
+                )
+            parts = batch_statistics(x[:split]), batch_statistics(x[split:])
+            labeled, unlabeled = pool(parts, self._group)
+            union = merge(labeled, unlabeled, self.unlabeled_weight)
+        self._open_call(union, unlabeled)
+        return normalize(x, union.moments, self.weight, self.bias, self.eps)
+
+    def _use(self, x: Tensor) -> Tensor:
+        """Step 2: normalize the labeled rows by what step 1 collected (equation 4)."""
+        if self._used >= len(self._calls):
+            raise RuntimeError(
+                f"This layer is called {self._used + 1} times in step 2 but was called "
+                f"{len(self._calls)} times in step 1: both steps must take the same path through "
+                "the model."
+            )
+        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
+        (labeled,) = pool((own,), self._group)
+        self._used += 1
+        return self._normalize_labeled(x, own, labeled, self._used - 1, (self.weight, self.bias))
+
+    def _advance(self, x: Tensor) -> Tensor:
+        """Both steps at once, for either half of the rows (see `ubnlib.lockstep`)."""
+        lockstep = self._step
+        affine = self.weight, self.bias  # a hook, as of weight norm, may make them for each half
+        unlabeled_half = lockstep.in_unlabeled_half()
+        differentiable = ("all",) if unlabeled_half else ("labeled", "all")
+        own = batch_statistics(x, differentiable=self.stats_grad in differentiable)
+
+        @torch.enable_grad()  # in whichever thread comes second
+        def combine(labeled: Statistics, unlabeled: Statistics) -> int:
+            labeled, unlabeled = pool((labeled, unlabeled), self._group)
+            constant = labeled.detach() if self.stats_grad == "labeled" else labeled
+            self._open_call(merge(constant, unlabeled, self.unlabeled_weight), unlabeled, labeled)
+            return len(self._calls) - 1
+
+        index = lockstep.meet(self, own, combine)
+        call = self._calls[index]
+        if unlabeled_half:
+            return normalize(x, call.union.moments, *affine, self.eps)
+        self._used += 1
+        return self._normalize_labeled(x, own, call.labeled, index, affine)
+
+    def _recompute(self, x: Tensor) -> Tensor:
+        """Activation checkpointing's second forward: the same values again, and nothing moved."""
+        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
+        mean, var, _ = own.detach()
+        slack = 1e-4 * var.sqrt() + 1e-5 * mean.abs()
+        for index, call in enumerate(self._calls):
+            if call.own_mean is None or ((call.own_mean - mean).abs() > slack).any():
+                continue
+            if self.stats_grad == "all":
+                raise RuntimeError(
+                    'Activation checkpointing does not go with stats_grad="all", whose unlabeled '
+                    "rows have a backward pass of their own."
+                )
+            labeled = call.labeled.detach()
+            if self.stats_grad == "labeled":
+                (labeled,) = pool((own,), self._group)
+            return self._normalize_labeled(x, own, labeled, index, (self.weight, self.bias))
+        if self._plain or not self._calls:
+            return self._normalize_by_itself(x)
+        raise RuntimeError(
+            "Activation checkpointing computes rows again that are not those of the last UBN step: "
+            "call backward before the next step."
+        )
+
+    def _normalize_by_itself(self, x: Tensor) -> Tensor:
+        """Equation 1, and nothing moved."""
+        mean = var = None
+        if self.running_mean is not None and self.running_stat == "var":
+            # Checkpointing compares with the first forward, in which autograd saw the averages.
+            mean, var = self.running_mean.clone(), self.running_var.clone()
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
+
+    def _open_call(
+        self,
+        union: Statistics,
+        unlabeled: Statistics | None,
+        labeled: Statistics | None = None,
+    ) -> None:
+        """Note what the labeled rows and the moving averages will need."""
+        if isinstance(union.count, int) and union.count < 2:
+            raise ValueError(
+                f"The combined batch has {union.count} value per channel: statistics need at least "
+                "2; give more rows."
+            )
+        reference = union.moments
+        if self.source == "running":
+            calls = self._calls
+            before = Moments(self.running_mean, self.running_var)
+            before = calls[-1].reference if calls else before
+            reference, _ = self._average_after(before, union.unbiased, earlier=len(calls))
+        self._calls += (Call(union, labeled, unlabeled, reference),)
+
+    def _normalize_labeled(
+        self,
+        x: Tensor,
+        own: Statistics,
+        labeled: Statistics,
+        index: int,
+        affine: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Normalize labeled rows by a call's reference, with the gradient of `stats_grad`."""
+        call = self._calls[index]
+        reference = call.reference
+        if self.stats_grad == "labeled":
+            if call.unlabeled is None:
+                union = carry_labeled_gradient(call.union, labeled)
+            else:
+                union = merge(labeled, call.unlabeled, self.unlabeled_weight)
+            reference = union.moments
+        if self.stats_grad in ("labeled", "all"):
+            out = normalize(x, reference, *affine, self.eps)
+        else:
+            corrected = self.stats_grad == "corrected"
+            if corrected and isinstance(labeled.count, int) and labeled.count < 2:
+                raise ValueError(
+                    'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '
+                    f"normalization does, and got {labeled.count}: give more labeled rows or use "
+                    '"none" or "labeled".'
+                )
+            out, mean, var = NormalizeLabeled.apply(
+                x, *affine, *labeled, *reference, self.eps, corrected, self._group
+            )
+            labeled = Statistics(mean, var, labeled.count)
+        call = call._replace(labeled=labeled, own_mean=own.mean.detach())
+        self._calls = (*self._calls[:index], call, *self._calls[index + 1 :])
+        return out
+
+    def _average_after(
+        self, running: Moments, batch: Moments, earlier: int = 0
+    ) -> tuple[Moments, Tensor | int]:
+        """Return where averages are after one batch, differentiably, and whether it was taken.
+
+        Args:
+            running: The averages before.
+            batch: Mean and unbiased variance of the batch.
+            earlier: How many batches of this step the layer has yet to count.
+        """
+        momentum = self.momentum
+        if momentum is None:  # cumulative average, as in nn.BatchNorm
+            momentum = 1.0 / (self.num_batches_tracked + (earlier + 1)).to(running.mean.dtype)
+        moved = moving_average(running, batch, momentum, self.running_stat)
+        if not self.skip_nonfinite:
+            return moved, 1
+        taken = torch.isfinite(batch.mean + batch.var).all()
+        kept = zip(moved, running, strict=True)
+        return Moments(*(torch.where(taken, new, old) for new, old in kept)), taken
+
+    # What `ubnlib.forward` does with a layer. nn.Module's __setattr__ would look for parameters in
+    # every value, at every step and layer.
+
+    def begin_step(self, group: ProcessGroup | None, rows: tuple[int, int] | None = None) -> None:
+        """Forget the last step, and share the new one's statistics over the ranks of a group."""
+        group = group or self.own_group()
+        vars(self).update(_calls=(), _plain=False, _rows=rows, _weights=None, _group=group)
+
+    def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
+        """Take part in a step from now on."""
+        vars(self).update(_step=step, _used=0)
+
+    def leave_step(self) -> None:
+        """Take part in no step any more; its statistics stay for backward."""
+        vars(self).update(_step=None)
+
+    def forget_step(self) -> None:
+        """Drop the statistics of a step that failed."""
+        vars(self).update(_calls=())
+
+    def own_group(self) -> ProcessGroup | None:
+        """Return the ranks that this layer shares statistics with whatever model it is in."""
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a step's statistics behind: they may hold a graph, which cannot be copied."""
+        state = dict(super().__getstate__())
+        for name in STEP_STATE:
+            state.pop(name, None)
+        return state
+
+    def extra_repr(self) -> str:
+        """Add the options that differ from the default."""
+        options = [
+            f"{name}={getattr(self, name)!r}"
+            for name in SWITCHES
+            if getattr(self, name) != getattr(UnsupervisedBatchNorm, name)
+        ]
+        return ", ".join([super().extra_repr(), *options])
+
+
+class UnsupervisedBatchNorm1d(UnsupervisedBatchNorm, nn.BatchNorm1d):
+    """Unsupervised Batch Normalization of [N, C] or [N, C, L]; see `UnsupervisedBatchNorm2d`."""
+
+
+class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
+    """Unsupervised Batch Normalization of [N, C, H, W] (Kocyigit et al., CVPR Workshops 2020).
+
+    A subclass of nn.BatchNorm2d with the same parameters, buffers and state_dict. Labeled rows x
+    are normalized by statistics of the combined batch n = {x, y} with unlabeled rows y:
+
+        gamma (x - mu(n)) / sigma(n) + beta                                  (equation 4)
+
+    A training step has two forward passes, which `ubn_forward` runs: step 1 (`collecting`) takes
+    n and moves the averages, step 2 (`using`) takes x alone and carries the gradient. Outside
+    these steps, and in evaluation, the layer is exactly nn.BatchNorm2d.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to the variance.
+        momentum: Weight of a new batch in the moving averages, 0 to freeze them; None averages all
+            batches equally.
+        affine: Whether gamma (`weight`) and beta (`bias`) are learned.
+        track_running_stats: Whether moving averages are kept for evaluation.
+        decay: The paper's lambda = 1 - momentum (equations 2 and 3); give it or `momentum`.
+        source: What normalizes x in step 2: the combined `"batch"`, or the `"running"` averages
+            that it moves.
+        stats_grad: The gradient through these statistics. `"corrected"`: equation 4's values with
+            batch normalization's gradient (see `ubnlib.functional.NormalizeLabeled`);
+            `"none"`: constants, the paper's literal two steps; `"labeled"`: the labeled rows'
+            share carries gradient (with `source="batch"` only); `"all"`: both shares do, as one
+            joint pass would. The default trained wherever it was tried, and no part of its steps is
+            cancelled, where constants lose most of each step (docs/depth_study.md; notebook 3).
+        running_stat: Whether the averages follow the variance (`"var"`, as torch) or the standard
+            deviation (`"std"`, equation 3); `running_var` holds a variance in both cases.
+        unlabeled_weight: Weight of the unlabeled rows' statistics in those of n, above 0; 1 leaves
+            the labeled rows out. None weighs all rows alike.
+        skip_nonfinite: Whether a UBN step whose statistics are not all finite leaves the moving
+            averages as they are, which one such batch would spoil for good.
+        bias: Whether there is a beta (in versions of torch that have this option).
+        device: Where the parameters live.
+        dtype: Their type.
+
+    Shape:
+        [N, C, H, W] to [N, C, H, W]; the statistics are per channel, over N, H and W.
+
+    Raises:
+        ValueError: A value is not allowed, or `decay` and `momentum` are both given; in a step,
+            statistics of fewer than two values per channel.
+        RuntimeError: The two steps, or the two halves of the rows, take different paths through
+            the model; activation checkpointing meets rows of an earlier step.
+
+    Example:
+        >>> import torch
+        >>> from ubnlib import UnsupervisedBatchNorm2d, ubn_forward
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), UnsupervisedBatchNorm2d(8))
+        >>> labeled, unlabeled = torch.randn(2, 3, 9, 9), torch.randn(6, 3, 9, 9)
+        >>> ubn_forward(model, labeled, unlabeled).shape
+        torch.Size([2, 8, 7, 7])
+    """
+
+
+class UnsupervisedBatchNorm3d(UnsupervisedBatchNorm, nn.BatchNorm3d):
+    """Unsupervised Batch Normalization of [N, C, D, H, W]; see `UnsupervisedBatchNorm2d`."""
+
+
+class UnsupervisedSyncBatchNorm(UnsupervisedBatchNorm, nn.SyncBatchNorm):
+    """What `convert_ubn` makes of nn.SyncBatchNorm, which it is outside a UBN step.
+
+    In a UBN step, its statistics are over the ranks of its own process group, also in a model that
+    is not wrapped in DistributedDataParallel. See `UnsupervisedBatchNorm2d`.
+    """
+
+    def own_group(self) -> ProcessGroup | None:
+        """Return the ranks that this layer shares statistics with whatever model it is in."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        return self.process_group or dist.group.WORLD
+
+
+@torch.no_grad()
+def move_averages(layers: Iterable[UnsupervisedBatchNorm]) -> None:
+    """Move the averages by what the layers' calls of this step collected: equations 2 and 3.
+
+    They move when step 1 is over, so that a step that fails moves none of them, and for all layers
+    together: a few operations on all channels take the place of a dozen small ones in every layer.
+
+    Where a layer has `skip_nonfinite`, a batch with a statistic that is not finite in any layer
+    of the same settings moves none of them.
+    """
+    calls = [
+        (turn, layer, call.union)
+        for layer in layers
+        if layer.running_mean is not None
+        for turn, call in enumerate(layer._calls)
+    ]
+    alike = defaultdict(list)
+    for turn, layer, union in calls:
+        cumulative = id(layer) if layer.momentum is None else None
+        buffer = layer.running_mean
+        switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
+        alike[turn, *switches, buffer.dtype, buffer.device].append((layer, union))
+    for turn in sorted({key[0] for key in alike}):  # a shared layer's calls one after the other
+        for key, members in alike.items():
+            if key[0] == turn:
+                _move_together(*zip(*members, strict=True))
+
+
+@torch.no_grad()
+def _move_together(layers: Sequence[UnsupervisedBatchNorm], unions: Sequence[Statistics]) -> None:
+    """Move the averages of layers with the same settings by one batch each."""
+    running = Moments(
+        torch.cat([layer.running_mean for layer in layers]),
+        torch.cat([layer.running_var for layer in layers]),
+    )
+    batch = Moments(*map(torch.cat, zip(*(union.unbiased for union in unions), strict=True)))
+    moved, taken = layers[0]._average_after(running, batch)
+    channels = [layer.num_features for layer in layers]
+    for layer, mean, var in zip(
+        layers, moved.mean.split(channels), moved.var.split(channels), strict=True
+    ):
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(var)
+        layer.num_batches_tracked.add_(taken)
