@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import Calibration, KittiRaw, PackedDepth, scale_projection
-from ubnlib.kitti.layout import find_drives
-from ubnlib.kitti.packed.codes import decode_depth
-from ubnlib.kitti.packed.loader import LabeledUnlabeledLoader, rows_of_step
+from ubnlib.kitti.loader import LabeledUnlabeledLoader, rows_of_step
+from ubnlib.kitti.packed import decode_depth
+from ubnlib.kitti.raw import find_drives
 
 ENCODERS = {"png": {}, "jpg": {"quality": 92}}  # Pillow's options; 92 as monodepth2 converts KITTI
 

@@ -37,7 +37,8 @@ from training_steps import Step
 
 from experiments.common.provenance import provenance
 from ubnlib.kitti import KittiRaw, PackedDepth, prepare, project_velodyne, read_velodyne
-from ubnlib.kitti.packed import Preparation
+from ubnlib.kitti.packed import frame_digest
+from ubnlib.kitti.prepare import Preparation
 from ubnlib.kitti.raw import read_image
 
 L3_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")  # Linux's
@@ -106,7 +107,7 @@ def preparation(raw: KittiRaw, folder: Path, setting: Setting) -> dict[str, Case
     return {
         "image, decode": each(lambda index: read_image(paths[index]), setting),
         "image, decode and resize": each(raw.image, setting),
-        "prepare, read and encode": each(Preparation(raw, folder / "none").pack, setting, 25),
+        "prepare, read and encode": each(Preparation(raw, folder / "none").read_frame, setting, 25),
         "prepare, end to end": Case(prepare_some, setting.prepared, "ms", 25),
     }
 
@@ -159,7 +160,8 @@ def run(setting: Setting, source: Path, folder: Path) -> Report:
     origin = provenance()
     raw = repeat_frames(source, folder / "raw", setting.size, setting.frames)
     packed = prepare(raw, folder / "packed", workers=1, progress=False)
-    packed.verify(workers=1, progress=False)  # its bytes are in memory from here on
+    for index in range(len(packed)):
+        frame_digest(*packed.stored(index))  # its bytes are in memory from here on
     files = [folder / suffix for suffix in ENCODERS]
     for target in files:
         write_files(packed, originals(raw), target)

@@ -23,7 +23,7 @@ from experiments.depth.forms import UBNForm
 from experiments.depth.ranks import Ranks
 from experiments.depth.steps import make_engine, make_loader, make_net
 from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth, prepare
-from ubnlib.kitti.packed.loader import StepData
+from ubnlib.kitti.loader import StepData
 
 METHODS = {
     "BN": (BNConfig(), "side by side"),

@@ -17,9 +17,8 @@ from importlib import resources
 from pathlib import Path
 
 from kitti_download.catalog import load_catalog
-from ubnlib.kitti.framesets import compact
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.splits import SPLITS
+from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.splits import SPLITS, compact
 
 CAMERAS = {"l": 2, "r": 3}
 VALIDATION_DRIVES = {f"2011_09_26_drive_{drive}" for drive in ("0028", "0032", "0070")}

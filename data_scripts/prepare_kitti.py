@@ -2,10 +2,15 @@
 
 import argparse
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from experiments.common.cores import usable_cores
-from ubnlib.kitti import KittiRaw, load_split, prepare, select
-from ubnlib.kitti.packed import Preparation
+from tqdm import tqdm
+
+from ubnlib.kitti import KittiRaw, PackedDepth, load_split, prepare, select
+from ubnlib.kitti.packed import frame_digest
+from ubnlib.kitti.prepare import Preparation, usable_cores
 from ubnlib.kitti.splits import SPLITS
 
 
@@ -15,14 +20,14 @@ def main() -> int:
     try:
         dataset = choose(arguments)
         task = Preparation(dataset, arguments.folder)
-        print(task.describe(arguments.workers), file=sys.stderr)
+        print(describe(task, arguments.workers), file=sys.stderr)
         if arguments.dry_run:
             return 0
         packed = prepare(
             dataset, arguments.folder, workers=arguments.workers, progress=not arguments.quiet
         )
         if arguments.verify:
-            packed.verify(workers=arguments.workers, progress=not arguments.quiet)
+            verify(packed, workers=arguments.workers, progress=not arguments.quiet)
     except (ValueError, OSError) as error:
         print(f"prepare_kitti: {error}", file=sys.stderr)
         return 1
@@ -48,6 +53,51 @@ def choose(arguments: argparse.Namespace) -> KittiRaw:
     if not selection.present:
         raise ValueError(f"{arguments.root} holds no frame of {' and '.join(arguments.split)}.")
     return KittiRaw(arguments.root, **options, keys=selection.present)
+
+
+def describe(task: Preparation, workers: int) -> str:
+    """Say what will be made, the disk space it needs, and about how long it takes.
+
+    Two frames are packed for the estimate; it assumes that every worker has a core of its own.
+    """
+    seconds = seconds_a_frame(task) * len(task.dataset) / workers
+    height, width = task.dataset.size
+    return (
+        f"{task.dataset.report()}\n"
+        f"to {task.folder} at {height}x{width}: {task.bytes_needed / 1e9:.2f} GB needed, "
+        f"{task.bytes_free / 1e9:.2f} GB free, about {tqdm.format_interval(seconds)} "
+        f"with {workers} workers"
+    )
+
+
+def seconds_a_frame(task: Preparation) -> float:
+    """Time one frame; broken ones, which will be left out, are passed over."""
+    warm, count = False, len(task.dataset)
+    for index in (0, count // 2, *range(min(count, 8))):
+        start = time.perf_counter()
+        with suppress(ValueError, FileNotFoundError):
+            task.read_frame(index)
+            if warm:
+                return time.perf_counter() - start
+            warm = True  # the first call loads Pillow
+    return 0.0
+
+
+def verify(packed: PackedDepth, *, workers: int = 2, progress: bool = False) -> None:
+    """Read everything and compare it with the frame table's digests.
+
+    Raises:
+        ValueError: If a frame's bytes are not those that were written; names the frame.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        digests = pool.map(lambda index: frame_digest(*packed.stored(index)), range(len(packed)))
+        bar = tqdm(digests, "Verifying", len(packed), unit="frame", disable=not progress)
+        for key, found, digest in zip(packed.keys, bar, packed.digests, strict=True):
+            if found != digest:
+                raise ValueError(
+                    f"Frame {tuple(key)} in {packed.folder} is not what was written there: remove "
+                    f"the folder and prepare it again."
+                )
 
 
 def positive(text: str) -> int:

@@ -49,7 +49,7 @@ class Result:
 
     metrics: dict[str, list[float | None]]
     curves: dict[str, list[list[float | None]]]
-    frames: dict[str, list[str]] = field(default_factory=dict)  # as in `ubnlib.kitti.framesets`
+    frames: dict[str, list[str]] = field(default_factory=dict)  # as in `ubnlib.kitti.splits`
 
     @classmethod
     def of_one_seed(

@@ -15,7 +15,7 @@ from experiments.depth.engine import Engine
 from experiments.depth.evaluate import accuracy_of_parts, refreshed, to_input
 from experiments.depth.ranks import alone
 from experiments.depth.steps import loss_of_step, make_loader, make_net, make_optimizer
-from ubnlib.kitti.packed.loader import StepData
+from ubnlib.kitti.loader import StepData
 from ubnlib.losses import multiscale_depth_loss
 
 LOSSES = ("loss_before", "promised", "believed", "happened")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.common.records import Config
 from ubnlib.kitti import FrameKey, keep_every, keep_random, load_split, select, split_by_drive
-from ubnlib.kitti.framesets import digest
+from ubnlib.kitti.splits import digest
 
 
 class Frames(Protocol):

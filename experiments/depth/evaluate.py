@@ -12,8 +12,8 @@ from experiments.depth.data import DepthData, Frames, LabelsConfig
 from experiments.depth.layer_statistics import distances, layer_averages, layer_statistics
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
-from ubnlib.evaluation import Evaluation, evaluate_depth
 from ubnlib.kitti import FrameKey
+from ubnlib.metrics import Evaluation, evaluate_depth
 
 
 def to_input(images: Tensor, channels_last: bool = False) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from experiments.depth.rgbd_files import IMAGE_SUFFIXES, LAYOUT, find_files, frame_keys, read_frame
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.packed.positions import positions
+from ubnlib.kitti.packed import positions
+from ubnlib.kitti.raw import FrameKey
 
 
 class RgbdBatch(NamedTuple):

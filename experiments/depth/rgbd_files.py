@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ubnlib.kitti.framesets import LAST_FRAME
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.png import read_png
+from ubnlib.kitti.raw import FrameKey, read_png
+from ubnlib.kitti.splits import LAST_FRAME
 from ubnlib.losses import downscale_depth
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

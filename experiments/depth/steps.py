@@ -15,7 +15,7 @@ from experiments.depth.ranks import Ranks
 from ubnlib.dispnet import DispNet
 from ubnlib.forward import side_by_side, two_passes, ubn_forward
 from ubnlib.kitti import LabeledUnlabeledLoader
-from ubnlib.kitti.packed.loader import StepData
+from ubnlib.kitti.loader import StepData
 from ubnlib.losses import multiscale_depth_loss
 
 

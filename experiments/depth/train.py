@@ -16,7 +16,7 @@ from experiments.depth.ranks import Ranks, alone
 from experiments.depth.steps import make_engine, make_loader, make_net
 from experiments.depth.weights import save_weights
 from ubnlib.dispnet import DispNet
-from ubnlib.kitti.framesets import compact
+from ubnlib.kitti.splits import compact
 
 
 def train_depth(

@@ -36,7 +36,7 @@ from kitti_server import (
     kept_files,
     zip_of,
 )
-from ubnlib.kitti.layout import find_drives
+from ubnlib.kitti.raw import find_drives
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "download_kitti.py"
 DATE = "2011_09_26"

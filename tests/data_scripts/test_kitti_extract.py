@@ -14,7 +14,7 @@ from kitti_download.archive import ArchiveError, open_archive
 from kitti_download.catalog import choose_drives
 from kitti_download.extract import unpack_calibration, unpack_drive
 from kitti_server import calibration_files, drive_files, kept_files, zip_of
-from ubnlib.kitti.layout import find_drives
+from ubnlib.kitti.raw import find_drives
 
 (DRIVE,) = choose_drives(["2011_09_26_drive_0048"])
 (LACKING,) = choose_drives(["2011_09_26_drive_0009"])

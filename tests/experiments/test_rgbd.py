@@ -19,7 +19,7 @@ from experiments.depth.rgbd_files import frame_keys
 from experiments.depth.train import DepthConfig, run_depth
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, keep_every, keep_random
-from ubnlib.kitti.framesets import compact, expand
+from ubnlib.kitti.splits import compact, expand
 
 SIZE = (4, 6)
 NATIVE = (10, 15)  # 2.5 pixels a cell, so that cells share pixels

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import train_worker  # noqa: F401
-from ubnlib.kitti.packed.codes import decode_depth, encode_depth
+from ubnlib.kitti.packed import decode_depth, encode_depth
 
 torch.set_num_threads(1)  # a process with more threads could not be forked
 _weight = nn.Parameter(torch.ones(1))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubnlib.kitti.framesets import LAST_FRAME, compact, digest, expand
-from ubnlib.kitti.layout import FrameKey
+from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.splits import LAST_FRAME, compact, digest, expand
 
 DRIVE = "2011_09_26_drive_0001"
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ubnlib.kitti import Calibration, FrameKey, project_velodyne, read_velodyne
-from ubnlib.kitti.ground_truth import ImprovedGroundTruth, read_depth_png
+from ubnlib.kitti.raw import ImprovedGroundTruth, read_depth_png
 
 KEY = FrameKey("2000_01_01", "0003", 2, 5)
 PIXELS = np.array([[0, 1, 256, 65535], [25600, 300, 0, 20480]], np.uint16)

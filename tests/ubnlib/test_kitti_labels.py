@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubnlib.kitti.framesets import compact
-from ubnlib.kitti.labels import keep_every, keep_random
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.splits import load_split
+from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.splits import compact, keep_every, keep_random, load_split
 
 DATE = "2000_01_01"
 HALVINGS = [2**power for power in range(8)]

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from kitti_download.catalog import EIGEN_TEST_DRIVES, load_catalog
 from ubnlib.kitti import splits
-from ubnlib.kitti.framesets import compact, digest
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.splits import SPLITS, load_split, select
+from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.splits import SPLITS, compact, digest, load_split, select
 
 LISTS = Path(splits.__file__).parent / "split_lists"
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "make_splits.py"

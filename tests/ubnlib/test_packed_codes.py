@@ -6,14 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubnlib.kitti.packed.codes import (
+from ubnlib.kitti.packed import (
     MAX_DEPTH,
     MAX_PIXELS,
     STEPS_PER_METER,
     check_size,
     decode_depth,
     encode_depth,
-    flip_codes,
 )
 
 HALF_A_STEP = 0.5 / STEPS_PER_METER
@@ -127,30 +126,6 @@ def test_no_points_and_no_maps():
     assert not unpacked([empty, empty]).any()
     no_codes, no_counts = torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int64)
     assert decode_depth(no_codes, no_counts, (4, 6)).shape == (0, 4, 6)
-    assert flip_codes(no_codes, no_counts, no_counts.bool(), 6).shape == (0,)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.sampled_from(SHAPES),
-    st.integers(0, 2**32 - 1),
-    st.lists(st.booleans(), min_size=1, max_size=3),
-)
-def test_flipped_codes_are_those_of_the_mirrored_map(shape, seed, flipped):
-    maps = [sparse_map(shape, seed + number) for number in range(len(flipped))]
-    for depth in maps:
-        depth[-1, -1] = depth[0, 0] = 7.0
-    codes, counts = packed(maps)
-    before = codes.clone()
-    moved = flip_codes(codes, counts, torch.tensor(flipped), shape[1])
-    assert moved.dtype == torch.int32 and torch.equal(codes, before)
-    ours = decode_depth(moved, counts, shape).numpy()
-    mirrored = [
-        depth[:, ::-1] if chosen else depth for depth, chosen in zip(maps, flipped, strict=True)
-    ]
-    np.testing.assert_array_equal(ours, np.stack([unpacked([depth])[0] for depth in mirrored]))
-    twice = flip_codes(moved, counts, torch.tensor(flipped), shape[1])
-    assert torch.equal(twice, codes)
 
 
 @pytest.mark.parametrize("size", [(513, 512), (1, 2**18 + 1), (0, 5), (5, 0), (-1, 5), (3,), ()])

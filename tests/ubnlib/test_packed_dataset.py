@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from prepare_kitti import verify
 from small_kitti import write_textured
 from ubnlib.kitti import KittiRaw, PackedBatch, PackedDepth, prepare
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.packed.files import frame_digest
+from ubnlib.kitti.packed import frame_digest
+from ubnlib.kitti.raw import FrameKey
 
 SIZE = (12, 36)
 FRAMES = 10
@@ -176,13 +177,14 @@ def test_a_pickle_of_a_folder_that_has_gone_names_it(folder):
 )
 def test_workers_read_the_same(packed, context, workers):
     order = [3, 1, 4, 1, 5, 9, 2, 6]
-    options = dict(batch_size=3, sampler=order, collate_fn=PackedDepth.collate)
+    options = dict(batch_size=None, sampler=order)
     loader = DataLoader(packed, num_workers=workers, multiprocessing_context=context, **options)
-    batches = list(loader)
-    assert len(batches) == 3
-    for start, batch in zip((0, 3, 6), batches, strict=True):
-        assert_same_batch(batch, packed.batch(order[start : start + 3]))
-        assert batch.depth().any()
+    items = list(loader)
+    assert len(items) == len(order)
+    for index, item in zip(order, items, strict=True):
+        assert item["key"] == packed.keys[index] and item["depth"].any()
+        assert torch.equal(item["image"], packed.image(index))
+        assert torch.equal(item["depth"], packed.depth(index))
 
 
 def test_opened_twice(packed, folder):
@@ -403,8 +405,8 @@ def test_the_manifest_of_another_set_is_refused(folder, raw, tmp_path):
 
 
 def test_verify_passes_over_a_whole_set(packed):
-    packed.verify(progress=False)
-    packed.verify(workers=1, progress=False)
+    verify(packed)
+    verify(packed, workers=1)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "depth.npy"])
@@ -419,7 +421,7 @@ def test_verify_finds_each_flipped_bit(folder, packed, name):
             data[place] ^= bit
             path.write_bytes(data)
             with pytest.raises(ValueError, match=r"Frame \('2000_01_01', '0001', \d, \d\) in") as e:
-                PackedDepth(folder).verify(progress=False)
+                verify(PackedDepth(folder))
             assert "is not what was written there: remove the folder" in str(e.value)
             expected = place_of(place - first, name, packed)
             assert str(tuple(packed.keys[expected])) in str(e.value)
@@ -442,7 +444,7 @@ def test_verify_finds_points_that_moved_to_the_next_frame(folder):
     path.write_text("".join(",".join(field) + "\n" for field in fields))
     recomputed(folder)
     with pytest.raises(ValueError, match="is not what was written there"):
-        PackedDepth(folder).verify(progress=False)
+        verify(PackedDepth(folder))
 
 
 def test_digests_are_blake2b_of_image_and_codes(packed):

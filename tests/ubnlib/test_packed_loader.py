@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from small_kitti import write_textured
 from ubnlib.kitti import KittiRaw, LabeledUnlabeledLoader, PackedDepth, keep_every, prepare
-from ubnlib.kitti.packed.loader import rows_of_step
+from ubnlib.kitti.loader import rows_of_step
 
 SIZE = (8, 24)
 FRAMES = 12

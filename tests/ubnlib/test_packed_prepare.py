@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 import torch
 
+from prepare_kitti import verify
 from small_kitti import DATE, image_path, scan_path, write_frame, write_textured
 from train_worker import run_script, start
 from ubnlib.kitti import KittiRaw, PackedDepth
-from ubnlib.kitti.packed import Preparation, prepare
-from ubnlib.kitti.packed.growing import PackingFolder
+from ubnlib.kitti.prepare import Preparation, prepare
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "prepare_kitti.py"
 SIZE = (12, 36)
 FRAMES = 10  # of the fixture: 5 of each camera, in 4 chunks
 
-prepare_module = sys.modules["ubnlib.kitti.packed.prepare"]
+prepare_module = sys.modules["ubnlib.kitti.prepare"]
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +61,13 @@ def undisturbed(raw, tmp_path):
 def decoded(monkeypatch):
     """The frames that are decoded, by position."""
     indices = []
-    original = Preparation.pack
+    original = Preparation.read_frame
 
     def pack_and_note(self, index):
         indices.append(index)
         return original(self, index)
 
-    monkeypatch.setattr(Preparation, "pack", pack_and_note)
+    monkeypatch.setattr(Preparation, "read_frame", pack_and_note)
     return indices
 
 
@@ -116,7 +116,7 @@ def test_frames_are_those_of_the_files(root, folder, size):
         ["images.npy", "depth.npy", "frames.csv", "manifest.json", "left_out.csv"]
     )
     assert not Path(f"{folder}.partial").exists()
-    packed.verify(progress=False)
+    verify(packed)
     assert packed.report().startswith(f"frames: {FRAMES}, drives: 1, left out: 0, lidar in ")
 
 
@@ -141,7 +141,7 @@ def test_a_map_whose_points_are_all_beyond_the_cap_has_no_codes(root, folder):
     packed = pack(KittiRaw(root, size=SIZE), folder)
     index = [key.frame for key in packed.keys].index(85)
     assert len(packed) == FRAMES + 2 and not packed.depth(index).any()
-    packed.verify(progress=False)
+    verify(packed)
 
 
 def test_real_frames(kitti_sample, folder):
@@ -182,7 +182,7 @@ def test_broken_frames_are_left_out_with_the_reason(root, folder):
     assert f"{image_path(root, 4)},images without a scan" in lines
     for path, reason in reasons.items():
         assert any(line.startswith((f"{path},{reason}", f'{path},"{reason}')) for line in lines)
-    packed.verify(progress=False)
+    verify(packed)
 
 
 def test_all_broken(root, folder):
@@ -327,7 +327,7 @@ def interrupt(*arguments, **options):
 def begun(raw, folder, monkeypatch):
     """The partial folder of a run that was stopped with all chunks packed."""
     with monkeypatch.context() as patch:
-        patch.setattr(PackingFolder, "complete", interrupt)
+        patch.setattr(Preparation, "complete", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pack(raw, folder)
     return Path(f"{folder}.partial")
@@ -450,7 +450,7 @@ def test_two_processes_at_once_the_second_is_refused(raw, folder, undisturbed, d
     reading, writing = os.pipe()
     child = os.fork()
     if not child:  # the first one is at its first frame, and stays there
-        Preparation.pack = lambda self, index: os.write(writing, b"x") and time.sleep(60)
+        Preparation.read_frame = lambda self, index: os.write(writing, b"x") and time.sleep(60)
         pack(raw, folder)
     assert os.read(reading, 1) == b"x"
     before = content(Path(f"{folder}.partial"))
@@ -466,14 +466,14 @@ def test_two_processes_at_once_the_second_is_refused(raw, folder, undisturbed, d
 
 def test_two_threads_at_once_the_second_is_refused(raw, folder, undisturbed, monkeypatch):
     started, go_on = threading.Event(), threading.Event()
-    original = Preparation.pack
+    original = Preparation.read_frame
 
     def wait(self, index):
         started.set()
         assert go_on.wait(30)
         return original(self, index)
 
-    monkeypatch.setattr(Preparation, "pack", wait)
+    monkeypatch.setattr(Preparation, "read_frame", wait)
     first = threading.Thread(target=pack, args=(raw, folder))
     first.start()
     assert started.wait(30)
@@ -670,7 +670,7 @@ def test_script_refuses_a_number_of_workers_that_is_none(script, workers):
 
 def test_script_that_is_interrupted_says_that_it_goes_on(script, monkeypatch, folder, undisturbed):
     with monkeypatch.context() as patch:
-        patch.setattr(PackingFolder, "complete", interrupt)
+        patch.setattr(Preparation, "complete", interrupt)
         code, out, err = script()
     assert code == 130 and out == "" and "the same command goes on where it was" in err
     assert script()[0] == 0 and content(folder) == undisturbed
@@ -740,5 +740,5 @@ def test_script_on_disks_that_are_really_full_or_read_only(root, tmp_path):
     assert f"{disk}/packed\nsecond 0\n" in out and "third 1\n" in out
     assert f"Read-only file system: '{disk}/other.partial'" in err and "Traceback" not in err
     packed = PackedDepth(copy)
-    packed.verify(progress=False)
+    verify(packed)
     assert_same_frames(packed, KittiRaw(root, size=(32, 96)))

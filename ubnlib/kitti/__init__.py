@@ -1,13 +1,12 @@
 """KITTI Raw: calibration, lidar projection, the drives as datasets, splits and label sets."""
 
 from ubnlib.kitti.calibration import Calibration
-from ubnlib.kitti.ground_truth import ImprovedGroundTruth, read_depth_png
-from ubnlib.kitti.labels import keep_every, keep_random
-from ubnlib.kitti.layout import FrameKey
-from ubnlib.kitti.packed import LabeledUnlabeledLoader, PackedBatch, PackedDepth, prepare
+from ubnlib.kitti.loader import LabeledUnlabeledLoader
+from ubnlib.kitti.packed import PackedBatch, PackedDepth
+from ubnlib.kitti.prepare import prepare
 from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
-from ubnlib.kitti.raw import KittiRaw
-from ubnlib.kitti.splits import load_split, select, split_by_drive
+from ubnlib.kitti.raw import FrameKey, ImprovedGroundTruth, KittiRaw, read_depth_png
+from ubnlib.kitti.splits import keep_every, keep_random, load_split, select, split_by_drive
 
 __all__ = [
     "Calibration",

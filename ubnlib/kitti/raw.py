@@ -1,12 +1,22 @@
-"""KITTI Raw as a dataset: color images and the velodyne scans projected into them.
+"""KITTI Raw as a dataset: color images, the velodyne scans projected into them, improved depth.
 
-Everything is read from KITTI's own files in KITTI's own layout (see `layout`); drives in that
-layout from other sources, such as synthetic ones, read the same.
+Everything is read from KITTI's own files in KITTI's own layout; drives in that layout from other
+sources, such as synthetic ones, read the same:
+`root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFFFFFFF.png`, scans beside it in
+`velodyne_points/data/FFFFFFFFFF.bin`, calibration files in `root/DATE`. An image and its scan are
+paired by file name, never by position: some drives lack scans, some lack a camera.
+
+The improved depth maps, several scans accumulated and checked against stereo, are those of
+J. Uhrig et al., "Sparsity Invariant CNNs" (3DV 2017), the archive `data_depth_annotated.zip` of
+KITTI's depth benchmark. 652 of the 697 Eigen test images have one.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +24,112 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ubnlib.kitti.calibration import Calibration
-from ubnlib.kitti.layout import FrameKey, find_drives, pair_frames
-from ubnlib.kitti.png import read_png
 from ubnlib.kitti.projection import (
     Convention,
     project_velodyne,
     read_velodyne,
     scale_projection,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+PARTS = ("train", "val")  # of the improved depth maps
+
+
+class FrameKey(NamedTuple):
+    """Name of one image and its scan: the labels that KITTI's folders and files carry."""
+
+    date: str
+    """The recording date, such as `"2011_09_26"`."""
+    drive: str
+    """The drive's four digits; they name a drive only together with the date."""
+    camera: int
+    """2 (left) or 3 (right) for the color cameras, 0 or 1 for the grayscale ones."""
+    frame: int
+    """The number that is the file's name; numbers can be missing from a sequence."""
+
+    @property
+    def drive_name(self) -> str:
+        """The drive's name across dates, such as `"2011_09_26_drive_0001"`."""
+        return f"{self.date}_drive_{self.drive}"
+
+    def image_path(self, root: Path) -> Path:
+        """Return the image's path below a KITTI Raw folder."""
+        folder = root / self.date / f"{self.drive_name}_sync" / f"image_{self.camera:02d}"
+        return folder / "data" / f"{self.frame:010d}.png"
+
+    def scan_path(self, root: Path) -> Path:
+        """Return the velodyne scan's path below a KITTI Raw folder."""
+        folder = root / self.date / f"{self.drive_name}_sync" / "velodyne_points"
+        return folder / "data" / f"{self.frame:010d}.bin"
+
+
+def find_drives(root: Path) -> dict[str, Path]:
+    """Return the synchronized drives below a KITTI Raw folder: path by name, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no drive.
+    """
+    layout = "DATE/DATE_drive_NNNN_sync folders as in KITTI Raw"
+    if not root.is_dir():
+        raise FileNotFoundError(f"Folder {root} is missing: expected {layout} in it.")
+    pattern = re.compile(r"(\d{4}_\d\d_\d\d)/\1_drive_\d{4}_sync")
+    folders = (path for path in sorted(root.glob("*/*_sync")) if path.is_dir())
+    drives = {
+        path.name.removesuffix("_sync"): path
+        for path in folders
+        if pattern.fullmatch(path.relative_to(root).as_posix())
+    }
+    if not drives:
+        raise ValueError(f"Folder {root} holds no drive: expected {layout} in it.")
+    return drives
+
+
+def pair_frames(
+    folder: Path, cameras: Sequence[int]
+) -> tuple[list[FrameKey], list[tuple[Path, str]]]:
+    """Pair a drive's images with its scans by file name.
+
+    Args:
+        folder: The drive's folder, `DATE_drive_NNNN_sync`.
+        cameras: Cameras to look for; a missing camera folder is passed over.
+
+    Returns:
+        The complete frames, and (path, reason) for every image or scan without its partner.
+
+    Raises:
+        ValueError: If the drive has no image of any of these cameras.
+    """
+    date, drive = folder.name[:10], folder.name[-9:-5]
+    scans = _frames(folder / "velodyne_points", ".bin")
+    images = {camera: _frames(folder / f"image_{camera:02d}", ".png") for camera in cameras}
+    if not any(images.values()):
+        wanted = " or ".join(f"image_{camera:02d}" for camera in cameras)
+        raise ValueError(
+            f"Drive {folder} holds no images: expected data/0000000000.png and so on in {wanted}; "
+            f"extract it again, or choose others with `drives`."
+        )
+    keys, left_out = [], []
+    for camera, frames in images.items():
+        every = [FrameKey(date, drive, camera, frame) for frame in sorted(frames | scans)]
+        for key in every if frames else ():
+            if key.frame not in scans:
+                left_out.append((key.image_path(folder.parents[1]), "images without a scan"))
+            elif key.frame not in frames:
+                reason = f"scans without an image of camera {camera}"
+                left_out.append((key.scan_path(folder.parents[1]), reason))
+            else:
+                keys.append(key)
+    return keys, left_out
+
+
+def _frames(sensor_folder: Path, suffix: str) -> set[int]:
+    """Return the frame numbers of a sensor's files; none if it has no folder."""
+    name = re.compile(r"\d{10}" + re.escape(suffix))
+    names = (path.name for path in (sensor_folder / "data").glob(f"*{suffix}"))
+    return {int(found[:10]) for found in names if name.fullmatch(found)}
 
 
 class KittiRaw(Dataset):
@@ -193,3 +301,112 @@ def read_image(path: Path) -> torch.Tensor:
     """
     pixels = np.array(read_png(path, "Image", "a whole PNG").convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class ImprovedGroundTruth:
+    """The improved depth maps of KITTI, by frame.
+
+    Args:
+        root: The folder with `train` and `val`, of which one may be missing, as the archive has
+            them: `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
+
+    Raises:
+        FileNotFoundError: If the root has neither of the two folders.
+
+    Example:
+        >>> truth = ImprovedGroundTruth("kitti_depth")  # doctest: +SKIP
+        >>> frames = truth.available(frames)  # doctest: +SKIP
+        >>> truth.depth(frames[0]).shape  # doctest: +SKIP
+        torch.Size([375, 1242])
+    """
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        if not any((self.root / part).is_dir() for part in PARTS):
+            raise FileNotFoundError(
+                f"Folder {self.root} holds neither train nor val: expected "
+                f"train/DATE_drive_NNNN_sync and so on; extract data_depth_annotated.zip there."
+            )
+
+    def path(self, key: FrameKey) -> Path:
+        """Return the path of a frame's depth map, which need not exist.
+
+        A drive lies in one of `train` and `val`; for a drive in neither, the path is in `train`.
+        """
+        name = f"{key.drive_name}_sync"
+        inside = f"proj_depth/groundtruth/image_{key.camera:02d}/{key.frame:010d}.png"
+        part = next((part for part in PARTS if (self.root / part / name).is_dir()), PARTS[0])
+        return self.root / part / name / inside
+
+    def depth(self, key: FrameKey) -> torch.Tensor:
+        """Read a frame's depth map: float32 [H, W] in meters, 0 = no measurement.
+
+        Raises:
+            FileNotFoundError: If the frame has no depth map.
+            ValueError: If the file is no depth map.
+        """
+        return torch.from_numpy(read_depth_png(self.path(key)))
+
+    def available(self, keys: Iterable[FrameKey]) -> list[FrameKey]:
+        """Return the frames that have a depth map, in the order given."""
+        return [key for key in keys if self.path(key).is_file()]
+
+
+def read_depth_png(path: Path | str) -> np.ndarray:
+    """Read a depth map in KITTI's format: a 16-bit grayscale PNG of 256 times the meters.
+
+    Args:
+        path: A file of the improved ground truth, or of KITTI's `velodyne_raw`.
+
+    Returns:
+        [H, W] float32, meters; 0 = no measurement.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no whole 16-bit grayscale PNG.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Depth map {path} is missing: KITTI has none for a drive's first and last five "
+            f"frames and for some drives; ask `available` which frames have one."
+        )
+    expected = "a whole 16-bit grayscale PNG of KITTI's depth maps"
+    image = read_png(path, "Depth map", expected)
+    if image.mode != "I;16":
+        raise ValueError(
+            f"Depth map {path} is of Pillow's mode {image.mode}: expected {expected}; extract it "
+            f"again."
+        )
+    return np.array(image).astype(np.float32) / 256
+
+
+def read_png(path: Path, what: str, expected: str) -> "PillowImage":
+    """Read a PNG and check all its checksums: decoding alone takes some damaged files for whole.
+
+    Args:
+        path: The file.
+        what: What error messages call it, such as "Image".
+        expected: What they say should have been there.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError(
+            "KITTI's images are decoded by Pillow, which is not installed: pip install "
+            "ubnlib[kitti]."
+        ) from None
+    try:
+        content = BytesIO(path.read_bytes())
+        with Image.open(content, formats=["PNG"]) as image:
+            image.verify()
+        image = Image.open(content, formats=["PNG"])
+        image.load()
+        return image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{what} {path} is missing: extract it again.") from None
+    # What Pillow raises for broken files.
+    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{what} {path} cannot be read ({error}): expected {expected}; extract it again."
+        ) from error

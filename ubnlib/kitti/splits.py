@@ -1,4 +1,4 @@
-"""Splits of KITTI Raw, shipped as explicit lists of drive, camera and frame.
+"""Sets of frames: splits of KITTI Raw, which labels are kept, and sets as readable text.
 
 The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 2014) as circulated
 with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Order is not kept: a
@@ -11,18 +11,35 @@ that splits scenes at random over an unordered set, would give others each time.
 `paper_standin_*` lists take its place. They are deterministic: of the 33 Eigen train drives, static
 frames removed, validation is 0028, 0032 and 0070 of 2011_09_26, exactly 2,480 images, and train is
 the other 30, 41,872 images. Of drive 2011_09_26_drive_0060 a single frame is left.
-
 `data_scripts/make_splits.py` makes these files from the published lists, or checks them.
+
+Labels are kept within each sequence, one camera of one drive; every frame keeps its image. The
+paper goes from all depth maps down to one in 128, halving each time. Choices are nested, so that a
+model with fewer labels never sees one that a model with more does not.
+
+As text, a set has one line for each drive and its cameras, with ranges of frames; lines are sorted:
+
+    2011_09_26_drive_0001 2,3 0-103 107       frames 0 to 103 and 107 of cameras 2 and 3
+    2011_09_30_drive_0020 2 0-1088/64         every 64th frame from 0 to 1088 of camera 2
 """
 
-from collections import Counter
+import hashlib
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
 
-from ubnlib.kitti.framesets import expand
-from ubnlib.kitti.layout import FrameKey
+import numpy as np
+
+from ubnlib.kitti.raw import FrameKey
+
+LAST_FRAME = 999_999
+"""The largest frame number taken: a day at 10 Hz. A slip in a range cannot fill the memory."""
+
+_HEAD = re.compile(r"(\d{4}_\d\d_\d\d)_drive_(\d{4}) ([0-3](?:,[0-3])*)", re.ASCII)
+_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6})(?:/([1-9]\d{0,5}))?)?", re.ASCII)
 
 
 class Split(NamedTuple):
@@ -156,3 +173,191 @@ def split_by_drive(
         raise ValueError(f"test_share is {test_share}, expected a number between 0 and 1.")
     n_test = min(max(round(test_share * len(names)), 1), len(names) - 1)
     return tuple(names[:-n_test]), tuple(names[-n_test:])
+
+
+def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
+    """Choose the depth maps that a sensor with a k times lower frame rate would have recorded.
+
+    This is how the paper removes labels: in each sequence every k-th frame that is there keeps its
+    depth map. With one phase, the choices for k and for any multiple of k are nested.
+
+    A sequence of n frames keeps ceil(n / k) with phase 0, at least its first. With another phase it
+    may keep one less, and none if it has ended before the slow sensor's first frame; over the
+    phases 0 to k - 1, each frame is kept exactly once.
+
+    Args:
+        keys: Frames in any order.
+        k: Keep one frame in k, counted over the frames present; frame numbers may have gaps.
+        phase: Position of the first kept frame, modulo k.
+
+    Returns:
+        [len(keys)] bool: True where the frame keeps its depth map.
+
+    Raises:
+        ValueError: If k is not positive, or a frame is named twice.
+    """
+    kept = np.zeros(len(keys), dtype=bool)
+    for sequence in _sequences(keys, k):
+        kept[sequence[phase % k :: k]] = True
+    return kept
+
+
+def keep_random(keys: Sequence[FrameKey], k: int, seed: int) -> np.ndarray:
+    """Choose one depth map in k of each sequence at random, spread unevenly over time.
+
+    Seed, drive and frame number give each scan a rank, and a sequence of n frames keeps the
+    ceil(n / k) lowest: as many as `keep_every` with phase 0. Choices of one seed are nested for all
+    k. A rank depends neither on the other frames or drives in the folder nor on the camera, so a
+    scan dropped is dropped for both cameras where both have the same frames.
+
+    Args:
+        keys: Frames in any order.
+        k: Keep one frame in k, rounded up in each sequence.
+        seed: Seed of the ranks.
+
+    Returns:
+        [len(keys)] bool: True where the frame keeps its depth map.
+
+    Raises:
+        ValueError: If k is not positive, or a frame is named twice.
+    """
+
+    # A hash rather than a generator: the same on every machine and in every version of numpy.
+    def rank(index: int) -> bytes:
+        key = keys[index]
+        return hashlib.sha256(f"{seed} {key.drive_name} {key.frame}".encode()).digest()
+
+    kept = np.zeros(len(keys), dtype=bool)
+    for sequence in _sequences(keys, k):
+        kept[sorted(sequence, key=rank)[: -(-len(sequence) // k)]] = True
+    return kept
+
+
+def _sequences(keys: Sequence[FrameKey], k: int) -> Iterable[list[int]]:
+    """Return the positions of each sequence's frames, in the order of their frame numbers."""
+    if k < 1:
+        raise ValueError(f"k is {k}, expected a whole number from 1 upward.")
+    sequences: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for index in sorted(range(len(keys)), key=keys.__getitem__):
+        sequence = sequences[keys[index].drive_name, keys[index].camera]
+        if sequence and keys[sequence[-1]] == keys[index]:
+            raise ValueError(f"Frame {tuple(keys[index])} is named twice: expected each key once.")
+        sequence.append(index)
+    return sequences.values()
+
+
+def compact(keys: Iterable[FrameKey]) -> list[str]:
+    """Write a set of frames as lines.
+
+    Args:
+        keys: Frames in any order; repetitions count once.
+
+    Returns:
+        Lines without line ends. The same set always gives the same lines, whatever its order.
+
+    Raises:
+        ValueError: If a key does not follow KITTI's naming, so that its line could not be read.
+
+    Example:
+        >>> compact(FrameKey("2011_09_26", "0001", camera, f) for camera in (2, 3) for f in (1, 2))
+        ['2011_09_26_drive_0001 2,3 1-2']
+    """
+    sequences: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+    for key in keys:
+        if not 0 <= key.frame <= LAST_FRAME:
+            raise ValueError(
+                f"Frame {key.frame} of drive {key.drive_name} cannot be written: expected a whole "
+                f"number from 0 to {LAST_FRAME}."
+            )
+        sequences[key.drive_name, key.camera].add(key.frame)
+    cameras: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for (drive, camera), frames in sorted(sequences.items()):
+        cameras[drive, _write_ranges(sorted(frames))].append(str(camera))
+    lines = {f"{drive} {','.join(same)}": text for (drive, text), same in cameras.items()}
+    for head in lines:
+        if not _HEAD.fullmatch(head):
+            raise ValueError(
+                f"Drive and cameras {head!r} cannot be written: expected names as in KITTI Raw, "
+                f"such as 2011_09_26_drive_0001, and cameras from 0 to 3."
+            )
+    return [f"{head} {text}" for head, text in lines.items()]
+
+
+def expand(lines: Iterable[str], source: str = "frame set") -> list[FrameKey]:
+    """Read the frames that lines name: the inverse of `compact`.
+
+    Empty lines, and lines that begin with `#`, are passed over. Lines and ranges may stand in any
+    order, and a drive on several lines, as long as no frame is named twice.
+
+    Args:
+        lines: Lines with or without their ends.
+        source: What error messages call the lines, such as the file's name.
+
+    Returns:
+        The frames, sorted.
+
+    Raises:
+        ValueError: If a line is malformed or names a frame again.
+    """
+    keys: set[FrameKey] = set()
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        where = f"Line {number} of {source}"
+        head = _HEAD.fullmatch(" ".join(words[:2]))
+        if not head or len(words) < 3:
+            raise ValueError(
+                f"{where} is {line.strip()[:80]!r}: expected a drive, its cameras and frames, such "
+                f"as '2011_09_26_drive_0001 2,3 0-103 107'."
+            )
+        date, drive, cameras = head.groups()
+        for frames in (_read_range(word, where) for word in words[2:]):
+            for camera in cameras.split(","):
+                named = {FrameKey(date, drive, int(camera), frame) for frame in frames}
+                if again := named & keys:
+                    raise ValueError(
+                        f"{where} names frame {min(again).frame} of camera {camera} of drive "
+                        f"{date}_drive_{drive} again: expected each frame once."
+                    )
+                keys |= named
+    return sorted(keys)
+
+
+def digest(keys: Iterable[FrameKey]) -> str:
+    """Return the first 16 hex digits of a SHA-256 over the lines of a set, each with its end."""
+    text = "".join(f"{line}\n" for line in compact(keys))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write_ranges(frames: Sequence[int]) -> str:
+    """Cut sorted frames, first to last, into the longest evenly spaced runs.
+
+    Two frames are a run only if they are neighbors; what is in no run stands alone.
+    """
+    words, start = [], 0
+    while start < len(frames):
+        step = frames[start + 1] - frames[start] if start + 1 < len(frames) else 1
+        end = start + 1
+        while end < len(frames) and frames[end] - frames[end - 1] == step:
+            end += 1
+        if end - start < 3 and step > 1:
+            end = start + 1
+        first, last = frames[start], frames[end - 1]
+        words.append(f"{first}" if first == last else f"{first}-{last}" + f"/{step}" * (step > 1))
+        start = end
+    return " ".join(words)
+
+
+def _read_range(word: str, where: str) -> range:
+    """Read `5`, `5-9` or `5-9/2`."""
+    if match := _RANGE.fullmatch(word):
+        first, last, step = (int(digits) if digits else None for digits in match.groups())
+        if last is None:
+            return range(first, first + 1)
+        if last > first and (last - first) % (step or 1) == 0:
+            return range(first, last + 1, step or 1)
+    raise ValueError(
+        f"{where} holds the range {word[:40]!r}: expected a frame such as 5, an ascending range "
+        f"such as 5-9, or one whose step ends on its last frame, such as 5-9/2."
+    )

@@ -29,14 +29,11 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).parents[2]
-sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "ubnlib")]
+sys.path[:0] = [str(TESTS / name) for name in ("helpers", "ubnlib", "../data_scripts")]
 if __name__ == "__main__":
     import atheris
 
-    # Numba compiles the projection from its bytecode, which must stay as it is.
-    instrumented = atheris.instrument_imports(
-        ["ubnlib", "PIL"], exclude=["ubnlib.kitti.projection"]
-    )
+    instrumented = atheris.instrument_imports(["ubnlib", "PIL"])
 else:
     instrumented = nullcontext()
 
@@ -44,13 +41,13 @@ with instrumented:
     from PIL import Image
     from test_kitti_projection import PROJECTION, brute_force
 
+    from prepare_kitti import verify
     from small_kitti import CAM_TO_CAM, VELO_TO_CAM, write_textured
     from ubnlib.kitti import Calibration, KittiRaw, PackedDepth, prepare, project_velodyne
     from ubnlib.kitti.calibration import parse_calibration
-    from ubnlib.kitti.framesets import compact, expand
-    from ubnlib.kitti.ground_truth import read_depth_png
     from ubnlib.kitti.projection import read_velodyne
-    from ubnlib.kitti.raw import read_image
+    from ubnlib.kitti.raw import read_depth_png, read_image
+    from ubnlib.kitti.splits import compact, expand
 
 FILES = ("manifest.json", "frames.csv", "images.npy", "depth.npy")
 
@@ -161,7 +158,7 @@ def fuzz_packed(data: bytes) -> None:
         frames = PackedDepth(folder)
         batch = frames.batch(range(len(frames)))
         batch.depth()
-        frames.verify(progress=False, workers=1)
+        verify(frames, workers=1)
     except (ValueError, FileNotFoundError) as error:
         one_sentence(error, folder)
     else:  # the digests fit: these are the bytes that were written, whoever names them

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ubnlib.kitti.packed.dataset import PackedBatch, PackedDepth
-from ubnlib.kitti.packed.positions import positions
+from ubnlib.kitti.packed import PackedBatch, PackedDepth, positions
 
 
 class StepData(NamedTuple):

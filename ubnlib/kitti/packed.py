@@ -1,0 +1,406 @@
+"""The packed training set: frames read at the speed of memory, without opening or decoding files.
+
+`prepare` writes a folder of four files, and `PackedDepth` maps it:
+
+    images.npy     uint8 [rows, H, W, 3]
+    depth.npy      uint32 [points], the codes of `encode_depth`, frame after frame
+    frames.csv     one line a frame: its key, row of images.npy, number of codes, and digest
+    manifest.json  what the folder holds and how it was made
+
+A scan reaches one pixel in ten, so a list of points takes a tenth of a float32 map's space. A code
+is `pixel << 14 | round(z * 204.8)`: 18 bits of the pixel's place in the map, row by row, and 14
+bits of depth in steps of 4.9 mm up to 80 m, where the evaluation of KITTI ends.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ubnlib.kitti.raw import FrameKey
+
+DEPTH_BITS = 14
+STEPS_PER_METER = 204.8
+MAX_DEPTH = 80.0
+MAX_PIXELS = 2 ** (32 - DEPTH_BITS)
+_MAX_STEP = 2**DEPTH_BITS - 1
+
+MANIFEST, TABLE, IMAGES, DEPTH = "manifest.json", "frames.csv", "images.npy", "depth.npy"
+FORMAT = "ubnlib-packed-depth-1"
+_HEADER = "drive,camera,frame,row,points,digest"
+_LINE = re.compile(
+    r"(\d{4}_\d\d_\d\d)_drive_(\d{4}),([0-3]),(\d{1,10}),(\d{1,10}),(\d{1,10}),([0-9a-f]{16})",
+    re.ASCII,
+)
+_AGAIN = "remove the folder and prepare it again"
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse maps with more pixels than a code can tell apart."""
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"size is {tuple(size)}: expected (height, width) with at most {MAX_PIXELS} pixels in "
+            f"all, such as (256, 832); larger maps do not fit the packed form."
+        )
+
+
+def encode_depth(depth: np.ndarray) -> np.ndarray:
+    """Encode a sparse depth map.
+
+    Args:
+        depth: [H, W] float, meters, 0 = no return, at most `MAX_PIXELS` pixels.
+
+    Returns:
+        [n] uint32 in ascending order: one code for each pixel with 0 < depth <= 80. Depth is
+        rounded to 4.9 mm: upward to the first step where it would become 0, and downward to the
+        last one, 79.995 m, where it would become 80 m.
+
+    Example:
+        >>> codes = encode_depth(np.array([[0.0, 10.0]]))
+        >>> [(int(code) >> 14, int(code) % 2**14) for code in codes]
+        [(1, 2048)]
+    """
+    check_size(depth.shape)
+    flat = depth.ravel()
+    pixel = np.flatnonzero((flat > 0) & (flat <= MAX_DEPTH))
+    step = np.rint(flat[pixel] * np.float64(STEPS_PER_METER)).clip(1, _MAX_STEP)
+    return pixel.astype(np.uint32) << DEPTH_BITS | step.astype(np.uint32)
+
+
+def decode_depth(codes: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor:
+    """Decode sparse depth maps on the device that their codes are on.
+
+    Args:
+        codes: [m] int32, the codes of all maps one after the other, their 32 bits read as signed.
+        counts: [n] int64, the number of codes of each map.
+        size: (height, width) of the maps.
+
+    Returns:
+        [n, height, width] float32, meters, 0 = no return.
+    """
+    height, width = size
+    # The shift of a signed number drags its sign along: only 18 bits are the pixel's.
+    pixel = (codes >> DEPTH_BITS) & (MAX_PIXELS - 1)
+    depth = (codes & _MAX_STEP).float() / STEPS_PER_METER
+    maps = torch.zeros(len(counts), height * width, device=codes.device)
+    if codes.device.type == "cpu":  # numpy's assignment takes a third of the time of torch's
+        ends = counts.cumsum(0).tolist()
+        pixel, depth, rows = pixel.numpy(), depth.numpy(), maps.numpy()
+        for row, start, end in zip(rows, [0, *ends], ends, strict=False):
+            row[pixel[start:end]] = depth[start:end]
+    else:
+        first = torch.arange(len(counts), device=codes.device) * (height * width)
+        maps.view(-1)[first.repeat_interleave(counts, output_size=len(codes)) + pixel] = depth
+    return maps.view(-1, height, width)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a packed folder holds, and how it was made."""
+
+    size: tuple[int, int]
+    frames: int
+    rows: int
+    points: int
+    left_out: int
+    source: str  # digest of the names and sizes of the files that were read
+    fingerprint: str  # digest of the frame table, and so of all data
+    versions: dict[str, str]
+    format: str = FORMAT
+    resize: str = "bilinear, antialiased"
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", tuple(self.size))
+        numbers = (*self.size, self.frames, self.rows, self.points, self.left_out)
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a size or a count is no whole number from 0 upward")
+        texts = self.source, self.fingerprint, self.resize, *dict(self.versions).values()
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a digest or a version is no text")
+        if self.format != FORMAT or not self.frames or not self.rows:
+            raise ValueError(f"format is {self.format!r} with {self.frames} frames: not {FORMAT!r}")
+        check_size(self.size)
+
+    def to_json(self) -> str:
+        """Return the text of the manifest's file."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+class FrameEntry(NamedTuple):
+    """One line of the frame table."""
+
+    key: FrameKey
+    row: int
+    points: int
+    digest: str
+
+
+def frame_digest(image: np.ndarray, codes: np.ndarray) -> str:
+    """Return 16 hex digits for an image and its depth codes."""
+    digest = hashlib.blake2b(image, digest_size=8)
+    digest.update(codes)
+    return digest.hexdigest()
+
+
+def fingerprint(table: str) -> str:
+    """Return 16 hex digits for a frame table, which holds a digest of each frame's data."""
+    return hashlib.sha256(table.encode()).hexdigest()[:16]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a packed folder's manifest; what is missing or malformed is named."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: expected a folder written by data_scripts/prepare_kitti.py; "
+            f"prepare it first."
+        )
+    try:
+        content = json.loads(path.read_bytes())
+        if missing := {field.name for field in fields(Manifest)} - set(content):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return Manifest(**content)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no manifest of a packed set ({reason}): {_AGAIN}.") from error
+
+
+def write_table(entries: Sequence[FrameEntry]) -> str:
+    """Return the frame table's text."""
+    lines = (
+        f"{key.drive_name},{key.camera},{key.frame},{row},{points},{digest}"
+        for key, row, points, digest in entries
+    )
+    return "".join(f"{line}\n" for line in (_HEADER, *lines))
+
+
+def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
+    """Read a packed folder's frame table; what is missing, malformed or another's is named."""
+    path = folder / TABLE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {_AGAIN}.")
+    text = path.read_text(encoding="ascii", errors="replace")
+    if fingerprint(text) != manifest.fingerprint:
+        raise ValueError(f"{path} is not the table that {MANIFEST} was written for: {_AGAIN}.")
+    header, *lines = text.splitlines() or [""]
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if header != _HEADER or len(lines) != manifest.frames or not all(matches):
+        raise ValueError(
+            f"{path} is no table of {manifest.frames} frames with the columns {_HEADER}: {_AGAIN}."
+        )
+    entries = []
+    for match in matches:
+        date, drive, camera, frame, row, points, digest = match.groups()
+        key = FrameKey(date, drive, int(camera), int(frame))
+        entries.append(FrameEntry(key, int(row), int(points), digest))
+    keys, rows = [entry.key for entry in entries], {entry.row for entry in entries}
+    points = sum(entry.points for entry in entries)
+    if keys != sorted(set(keys)) or len(rows) != len(keys) or max(rows) >= manifest.rows:
+        raise ValueError(
+            f"{path} names a frame or a row twice, out of order, or beyond the manifest's "
+            f"{manifest.rows} rows: {_AGAIN}."
+        )
+    if points != manifest.points:
+        raise ValueError(
+            f"{path} counts {points} points and {MANIFEST} {manifest.points}: {_AGAIN}."
+        )
+    return entries
+
+
+def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Map one of the two data files read-only, as a plain array, without reading it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {_AGAIN}.")
+    expected = f"expected {dtype} {shape} as {MANIFEST} says; {_AGAIN}"
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")  # neither pickles nor archives
+    except Exception as error:  # a broken header can make numpy's parser raise almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be mapped ({reason}): {expected}.") from error
+    if (mapped.dtype, mapped.shape) != (dtype, shape) or not mapped.flags.c_contiguous:
+        raise ValueError(f"{path} holds something else: {expected}.")
+    return np.asarray(mapped)  # the subclass that numpy returns is slow to index
+
+
+class PackedBatch(NamedTuple):
+    """Frames of a packed set as they lie there; depth is unpacked on the device by `depth`."""
+
+    images: Tensor
+    """uint8 [n, 3, H, W], its memory in channels-last order."""
+    codes: Tensor
+    """int32 [m], all frames' depth codes one after the other; none if depth was not asked for."""
+    counts: Tensor
+    """int64 [n], each frame's number of codes."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """Return the batch on a device."""
+        return PackedBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+
+    def depth(self) -> Tensor:
+        """Unpack the depth maps where the batch is: float32 [n, H, W], meters, 0 = no return."""
+        return decode_depth(self.codes, self.counts, tuple(self.images.shape[-2:]))
+
+
+class PackedDepth(Dataset):
+    """Map-style dataset over a folder that `prepare` wrote, with `KittiRaw`'s keys.
+
+    An item is `dict(image, depth, key)` as `KittiRaw`'s. `batch(rows)` is the fast way for
+    training: one copy of the images, and depth left packed.
+
+    Objects hold paths, and map the files when first used: they may be pickled to spawned workers
+    and shared by forked ones.
+
+    Args:
+        folder: The folder.
+
+    Attributes:
+        keys: The frames, sorted; `keys[i]` names item i.
+        size: (height, width) of images and depth maps.
+        fingerprint: 16 hex digits that stand for every byte of the data.
+        digests: `frame_digest` of each frame as it was written.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        ValueError: If a file is malformed or does not fit the manifest.
+
+    Example:
+        >>> frames = PackedDepth("data/packed")  # doctest: +SKIP
+        >>> frames.batch([3, 8]).to("cuda").depth().shape  # doctest: +SKIP
+        torch.Size([2, 256, 832])
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.size, self.fingerprint = self.manifest.size, self.manifest.fingerprint
+        entries = read_table(self.folder, self.manifest)
+        self.keys = [entry.key for entry in entries]
+        self._rows = np.array([entry.row for entry in entries])
+        self._counts = np.array([entry.points for entry in entries])
+        self._ends = self._counts.cumsum()
+        self.digests = [entry.digest for entry in entries]
+        self._index = {key: index for index, key in enumerate(self.keys)}
+        self._open()
+
+    def _open(self) -> None:
+        manifest = self.manifest
+        images = (manifest.rows, *manifest.size, 3)
+        self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), images)
+        self._codes = map_array(self.folder / DEPTH, np.dtype("<u4"), (manifest.points,))
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None, "_codes": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | FrameKey]:
+        return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
+
+    def index(self, key: FrameKey) -> int:
+        """Return the position of a frame.
+
+        Raises:
+            KeyError: If the frame is not in this folder.
+        """
+        return self._index[key]
+
+    def stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a frame as it lies on disk, without a copy; both arrays are read-only.
+
+        Returns:
+            The image, uint8 [H, W, 3], and the depth map's codes, uint32 [n].
+        """
+        end = self._ends[index]
+        return self._images[self._rows[index]], self._codes[end - self._counts[index] : end]
+
+    def image(self, index: int) -> Tensor:
+        """Return an image: uint8 [3, H, W], its memory in channels-last order."""
+        return torch.from_numpy(self.stored(index)[0].copy()).permute(2, 0, 1)
+
+    def depth(self, index: int) -> Tensor:
+        """Return a depth map: float32 [H, W], meters, 0 = no return.
+
+        Raises:
+            ValueError: If the codes are damaged so that a point lies outside of the map.
+        """
+        codes = self._joined([self.stored(index)[1]])
+        return decode_depth(codes, torch.tensor([len(codes)]), self.size)[0]
+
+    def batch(
+        self, indices: Sequence[int], *, depth: bool = True, out: np.ndarray | None = None
+    ) -> PackedBatch:
+        """Read frames into one batch.
+
+        Args:
+            indices: Positions of the frames; repetitions are allowed.
+            depth: Whether to read depth codes; unlabeled frames need none.
+            out: Buffer for the images, uint8 [len(indices), H, W, 3]: reusing one saves the system
+                the work of handing out new memory, a third to a half of the time. The batch
+                shares it.
+
+        Raises:
+            IndexError: If there is no such frame.
+            ValueError: If `out` has another shape or type, `indices` is a mask, or codes are
+                damaged so that a point lies outside of its map.
+        """
+        chosen = positions(indices, len(self))
+        shape = (len(chosen), *self.size, 3)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8:
+            raise ValueError(f"out is {out.dtype} {out.shape}, expected uint8 {shape}.")
+        # The rows are valid once the indices are, and checking again would cost a second buffer.
+        self._images.take(self._rows[chosen], axis=0, out=out, mode="clip")
+        counts = self._counts[chosen] if depth else np.zeros(len(chosen), np.int64)
+        starts = self._ends[chosen] - counts
+        pieces = [self._codes[a : a + n] for a, n in zip(starts, counts, strict=True)]
+        images = torch.from_numpy(out).permute(0, 3, 1, 2)
+        return PackedBatch(images, self._joined(pieces), torch.from_numpy(counts))
+
+    def _joined(self, pieces: list[np.ndarray]) -> Tensor:
+        """Copy codes into one tensor; refuse what would land in another map or stop a GPU."""
+        codes = np.concatenate([self._codes[:0], *pieces])
+        if len(codes) and codes.max() >> DEPTH_BITS >= self.size[0] * self.size[1]:
+            raise ValueError(f"{self.folder / DEPTH} holds a point outside of its map: {_AGAIN}.")
+        return torch.from_numpy(codes.view(np.int32))
+
+    def report(self) -> str:
+        """Say in one line what is there."""
+        manifest, drives = self.manifest, len({key.drive_name for key in self.keys})
+        gigabytes = (self._images.nbytes + self._codes.nbytes) / 1e9
+        return (
+            f"frames: {len(self)}, drives: {drives}, left out: {manifest.left_out}, "
+            f"lidar in {manifest.points / len(self) / self.size[0] / self.size[1]:.1%} of the "
+            f"pixels, {gigabytes:.2f} GB"
+        )
+
+
+def positions(indices: Sequence[int], count: int) -> np.ndarray:
+    """Return positions of frames as [n] intp; refuse masks, and numbers that name no frame."""
+    chosen = np.asarray(indices)
+    if not chosen.size:
+        return np.empty(0, np.intp)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise ValueError(
+            f"Frames were given as {chosen.dtype} {chosen.shape}: expected a row of positions; "
+            f"np.flatnonzero gives those of a mask."
+        )
+    if chosen.min() < -count or chosen.max() >= count:
+        raise IndexError(
+            f"Frames {chosen.min()} to {chosen.max()} were asked for: expected positions below "
+            f"{count}, the number of frames."
+        )
+    return chosen.astype(np.intp)

@@ -1,0 +1,356 @@
+"""From KITTI Raw's folders to the packed training set: in parallel, resumable, all or nothing.
+
+The set grows in `FOLDER.partial`, chunk by chunk. Images go straight to their rows of the big file;
+the depth codes of a chunk, their counts and digests are kept beside it until all are joined. What a
+killed run has left is believed only if its digests fit, so that even a power cut leaves nothing
+wrong behind.
+"""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ubnlib.kitti.packed import (
+    DEPTH,
+    IMAGES,
+    MANIFEST,
+    TABLE,
+    FrameEntry,
+    Manifest,
+    PackedDepth,
+    check_size,
+    encode_depth,
+    fingerprint,
+    frame_digest,
+    map_array,
+    read_manifest,
+    write_table,
+)
+from ubnlib.kitti.raw import KittiRaw
+
+CHUNK = 32
+"""Frames between two marks of progress: a run that is killed loses at most so many a worker."""
+LEFT_OUT = "left_out.csv"
+CODES_PER_PIXEL = 0.09
+"""Share of pixels with a lidar return, for estimates: 0.07 to 0.09 at 256x832."""
+
+Outcome = tuple[int, str] | str
+"""Of a frame: its number of codes and its digest, or why it is left out."""
+
+
+def prepare(
+    dataset: KittiRaw, folder: Path | str, *, workers: int | None = None, progress: bool = True
+) -> PackedDepth:
+    """Pack a dataset's frames; a complete folder of the same frames is kept as it is.
+
+    Frames whose files turn out to be broken are left out, and listed with the reason in the
+    folder's `left_out.csv` beside those without a partner. A run that was stopped in any way goes
+    on where it was when it is started again.
+
+    Args:
+        dataset: The frames, with a `size` of at most 2^18 pixels.
+        folder: The folder to make; its parents are made, too.
+        workers: Threads; decoding and projecting release Python's global lock. The number of
+            usable cores by default.
+        progress: Whether to say on standard error how far it is and how long it takes.
+
+    Returns:
+        The packed set.
+
+    Raises:
+        ValueError: If the dataset has no or too large a size, or no frame could be read.
+        FileExistsError: If the folder holds something else, or is being prepared elsewhere.
+        OSError: If the disk is too small, or may not be written to.
+
+    Example:
+        >>> raw = KittiRaw("kitti_raw", size=(256, 832))  # doctest: +SKIP
+        >>> frames = prepare(raw, "data/packed")  # doctest: +SKIP
+    """
+    task = Preparation(dataset, folder)
+    if task.is_complete():
+        return PackedDepth(task.folder)
+    if task.bytes_needed > task.bytes_free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{task.folder} needs about {task.bytes_needed / 1e9:.2f} GB and "
+            f"{task.bytes_free / 1e9:.2f} GB are free: free some, or choose another disk",
+        )
+    task.partial.mkdir(parents=True, exist_ok=True)
+    with task.locked(), _naming_full_disk(task):
+        if task.is_complete():  # another process has just been through
+            shutil.rmtree(task.partial, ignore_errors=True)
+        else:
+            task.reserve()
+            _pack_all(task, workers or usable_cores(), progress)
+            task.join()
+            task.complete()
+    return PackedDepth(task.folder)
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Preparation:
+    """Frames to be packed into a folder, and the folder as it grows.
+
+    Args:
+        dataset: The frames, with a `size` of at most 2^18 pixels.
+        folder: The packed folder to make.
+
+    Raises:
+        ValueError: If the dataset has no size or too large a one.
+    """
+
+    def __init__(self, dataset: KittiRaw, folder: Path | str):
+        if dataset.size is None:
+            raise ValueError(
+                "The dataset has no size, and KITTI's dates differ in theirs: expected "
+                "KittiRaw(..., size=(height, width))."
+            )
+        check_size(dataset.size)
+        # A link to another disk is followed: the folder must grow beside where it will lie.
+        self.dataset, self.folder = dataset, Path(folder).resolve()
+        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.images, self.parts = self.partial / IMAGES, self.partial / "chunks"
+        starts = range(0, len(dataset), CHUNK)
+        self.chunks = [range(start, min(start + CHUNK, len(dataset))) for start in starts]
+        self.image_bytes = 3 * dataset.size[0] * dataset.size[1]
+
+    @property
+    def bytes_needed(self) -> int:
+        """Disk space to make the folder, an estimate: while it is made, codes lie there twice."""
+        codes = 4 * CODES_PER_PIXEL * self.image_bytes / 3
+        return round(len(self.dataset) * (self.image_bytes + 2 * codes))
+
+    @property
+    def bytes_free(self) -> int:
+        """Disk space that is free, with what an earlier run has taken for this folder."""
+        there = next(path for path in self.folder.parents if path.exists())
+        taken = 0
+        for path in self.partial.rglob("*"):
+            with suppress(FileNotFoundError):  # another process may be at work there
+                found = path.stat()
+                taken += 512 * found.st_blocks if hasattr(found, "st_blocks") else found.st_size
+        return shutil.disk_usage(there).free + taken
+
+    @cached_property
+    def source(self) -> str:
+        """Digest of the options, the calibrations, and the frames' names and files' sizes."""
+        digest = hashlib.sha256(repr((*self.dataset.size, self.dataset.convention)).encode())
+        for date in sorted({key.date for key in self.dataset.keys}):
+            for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
+                digest.update(path.read_bytes())
+        for key in self.dataset.keys:
+            paths = key.image_path(self.dataset.root), key.scan_path(self.dataset.root)
+            sizes = [path.stat().st_size for path in paths]
+            digest.update(repr((tuple(key), sizes)).encode())
+        return digest.hexdigest()[:16]
+
+    def is_complete(self) -> bool:
+        """Return whether the folder holds these very frames; refuse to touch anything else."""
+        folder = self.folder
+        if folder.is_mount():
+            raise FileExistsError(f"{folder} is a whole disk: name a folder inside of it.")
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+        try:
+            manifest = read_manifest(folder)
+        except (OSError, ValueError) as error:
+            raise FileExistsError(
+                f"{folder} exists and is no packed set ({error}); choose another folder, or remove "
+                f"this one."
+            ) from None
+        if manifest.source != self.source:
+            raise FileExistsError(
+                f"{folder} was prepared from other files or with other options ({manifest.frames} "
+                f"frames of {manifest.size}); choose another folder, or remove this one to make it "
+                f"anew."
+            )
+        shutil.rmtree(folder / "chunks", ignore_errors=True)  # of a run killed as it tidied
+        return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; the system unlocks what a killed process had locked."""
+        from filelock import FileLock, Timeout  # torch brings it along
+
+        try:
+            with FileLock(self.partial / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise FileExistsError(
+                f"{self.folder} is being prepared by another process: wait for it, or stop it."
+            ) from None
+
+    def reserve(self) -> None:
+        """Make the images' file in its full size, unless an earlier run for the same frames has.
+
+        The disk space is taken now, so that a full disk shows at once and not after an hour.
+        """
+        begun = self.parts / "source"
+        shape = (len(self.dataset), *self.dataset.size, 3)
+        if begun.exists() and begun.read_bytes() == self.source.encode():
+            with suppress(FileNotFoundError, ValueError):
+                map_array(self.images, np.dtype(np.uint8), shape)
+                return
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir()
+        np.lib.format.open_memmap(self.images, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):
+            with self.images.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.images.stat().st_size)
+        begun.write_text(self.source)
+
+    def read_frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one frame of the dataset: image, uint8 [H, W, 3], and depth codes, uint32 [n]."""
+        image = self.dataset.image(index).permute(1, 2, 0).contiguous().numpy()
+        return image, encode_depth(self.dataset.depth(index).numpy())
+
+    def pack(self, chunk: range) -> None:
+        """Pack the frames of a chunk, unless an earlier run has."""
+        if self._is_packed(chunk):
+            return
+        outcomes: list[Outcome] = []
+        all_codes = [np.empty(0, "<u4")]
+        with self.images.open("r+b") as file:
+            for index in chunk:
+                try:
+                    image, codes = self.read_frame(index)
+                except (ValueError, FileNotFoundError) as error:
+                    outcomes.append(str(error))
+                    continue
+                file.seek(self._offset(index))
+                file.write(image)
+                all_codes.append(codes)
+                outcomes.append((len(codes), frame_digest(image, codes)))
+        codes_path, outcomes_path = self._paths(chunk)
+        codes_path.write_bytes(np.concatenate(all_codes))
+        partial = outcomes_path.with_suffix(".partial")
+        partial.write_bytes(json.dumps(outcomes).encode())
+        partial.replace(outcomes_path)
+
+    def _is_packed(self, chunk: range) -> bool:
+        try:
+            codes, outcomes = self._read(chunk)
+            with self.images.open("rb") as file:
+                for index, outcome in zip(chunk, outcomes, strict=True):
+                    if isinstance(outcome, str):
+                        continue
+                    count, digest = outcome
+                    file.seek(self._offset(index))
+                    image = file.read(self.image_bytes)
+                    if frame_digest(image, codes[:count]) != digest:
+                        return False
+                    codes = codes[count:]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return False
+        return not len(codes)
+
+    def _read(self, chunk: range) -> tuple[np.ndarray, list[Outcome]]:
+        """Return the codes of a chunk, uint32, frame after frame, and each frame's outcome."""
+        codes_path, outcomes_path = self._paths(chunk)
+        return np.fromfile(codes_path, "<u4"), json.loads(outcomes_path.read_bytes())
+
+    def _offset(self, index: int) -> int:
+        """Return where a frame's image begins in the file, behind the header and other rows."""
+        return self.images.stat().st_size - (len(self.dataset) - index) * self.image_bytes
+
+    def _paths(self, chunk: range) -> tuple[Path, Path]:
+        """Return where a chunk's codes and, written last, its outcomes are kept."""
+        stem = self.parts / f"{chunk.start:08d}"
+        return stem.with_suffix(".u4"), stem.with_suffix(".json")
+
+    def join(self) -> None:
+        """Join the chunks' codes, and write table, manifest and the frames left out."""
+        dataset, folder = self.dataset, self.partial
+        entries, left_out = [], list(dataset.left_out)
+        for chunk in self.chunks:
+            for index, outcome in zip(chunk, self._read(chunk)[1], strict=True):
+                key = dataset.keys[index]
+                if isinstance(outcome, str):
+                    left_out.append((key.image_path(dataset.root), outcome))
+                else:
+                    entries.append(FrameEntry(key, index, *outcome))
+        if not entries:
+            raise ValueError(f"No frame below {dataset.root} could be read. {left_out[-1][1]}")
+        points = sum(entry.points for entry in entries)
+        with (folder / DEPTH).open("wb") as file:
+            header = {"descr": "<u4", "fortran_order": False, "shape": (points,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in self.chunks:
+                file.write(self._read(chunk)[0])
+        table = write_table(entries)
+        (folder / TABLE).write_text(table, encoding="ascii", newline="\n")
+        with (folder / LEFT_OUT).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file", "reason"), *left_out])
+        manifest = Manifest(
+            size=dataset.size,
+            frames=len(entries),
+            rows=len(dataset),
+            points=points,
+            left_out=len(left_out),
+            source=self.source,
+            fingerprint=fingerprint(table),
+            versions={name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")},
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+
+    def complete(self) -> None:
+        """Give the folder its name once all of it is on the disk, then tidy up."""
+        for path in self.partial.glob("*.*"):
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        (self.partial / "lock").unlink(missing_ok=True)
+        self.partial.rename(self.folder)
+        shutil.rmtree(self.folder / "chunks")
+
+
+@contextmanager
+def _naming_full_disk(task: Preparation) -> Iterator[None]:
+    """Say what to do when the disk is full: the system's own error names not even the file."""
+    try:
+        yield
+    except OSError as error:
+        full = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+        if error.errno not in full:
+            raise
+        raise OSError(
+            error.errno,
+            f"{task.partial} cannot be written in full ({error.strerror}): free some space, and "
+            f"the same command goes on where it was; or choose another disk",
+        ) from error
+
+
+def _pack_all(task: Preparation, workers: int, progress: bool) -> None:
+    """Pack the chunks in threads, whichever order they end in."""
+    done, total, start = 0, len(task.dataset), time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(task.pack, chunk): chunk for chunk in task.chunks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += len(futures[future])
+                if progress:
+                    left = (time.monotonic() - start) / done * (total - done)
+                    line = f"\rPacking: {done} of {total} frames, about {left:.0f} s left  "
+                    print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
