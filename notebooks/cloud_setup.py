@@ -25,16 +25,16 @@ def set_up(folder):
     print(f"Fetching {address} and installing what it needs: a minute or two, once.")
     clone = ["git", "clone", "--quiet", address, str(folder)]
     checkout = ["git", "-C", str(folder), "checkout", "--quiet", revision]
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "-e", f"{folder}[companion]"]
-    for command in ([] if folder.exists() else [clone]) + [checkout, install]:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "-e", folder, "-e", folder / "experiments"]
+    for command in ([] if folder.exists() else [clone]) + [checkout, pip]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
-    sys.path.insert(0, str(folder))  # until a restart, from which on pip's entry does it
+            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr.strip()}")
+    sys.path[:0] = [str(folder), str(folder / "data_scripts")]  # until a restart: then pip's
 
 
 folder = Path("ubn-companion").absolute()
-if importlib.util.find_spec("ubnlib") is None:
+if importlib.util.find_spec("experiments") is None:
     set_up(folder)
 if (folder / "notebooks").is_dir():
     os.chdir(folder / "notebooks")

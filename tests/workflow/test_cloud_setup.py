@@ -24,12 +24,12 @@ from pathlib import Path
 folder = Path(site.getsitepackages()[0])
 with (folder / "asked.txt").open("a") as log:
     print(*sys.argv[1:], file=log)
-(folder / "ubn.pth").write_text(sys.argv[-1].removesuffix("[companion]"))
+(folder / "ubn.pth").write_text(str(Path(sys.argv[-1]).parent))
 """
 # What the notebooks do next: read a file beside their folder, and import the library.
 NEXT = """
 from pathlib import Path as P
-import ubnlib
+import experiments, ubnlib
 print("at", P.cwd(), P("../claims.yaml").read_text(), ubnlib.REVISION)
 """
 
@@ -44,7 +44,9 @@ def repository(tmp_path_factory) -> Path:
     """A repository with the project's layout, and a branch of it."""
     folder = tmp_path_factory.mktemp("repository")
     (folder / "notebooks").mkdir()
-    (folder / "ubnlib").mkdir()
+    for package in ("ubnlib", "experiments"):
+        (folder / package).mkdir()
+    (folder / "experiments" / "__init__.py").touch()
     (folder / "notebooks" / "01_method.ipynb").write_text("{}")
     (folder / "claims.yaml").write_text("claims")
     git(folder, "init", "--quiet", "--initial-branch", "main")
@@ -130,7 +132,7 @@ def test_it_fetches_installs_and_goes_to_the_notebooks(cloud, repository):
     told, place = done.stdout.splitlines()
     assert told.startswith(f"Fetching {repository} ")
     assert place == f"at {cloud.folder / 'notebooks'} claims main"
-    assert cloud.installed() == [f"install --quiet -e {cloud.folder}[companion]"]
+    assert cloud.installed() == [f"install -q -e {cloud.folder} -e {cloud.folder}/experiments"]
 
 
 def test_a_second_run_and_one_after_a_restart_do_nothing_more(cloud, repository):

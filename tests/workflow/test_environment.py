@@ -1,12 +1,14 @@
-"""The lists of packages agree: pyproject.toml, environment.yml, requirements.lock, binder/."""
+"""The lists of packages agree: both pyproject.toml, environment.yml, requirements.lock, binder/."""
 
 import os
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -15,16 +17,20 @@ CONDA_NAMES = {"pytorch": "torch"}
 
 
 def declared() -> dict[str, str]:
-    """pyproject.toml's packages with their ranges, the extras' too."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = chain(project["dependencies"], *project["optional-dependencies"].values())
-    return {r.name: str(r.specifier) for r in map(Requirement, lines)}
+    """The packages of both distributions with their ranges, the extras' too."""
+    lines = []
+    for path in (ROOT / "pyproject.toml", ROOT / "experiments" / "pyproject.toml"):
+        project = tomllib.loads(path.read_text())["project"]
+        lines += chain(project["dependencies"], *project["optional-dependencies"].values())
+    return {r.name: str(r.specifier) for r in map(Requirement, lines) if r.name != "ubnlib"}
 
 
 def conda() -> dict[str, str]:
     """environment.yml's packages with their ranges, those that only pip has too."""
     *packages, other = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    packages = [Requirement(entry) for entry in [*packages, *other["pip"]] if entry != "-e ."]
+    packages = [
+        Requirement(entry) for entry in [*packages, *other["pip"]] if not entry.startswith("-e ")
+    ]
     return {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in packages}
 
 
@@ -47,20 +53,42 @@ def test_environment_has_the_packages_of_pyproject():
 
 
 def test_environment_installs_the_project():
-    assert "-e ." in entries_of_pip()
+    assert entries_of_pip()[-2:] == ["-e .", "-e experiments"]
 
 
 def test_lock_pins_everything_exactly():
-    loose = [x for x in lock_lines() if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][\w.]*", x)]
+    """A line may end in the Pythons or systems that it is for."""
+    line = re.compile(r"[a-z0-9][a-z0-9.-]*==[0-9][\w.]*( ; [A-Za-z_<>=!'0-9.*() -]+)?")
+    loose = [x for x in lock_lines() if not line.fullmatch(x)]
     assert loose == [], "a line of requirements.lock is no plain NAME==VERSION"
 
 
+def test_lock_brings_no_build_of_torch_along():
+    """CUDA's libraries are left to the build of torch that is installed."""
+    assert not [x for x in lock_lines() if re.match("nvidia-|cuda-|triton", x)]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("system", [("linux", "Linux"), ("darwin", "Darwin"), ("win32", "Windows")])
+def test_lock_has_one_version_of_each_declared_package(python, system):
+    where = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    where |= dict(zip(("sys_platform", "platform_system"), system, strict=True))
+    found = Counter(r.name for r in map(Requirement, lock_lines()) if takes(r, where))
+    missing = [name for name in declared() if found[name] != 1]
+    assert missing == []
+
+
+def takes(requirement: Requirement, where: dict[str, str]) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(where)
+
+
 def test_lock_pins_each_declared_package_in_its_range():
-    pins = dict(line.split("==") for line in lock_lines())
+    pins = [(r.name, str(r.specifier)[2:]) for r in map(Requirement, lock_lines())]
     for name, specifier in declared().items():
-        assert name in pins, f"requirements.lock has no {name}: run make lock"
-        assert Requirement(f"{name}{specifier}").specifier.contains(pins[name]), name
-    assert pins["torch"] == "2.13.0"
+        versions = [version for pinned, version in pins if pinned == name]
+        assert versions, f"requirements.lock has no {name}: run make lock"
+        assert all(map(Requirement(f"{name}{specifier}").specifier.contains, versions)), name
+    assert dict(pins)["torch"] == "2.13.0"
 
 
 def test_binder_installs_the_lock_with_torch_for_the_cpu():
@@ -83,5 +111,5 @@ def test_binder_installs_the_project_as_make_does():
     assert os.access(script, os.X_OK)
     subprocess.run(["sh", "-n", str(script)], check=True)
     command = script.read_text().splitlines()[-1]
-    assert command == "python -m pip install --no-deps --no-build-isolation -e ."
+    assert command == "python -m pip install --no-deps --no-build-isolation -e . -e experiments"
     assert f"$(BIN)/{command}" in (ROOT / "Makefile").read_text()
