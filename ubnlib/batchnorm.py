@@ -379,10 +379,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     ) -> tuple[Moments, Tensor | int]:
         """Return where averages are after one batch, differentiably, and whether it was taken.
 
-        Args:
-            running: The averages before.
-            batch: Mean and unbiased variance of the batch.
-            earlier: How many batches of this step the layer has yet to count.
+        The batch's variance is unbiased; `earlier` batches of this step are yet to be counted.
         """
         momentum = self.momentum
         if momentum is None:  # cumulative average, as in nn.BatchNorm

@@ -23,11 +23,8 @@ def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Sta
     """Merge each of this rank's statistics with the same ones of all other ranks.
 
     Ranks count with the number of their values, which may be zero. The gradient goes back to all
-    ranks. One collective call, whatever the number of parts.
-
-    Args:
-        parts: Of the same C channels, in the same order on all ranks.
-        group: The ranks; None merges nothing.
+    ranks. One collective call, whatever the number of parts, which are in the same order on all
+    ranks. No group merges nothing.
     """
     if group is None:
         return parts

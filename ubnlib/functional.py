@@ -193,14 +193,7 @@ def normalize(
 
 
 def gap(x: Statistics, y: Statistics, union: Statistics, eps: float) -> Tensor:
-    """Return how far two statistics of the same C channels lie apart, [C]; see `statistics_gap`.
-
-    Args:
-        x: Of one batch.
-        y: Of another.
-        union: Of both, in whose standard deviations means are measured.
-        eps: As in the layer.
-    """
+    """Return how far two statistics lie apart, [C]; means in deviations of `union`, with eps."""
     means = (x.mean - y.mean) ** 2 / (union.var + eps)
     scales = torch.log(x.var + eps) - torch.log(y.var + eps)
     return means + scales**2 / 4

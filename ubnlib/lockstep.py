@@ -47,19 +47,10 @@ class Lockstep:
     def meet(
         self, layer: nn.Module, own: Statistics, combine: Callable[[Statistics, Statistics], Any]
     ) -> Any:
-        """Exchange statistics with the other half, which reaches the same layer.
+        """Exchange this half's statistics at a layer with the other half's.
 
-        Args:
-            layer: Where this half is.
-            own: Its statistics there.
-            combine: Called once, by the half that comes second, with the labeled and the
-                unlabeled rows' statistics.
-
-        Returns:
-            What `combine` returned, to both halves.
-
-        Raises:
-            RuntimeError: The other half is at another layer, or through.
+        The half that comes second calls `combine` with the labeled and the unlabeled rows'
+        statistics; both halves get what it returns.
         """
         unlabeled = self.in_unlabeled_half()
         if self._thread is None:  # there are no unlabeled rows
@@ -129,10 +120,7 @@ class Lockstep:
 def in_same_setting(function: Callable[[], Any], device: torch.device, grad: bool) -> Callable:
     """Let a function run in another thread under the settings that torch keeps per thread.
 
-    Args:
-        function: What to run.
-        device: Of the data.
-        grad: Whether gradients are recorded, whatever this thread does.
+    Whether gradients are recorded is said by `grad`, whatever this thread does.
     """
     # The cache would keep weights cast without gradient for the labeled half.
     autocasts = [

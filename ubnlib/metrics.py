@@ -30,43 +30,6 @@ Crop = Literal["garg", "eigen"]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def depth_metrics(
-    prediction: np.ndarray | Tensor,
-    target: np.ndarray | Tensor,
-    *,
-    crop: Crop | None = None,
-    cap: float = 80.0,
-    median_scaling: bool = False,
-) -> dict[str, float]:
-    """Compare predicted depth maps with measured ones: means over images of `per_image_metrics`.
-
-    An image without a pixel to evaluate is left out. The arguments are those of
-    `per_image_metrics`.
-
-    Returns:
-        `abs_rel` mean |p - t| / t, `sq_rel` mean (p - t)^2 / t in meters, `rmse` in meters,
-        `rmse_log` of natural logarithms, and `delta1` to `delta3`, shares of pixels with
-        max(p / t, t / p) < 1.25, 1.25^2, 1.25^3.
-
-    Raises:
-        ValueError: If the shapes differ or are no maps, the crop or the cap is none, or there is
-            no pixel to evaluate.
-
-    Example:
-        >>> depth_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))["abs_rel"]
-        0.1
-    """
-    per_image = per_image_metrics(
-        prediction, target, crop=crop, cap=cap, median_scaling=median_scaling
-    )
-    if per_image["delta1"].isnan().all():
-        raise ValueError(
-            f"target of shape {tuple(target.shape)} has no pixel with 0 < depth <= {cap} to "
-            f"evaluate (crop: {crop})."
-        )
-    return average_metrics(per_image)
-
-
 @torch.no_grad()
 def per_image_metrics(
     prediction: np.ndarray | Tensor,
@@ -79,7 +42,9 @@ def per_image_metrics(
     """Compare each predicted depth map with the measured one.
 
     Metrics are means over an image's pixels with 0 < target <= cap inside the crop, computed on
-    the prediction's device, in float64 where it has that.
+    the prediction's device, in float64 where it has that: `abs_rel` |p - t| / t, `sq_rel`
+    (p - t)^2 / t in meters, `rmse` in meters, `rmse_log` of natural logarithms, and `delta1` to
+    `delta3`, shares of pixels with max(p / t, t / p) < 1.25, 1.25^2, 1.25^3.
 
     Args:
         prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
@@ -92,11 +57,16 @@ def per_image_metrics(
             scale; a prediction of NaN is not part of the median.
 
     Returns:
-        The metrics of `depth_metrics`, each [N] (1 for a single map). An image without a pixel to
-        evaluate is NaN in all of them, and only such an image is NaN in the deltas.
+        Each metric, [N] (1 for a single map). An image without a pixel to evaluate is NaN in all
+        of them, and only such an image is NaN in the deltas.
 
     Raises:
         ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
+
+    Example:
+        >>> maps = per_image_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))
+        >>> average_metrics(maps)["abs_rel"]
+        0.1
     """
     prediction = as_depth(prediction)
     target = as_depth(target).to(prediction.device)

@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, ttest_rel
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import DEFAULT, PLAIN, REFRESHED
 from experiments.common.records import Record, read_record, record_path
-from experiments.verdicts.claims import interval
+from experiments.common.stats import interval
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
 NOTHING = 0.001  # smaller differences are none, however sure

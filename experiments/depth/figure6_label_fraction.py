@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.common.stats import interval
 from experiments.common.style import GRAY, METHOD_COLORS
 from experiments.depth.depth_colors import add_depth_bar, depth_scale, draw_lidar
-from experiments.verdicts.claims import interval
 
 
 def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.records import Record, read_record
+from experiments.common.stats import interval
 from experiments.common.training import BNConfig
 from experiments.depth.cancellation_experiment import CancellationConfig
 from experiments.depth.config import DepthConfig
 from experiments.depth.data import EveryLabels
 from experiments.depth.engine import EngineConfig
 from experiments.depth.forms import NormConfig, UBNForm
-from experiments.verdicts.claims import interval
 
 READINGS: dict[str, NormConfig] = {
     "BN": BNConfig(),

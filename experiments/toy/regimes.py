@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.common.records import Record
+from experiments.common.stats import interval
 from experiments.common.training import BNConfig, NormConfig, UBNConfig
 from experiments.toy.train import SpiralConfig
-from experiments.verdicts.claims import interval
 
 MARGIN = 0.02  # differences of accuracy below it are ties
 

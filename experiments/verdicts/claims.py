@@ -20,8 +20,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from scipy.stats import bootstrap
 
+from experiments.common.stats import interval
 from experiments.verdicts.evidence import Query, Text, gather
 
 Profile = Literal["quick", "standard", "paper"]
@@ -158,17 +158,6 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     elif len(values) < claim.seeds:
         verdict, reason = "inconclusive", f"{len(values)} of at least {claim.seeds} seeds"
     return Judgement(verdict, reason, estimate, low, high, len(values), keys)
-
-
-def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the 95 % bootstrap interval (BCa) of the mean; none below three values."""
-    if len(values) < 3:
-        return None, None
-    if np.ptp(values) < 1e-12:  # all the same, but for rounding
-        return float(values[0]), float(values[0])
-    # Sorted, so that the interval depends on the values and not on the order of the seeds.
-    result = bootstrap((np.sort(values),), np.mean, rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _compare(claim: Claim, low: float | None, high: float | None) -> tuple[Verdict, str]:

@@ -20,7 +20,7 @@ from experiments.ablation.study import (
     work,
 )
 from experiments.common.records import read_records, write_record
-from experiments.verdicts.claims import interval
+from experiments.common.stats import interval
 
 SEEDS = 6
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from experiments.common.stats import interval
 from experiments.depth.data import EveryLabels
-from experiments.verdicts.claims import Claim, Query, interval, judge, load_claims
+from experiments.verdicts.claims import Claim, Query, judge, load_claims
 from experiments.verdicts.evidence import read_evidence
 from ubnlib.kitti.splits import load_split
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from experiments.common.records import Result, recorded, write_record
+from experiments.common.stats import interval
 from experiments.depth import study as depth_study
 from experiments.depth.config import DepthConfig
 from experiments.depth.data import EveryLabels
-from experiments.verdicts.claims import interval
 from small_project import ROOT
 
 
