@@ -31,7 +31,7 @@ third of a step, UBN takes 1.33 times BN's time side by side and 1.67 times in t
 *waiting* is the share of the time in which the loop is blocked by its loader. In a turn of workers
 the batches that they read ahead during the others' turns are thrown away, and the step after these
 is not counted. TFLOP/s are the operations of convolutions by torch's count, over the time;
-tests/test_cost.py compares it with a real step's. Memory is the peak of a process that
+tests/experiments/test_cost.py compares it with a real step's. Memory is the peak of a process that
 trains and does nothing else, its libraries included: resident memory on the CPU, torch's allocator
 on CUDA.
 
