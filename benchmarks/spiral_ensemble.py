@@ -40,7 +40,8 @@ unlabeled points a step; {cpu}, one thread a process; torch {torch}.
 *side by side* is `train_spiral` with {seeds} seeds, and *alone* with one of them; *one by one* is
 {seeds} times as long. They take turns, {short} steps each, and milliseconds are for one step.
 *times as fast* is the median of the ratios within each turn. Intervals are by order statistics,
-where the repeats are enough for one. tests/experiments/test_ensemble.py shows that both give the same nets.
+where the repeats are enough for one. That both give the same nets shows
+tests/experiments/test_ensemble.py.
 """
 
 

@@ -1,7 +1,7 @@
 """Hostile bytes for every reader: only documented errors, and never other data than written.
 
-The targets are those of `tests/slow/fuzz/fuzz_kitti.py`, which runs them for longer; here hypothesis
-gives each a few hundred inputs: arbitrary bytes, and real files with pieces changed.
+The targets are those of `tests/slow/fuzz/fuzz_kitti.py`, which runs them for longer; here
+hypothesis gives each a few hundred inputs: arbitrary bytes, and real files with pieces changed.
 """
 
 import pytest
