@@ -31,6 +31,7 @@ from ubnlib.lockstep import Lockstep
 
 Source = Literal["batch", "running"]
 StatsGrad = Literal["corrected", "none", "labeled", "all"]
+Affine = tuple[Tensor | None, Tensor | None]  # gamma and beta
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
@@ -320,10 +321,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
 
     def _open_call(
-        self,
-        union: Statistics,
-        unlabeled: Statistics | None,
-        labeled: Statistics | None = None,
+        self, union: Statistics, unlabeled: Statistics | None, labeled: Statistics | None = None
     ) -> None:
         """Note what the labeled rows and the moving averages will need."""
         if isinstance(union.count, int) and union.count < 2:
@@ -340,12 +338,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         self._calls += (Call(union, labeled, unlabeled, reference),)
 
     def _normalize_labeled(
-        self,
-        x: Tensor,
-        own: Statistics,
-        labeled: Statistics,
-        index: int,
-        affine: tuple[Tensor | None, Tensor | None],
+        self, x: Tensor, own: Statistics, labeled: Statistics, index: int, affine: Affine
     ) -> Tensor:
         """Normalize labeled rows by a call's reference, with the gradient of `stats_grad`."""
         call = self._calls[index]

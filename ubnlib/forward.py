@@ -40,9 +40,15 @@ def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
 
 @contextmanager
 def _step(
-    layers: list[UnsupervisedBatchNorm], step: Literal["collect", "use"] | Lockstep
+    model: nn.Module,
+    layers: list[UnsupervisedBatchNorm],
+    step: Literal["collect", "use"] | Lockstep,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[None]:
-    """Put training layers into a step and take them out again, whatever happens."""
+    """Put training layers into a step and take them out again, whatever happens.
+
+    All but step 2 forget the last step's statistics, and their own too if they fail.
+    """
     if any(layer._step is not None for layer in layers):
         raise RuntimeError("A UBN step is already under way in this model: steps do not nest.")
     if not any(layer.training for layer in layers):
@@ -50,29 +56,20 @@ def _step(
             "Every UBN layer is in eval mode, where no statistics are collected or used: call "
             "model.train() first."
         )
+    group = None if step == "use" else group_of(model)
     try:
         for layer in layers:
+            if step != "use":
+                layer.begin_step(group, rows)
             layer.enter_step(step)
         yield
+    except BaseException:
+        for layer in layers if step != "use" else ():
+            layer.forget_step()
+        raise
     finally:
         for layer in layers:
             layer.leave_step()
-
-
-@contextmanager
-def _new_step(
-    model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None = None
-) -> Iterator[None]:
-    """Forget the last step's statistics, and this one's too if it fails."""
-    group = group_of(model)
-    for layer in layers:
-        layer.begin_step(group, rows)
-    try:
-        yield
-    except BaseException:
-        for layer in layers:
-            layer.forget_step()
-        raise
 
 
 def _weights_of(model: nn.Module) -> str:
@@ -130,7 +127,7 @@ def _collecting(
     model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None
 ) -> Iterator[None]:
     """Step 1, without a note of the weights."""
-    with _step(layers, "collect"), _new_step(model, layers, rows):
+    with _step(model, layers, "collect", rows):
         # Autocast would keep the weights that it casts here, without gradient, for step 2.
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
@@ -189,14 +186,14 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
             f"Step 2 is entered again with stats_grad={min(again - {'none'})!r}, whose gradient "
             'needs all labeled rows at once: give them together, or use stats_grad="none".'
         )
-    with _using(layers):
+    with _using(model, layers):
         yield
 
 
 @contextmanager
-def _using(layers: list[UnsupervisedBatchNorm]) -> Iterator[None]:
+def _using(model: nn.Module, layers: list[UnsupervisedBatchNorm]) -> Iterator[None]:
     """Step 2, of the step that was just collected."""
-    with _step(layers, "use"):
+    with _step(model, layers, "use"):
         yield
         missed = [layer for layer in layers if layer._used != len(layer._calls)]
         if missed:
@@ -272,14 +269,14 @@ def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     weighted = any(layer.unlabeled_weight is not None for layer in layers)
     with _collecting(model, layers, (len(labeled), len(unlabeled)) if weighted else None):
         model(torch.cat([labeled, unlabeled]))
-    with _using(layers):
+    with _using(model, layers):
         return model(labeled)
 
 
 def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     """Run both steps at once: `ubn_forward` where it takes its shortcut."""
     layers, lockstep = ubn_layers(model), Lockstep()
-    with _step(layers, lockstep), _new_step(model, layers):
+    with _step(model, layers, lockstep):
         # The wrapper prepares for backward, which only the labeled half needs.
         bare = model.module if isinstance(model, DistributedDataParallel) else model
         half = in_same_setting(lambda: bare(unlabeled), unlabeled.device, _records_gradient(layers))

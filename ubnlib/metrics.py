@@ -208,12 +208,10 @@ def evaluate_depth(
     `batch_size` frames for each size are held at a time.
 
     Args:
-        predictions: (key, depth [h, w] in meters) of each frame, for instance
-            `zip(keys, depth_maps, strict=True)`.
+        predictions: (key, depth [h, w] in meters) of each frame.
         target: Returns a frame's measured depth [H, W] in meters, 0 = no measurement, such as
-            `ImprovedGroundTruth(root).depth`, or `lambda key: scans.depth(scans.index(key))` of
-            `scans = KittiRaw(root)`.
-        crop: Region to evaluate; see `per_image_metrics`.
+            `ImprovedGroundTruth(root).depth`.
+        crop: As `cap` and `median_scaling`: see `per_image_metrics`.
         cap: Largest depth evaluated, meters.
         median_scaling: Whether to scale each prediction to its target's median.
         batch_size: Frames of one size that are computed together.

@@ -3,8 +3,8 @@
 A target takes arbitrary bytes, gives them to a reader, and fails if the reader does anything but
 return what it should or raise one of its documented errors, in one sentence that names the file.
 `tests/slow/test_kitti_fuzz.py` runs the targets for a moment with every test run. For longer runs
-that look for new paths through the code, install atheris (Linux, `pip install atheris`; no dependency
-of the project) and name a target and, if wanted, options of libFuzzer:
+that look for new paths through the code, install atheris (Linux, `pip install atheris`; no
+dependency of the project) and name a target and, if wanted, options of libFuzzer:
 
     python tests/slow/fuzz/fuzz_kitti.py calibration -max_total_time=300
     python tests/slow/fuzz/fuzz_kitti.py packed -max_total_time=300 corpus_folder
