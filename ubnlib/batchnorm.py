@@ -159,11 +159,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         )
 
     def configure(self, **options: Any) -> None:
-        """Set the options that this layer has beyond nn.BatchNorm's.
-
-        Args:
-            **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
-                `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`.
+        """Set `momentum` or `decay` and the switches; see `UnsupervisedBatchNorm2d`.
 
         Raises:
             TypeError: An option has an unknown name.
@@ -370,7 +366,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     def _average_after(
         self, running: Moments, batch: Moments, earlier: int = 0
     ) -> tuple[Moments, Tensor | int]:
-        """Return where averages are after one batch, differentiably, and whether it was taken.
+        """Return where averages are after one batch, and whether it was taken.
 
         The batch's variance is unbiased; `earlier` batches of this step are yet to be counted.
         """

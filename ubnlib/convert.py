@@ -44,14 +44,11 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
 
     Args:
         model: Any module, also one that is itself a BatchNorm, or a wrapper such as
-            DistributedDataParallel.
+            DistributedDataParallel; it is returned.
         preset: `"paper"` for the paper's literal text.
         **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
             `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`; they go before
             the preset's. What is not given stays as it is.
-
-    Returns:
-        The model that came in.
 
     Raises:
         ValueError: An unknown preset, a value that is not allowed for a layer, or a layer with an
@@ -100,17 +97,13 @@ def revert_ubn(model: Model) -> Model:
     as UBN become the BatchNorm of the same settings.
 
     Args:
-        model: Any module, also one that is itself a UBN layer or has none.
-
-    Returns:
-        The model that came in.
+        model: Any module, also one that is itself a UBN layer or has none; it is returned.
 
     Raises:
         RuntimeError: The model is inside a UBN step; nothing has changed.
 
     Warns:
-        UserWarning: Layers are left as they are: a subclass of UBN that is not known here, a
-            parametrized layer, or one whose `forward` has been replaced.
+        UserWarning: Layers are left as they are, as in `convert_ubn`.
 
     Example:
         >>> import torch

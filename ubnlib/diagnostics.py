@@ -26,9 +26,6 @@ def statistics_gap(model: nn.Module) -> Tensor:
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows.
 
-    Returns:
-        A scalar, 0 where both have the same statistics.
-
     Raises:
         RuntimeError: The model has not made a UBN step yet.
         ValueError: The model has no UBN layer, or the step had no unlabeled rows.
@@ -76,11 +73,8 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     batches of its own, as many as it has, and the statistics are those of all ranks.
 
     Args:
-        model: The model.
+        model: The model, which is returned.
         batches: Inputs to the model; at least one.
-
-    Returns:
-        The model that came in.
 
     Raises:
         ValueError: There is no batch, or no layer that keeps running statistics.

@@ -28,9 +28,6 @@ def downscale_depth(
 
     Returns:
         [N, height, width], meters.
-
-    Raises:
-        ValueError: If the mode is unknown or the size is larger than the input's.
     """
     if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
         raise ValueError(
@@ -74,10 +71,6 @@ def multiscale_depth_loss(
 
     Returns:
         A scalar; with several processes, the mean of theirs is the loss of the whole batch.
-
-    Raises:
-        ValueError: If a shape does not fit, the norm is unknown, or the whole batch has no
-            measurement.
     """
     errors = []
     for prediction in predictions:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from experiments.common.training import evaluating
 from experiments.depth.data import DepthData, Frames, LabelsConfig
+from experiments.depth.evaluation import Evaluation, evaluate_depth
 from experiments.depth.layer_statistics import distances, layer_averages, layer_statistics
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti import FrameKey
-from ubnlib.metrics import Evaluation, evaluate_depth
 
 
 def to_input(images: Tensor, channels_last: bool = False) -> Tensor:

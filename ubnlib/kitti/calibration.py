@@ -12,20 +12,7 @@ import numpy as np
 
 
 def parse_calibration(text: str) -> dict[str, str]:
-    """Split the `key: values` lines of a calibration file, values left as text.
-
-    Values stay text because some are none: `calib_time: 09-Jan-2012 13:57:47`.
-
-    Args:
-        text: The file's content. Lines without a colon are passed over.
-
-    Returns:
-        The text after the first colon by key, both stripped.
-
-    Example:
-        >>> parse_calibration("S_rect_02: 1.242000e+03 3.750000e+02")
-        {'S_rect_02': '1.242000e+03 3.750000e+02'}
-    """
+    """Split `key: values` lines; values stay text, as some are none: `calib_time: 09-Jan-2012`."""
     entries = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, colon, value in entries if colon}
 
@@ -39,11 +26,7 @@ class CalibrationFile:
 
     @classmethod
     def load(cls, path: Path | str) -> "CalibrationFile":
-        """Read a calibration file.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-        """
+        """Read a calibration file."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
@@ -53,46 +36,29 @@ class CalibrationFile:
         return cls(path, parse_calibration(path.read_text(encoding="utf-8", errors="replace")))
 
     def numbers(self, key: str, *shape: int) -> np.ndarray:
-        """Return one entry as a float64 array.
-
-        Args:
-            key: The entry's name, for instance `"P_rect_02"`.
-            *shape: The shape that its numbers are read into, row by row.
-
-        Raises:
-            ValueError: If the key is missing, a value is not a finite number, or the number of
-                values is not the shape's.
-        """
+        """Return one entry, such as `"P_rect_02"`, as a float64 array of this shape."""
         count = int(np.prod(shape))
         expected = f"expected {count} numbers as in KITTI's own file"
         if key not in self.entries:
             raise ValueError(f"Calibration file {self.path} has no key {key}: {expected}.")
-        words = self.entries[key].split()
+        where = f"Calibration file {self.path}, key {key}"
         try:
-            values = np.array([float(word) for word in words])
+            values = np.array([float(word) for word in self.entries[key].split()])
         except ValueError:
             values = np.array([np.nan])
         if not np.isfinite(values).all():
             raise ValueError(
-                f"Calibration file {self.path}, key {key}: {self.entries[key][:60]!r} holds "
-                f"something else than finite numbers, {expected}."
+                f"{where}: {self.entries[key][:60]!r} holds something else than finite numbers, "
+                f"{expected}."
             )
         if values.size != count:
-            raise ValueError(
-                f"Calibration file {self.path}, key {key}: has {values.size} values, {expected}."
-            )
+            raise ValueError(f"{where}: has {values.size} values, {expected}.")
         return values.reshape(shape)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of one KITTI Raw date: four rectified cameras and the velodyne.
-
-    Example:
-        >>> calibration = Calibration.load("kitti_raw/2011_09_26")  # doctest: +SKIP
-        >>> calibration.image_size(2)  # doctest: +SKIP
-        (375, 1242)
-    """
+    """The calibration of one KITTI Raw date: four rectified cameras and the velodyne."""
 
     cam_to_cam: CalibrationFile
     velo_to_cam: CalibrationFile
@@ -101,9 +67,7 @@ class Calibration:
     def load(cls, date_folder: Path | str) -> "Calibration":
         """Read `calib_cam_to_cam.txt` and `calib_velo_to_cam.txt` of a date's folder.
 
-        Raises:
-            FileNotFoundError: If one of the files is missing.
-            ValueError: If what all cameras share (`R_rect_00`, `R`, `T`) is missing or malformed.
+        A missing file is a FileNotFoundError; a key that is missing or malformed a ValueError.
         """
         folder = Path(date_folder)
         calibration = cls(
@@ -125,24 +89,16 @@ class Calibration:
     def projection(self, camera: int) -> np.ndarray:
         """Return the projection from velodyne meters to native pixels of a camera.
 
-        Args:
-            camera: 0 and 1 are KITTI's grayscale cameras, 2 (left) and 3 (right) its color ones.
+        Cameras 0 and 1 are KITTI's grayscale ones, 2 (left) and 3 (right) those in color.
 
         Returns:
             [3, 4] float64. Its product with `(x, y, z, 1)` is `(u * d, v * d, d)`: column u and
             row v, 0-based with pixel centers at integers, and depth d in meters.
-
-        Raises:
-            ValueError: If `P_rect_0c` is missing or malformed.
         """
         return self.cam_to_cam.numbers(f"P_rect_{camera:02d}", 3, 4) @ self.velo_to_rectified
 
     def image_size(self, camera: int) -> tuple[int, int]:
-        """Return the (height, width) in pixels of a camera's rectified images.
-
-        Raises:
-            ValueError: If `S_rect_0c` is missing or malformed.
-        """
+        """Return the (height, width) in pixels of a camera's rectified images."""
         size = self.cam_to_cam.numbers(f"S_rect_{camera:02d}", 2)
         if not ((size >= 1) & (size < 2**16) & (size % 1 == 0)).all():
             raise ValueError(

@@ -48,13 +48,6 @@ class LabeledUnlabeledLoader:
         ValueError: If there is no labeled frame, frames are given as a mask, or a batch size is
             not positive.
         IndexError: If there is no such frame.
-
-    Example:
-        >>> loader = LabeledUnlabeledLoader(
-        ...     frames, labeled, unlabeled, labeled_batch=32, unlabeled_batch=96, steps=50, seed=0
-        ... )  # doctest: +SKIP
-        >>> for labeled, unlabeled in loader:  # doctest: +SKIP
-        ...     target = labeled.to("cuda").depth()
     """
 
     def __init__(
@@ -107,11 +100,7 @@ class LabeledUnlabeledLoader:
         return dict(step=self.step, order=self._data.order)
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on where another loader of the same frames, batch sizes and seed was.
-
-        Raises:
-            ValueError: If the state is that of other frames, batch sizes or another seed.
-        """
+        """Go on where another loader of the same frames, batch sizes and seed was."""
         if state["order"] != self._data.order:
             raise ValueError(
                 f"The state is that of the order {state['order']}, and this loader's is "
@@ -148,16 +137,9 @@ class _Steps(Dataset):
 
 
 def rows_of_step(step: int, size: int, of: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Return the positions that a step's batch takes from shuffled epochs laid end to end.
+    """Return the positions [size] that a step takes from shuffled epochs laid end to end.
 
-    Args:
-        step: From 0.
-        size: Of a batch; may be larger than an epoch.
-        of: Number of items in an epoch.
-        seed: Nonnegative numbers; each epoch's order is drawn from them and the epoch's number.
-
-    Returns:
-        [size] int64, each from 0 to `of` - 1.
+    Each epoch's order, of `of` items, is drawn from the seed's numbers and the epoch's.
     """
     places = np.arange(step * size, (step + 1) * size)
     epochs = range(places[0] // of, places[-1] // of + 1)

@@ -59,9 +59,8 @@ def encode_depth(depth: np.ndarray) -> np.ndarray:
         depth: [H, W] float, meters, 0 = no return, at most `MAX_PIXELS` pixels.
 
     Returns:
-        [n] uint32 in ascending order: one code for each pixel with 0 < depth <= 80. Depth is
-        rounded to 4.9 mm: upward to the first step where it would become 0, and downward to the
-        last one, 79.995 m, where it would become 80 m.
+        [n] uint32 in ascending order: one code for each pixel with 0 < depth <= 80, rounded to
+        4.9 mm and to 79.995 m at the most.
 
     Example:
         >>> codes = encode_depth(np.array([[0.0, 10.0]]))
@@ -81,10 +80,7 @@ def decode_depth(codes: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor
     Args:
         codes: [m] int32, the codes of all maps one after the other, their 32 bits read as signed.
         counts: [n] int64, the number of codes of each map.
-        size: (height, width) of the maps.
-
-    Returns:
-        [n, height, width] float32, meters, 0 = no return.
+        size: (height, width) of the maps: the result is [n, height, width] float32, meters.
     """
     height, width = size
     # The shift of a signed number drags its sign along: only 18 bits are the pixel's.
@@ -255,8 +251,7 @@ class PackedDepth(Dataset):
     An item is `dict(image, depth, key)` as `KittiRaw`'s. `batch(rows)` is the fast way for
     training: one copy of the images, and depth left packed.
 
-    Objects hold paths, and map the files when first used: they may be pickled to spawned workers
-    and shared by forked ones.
+    Objects may be pickled to spawned workers and shared by forked ones.
 
     Args:
         folder: The folder.
@@ -266,15 +261,6 @@ class PackedDepth(Dataset):
         size: (height, width) of images and depth maps.
         fingerprint: 16 hex digits that stand for every byte of the data.
         digests: `frame_digest` of each frame as it was written.
-
-    Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If a file is malformed or does not fit the manifest.
-
-    Example:
-        >>> frames = PackedDepth("data/packed")  # doctest: +SKIP
-        >>> frames.batch([3, 8]).to("cuda").depth().shape  # doctest: +SKIP
-        torch.Size([2, 256, 832])
     """
 
     def __init__(self, folder: Path | str):
@@ -310,19 +296,11 @@ class PackedDepth(Dataset):
         return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
 
     def index(self, key: FrameKey) -> int:
-        """Return the position of a frame.
-
-        Raises:
-            KeyError: If the frame is not in this folder.
-        """
+        """Return the position of a frame, which must be one of `keys`."""
         return self._index[key]
 
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a frame as it lies on disk, without a copy; both arrays are read-only.
-
-        Returns:
-            The image, uint8 [H, W, 3], and the depth map's codes, uint32 [n].
-        """
+        """Return a frame as it lies on disk: image, uint8 [H, W, 3], and codes, uint32 [n]."""
         end = self._ends[index]
         return self._images[self._rows[index]], self._codes[end - self._counts[index] : end]
 
@@ -331,11 +309,7 @@ class PackedDepth(Dataset):
         return torch.from_numpy(self.stored(index)[0].copy()).permute(2, 0, 1)
 
     def depth(self, index: int) -> Tensor:
-        """Return a depth map: float32 [H, W], meters, 0 = no return.
-
-        Raises:
-            ValueError: If the codes are damaged so that a point lies outside of the map.
-        """
+        """Return a depth map: float32 [H, W], meters, 0 = no return."""
         codes = self._joined([self.stored(index)[1]])
         return decode_depth(codes, torch.tensor([len(codes)]), self.size)[0]
 
@@ -350,11 +324,6 @@ class PackedDepth(Dataset):
             out: Buffer for the images, uint8 [len(indices), H, W, 3]: reusing one saves the system
                 the work of handing out new memory, a third to a half of the time. The batch
                 shares it.
-
-        Raises:
-            IndexError: If there is no such frame.
-            ValueError: If `out` has another shape or type, `indices` is a mask, or codes are
-                damaged so that a point lies outside of its map.
         """
         chosen = positions(indices, len(self))
         shape = (len(chosen), *self.size, 3)

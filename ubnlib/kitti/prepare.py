@@ -46,7 +46,6 @@ CHUNK = 32
 LEFT_OUT = "left_out.csv"
 CODES_PER_PIXEL = 0.09
 """Share of pixels with a lidar return, for estimates: 0.07 to 0.09 at 256x832."""
-
 Outcome = tuple[int, str] | str
 """Of a frame: its number of codes and its digest, or why it is left out."""
 
@@ -74,10 +73,6 @@ def prepare(
         ValueError: If the dataset has no or too large a size, or no frame could be read.
         FileExistsError: If the folder holds something else, or is being prepared elsewhere.
         OSError: If the disk is too small, or may not be written to.
-
-    Example:
-        >>> raw = KittiRaw("kitti_raw", size=(256, 832))  # doctest: +SKIP
-        >>> frames = prepare(raw, "data/packed")  # doctest: +SKIP
     """
     task = Preparation(dataset, folder)
     if task.is_complete():
@@ -108,15 +103,7 @@ def usable_cores() -> int:
 
 
 class Preparation:
-    """Frames to be packed into a folder, and the folder as it grows.
-
-    Args:
-        dataset: The frames, with a `size` of at most 2^18 pixels.
-        folder: The packed folder to make.
-
-    Raises:
-        ValueError: If the dataset has no size or too large a one.
-    """
+    """Frames of a dataset, to be packed into a folder, and the folder as it grows."""
 
     def __init__(self, dataset: KittiRaw, folder: Path | str):
         if dataset.size is None:

@@ -13,10 +13,7 @@ Convention = Literal["zero_based", "eigen"]
 
 
 def read_velodyne(path: Path | str) -> np.ndarray:
-    """Read a velodyne scan.
-
-    Args:
-        path: A `.bin` file of little-endian float32 quadruples.
+    """Read a scan, a `.bin` file of little-endian float32 quadruples.
 
     Returns:
         [n, 4] float32: x forward, y left, z up in meters, and reflectance.
@@ -50,12 +47,9 @@ def scale_projection(
     its resized image stay aligned to a fraction of a pixel.
 
     Args:
-        projection: [3, 4], to pixels of an image of `native_shape`.
-        native_shape: (height, width) that the projection is for.
-        shape: (height, width) of the resized image.
-
-    Returns:
-        [3, 4] float64, to pixels of the resized image. Depth is unchanged.
+        projection: [3, 4], to pixels of an image of `native_shape` (height, width).
+        native_shape: What the projection is for.
+        shape: Of the resized image, to whose pixels the result, [3, 4] float64, leads.
 
     Example:
         >>> scale_projection(np.eye(3, 4), (2, 4), (1, 2))[0]  # pixels 0, 1 share a center: -1/4
@@ -91,9 +85,6 @@ def project_velodyne(
 
     Returns:
         [height, width] float32, the camera's z coordinate in meters; 0 = no return.
-
-    Raises:
-        ValueError: If an argument's shape or the convention is none of these.
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")

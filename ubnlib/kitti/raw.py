@@ -66,12 +66,7 @@ class FrameKey(NamedTuple):
 
 
 def find_drives(root: Path) -> dict[str, Path]:
-    """Return the synchronized drives below a KITTI Raw folder: path by name, sorted.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no drive.
-    """
+    """Return the synchronized drives below a KITTI Raw folder: path by name, sorted."""
     layout = "DATE/DATE_drive_NNNN_sync folders as in KITTI Raw"
     if not root.is_dir():
         raise FileNotFoundError(f"Folder {root} is missing: expected {layout} in it.")
@@ -90,17 +85,10 @@ def find_drives(root: Path) -> dict[str, Path]:
 def pair_frames(
     folder: Path, cameras: Sequence[int]
 ) -> tuple[list[FrameKey], list[tuple[Path, str]]]:
-    """Pair a drive's images with its scans by file name.
+    """Pair the images and scans in a drive's folder by file name.
 
-    Args:
-        folder: The drive's folder, `DATE_drive_NNNN_sync`.
-        cameras: Cameras to look for; a missing camera folder is passed over.
-
-    Returns:
-        The complete frames, and (path, reason) for every image or scan without its partner.
-
-    Raises:
-        ValueError: If the drive has no image of any of these cameras.
+    A missing camera folder is passed over. Returned are the complete frames, and (path, reason)
+    for every image or scan without its partner.
     """
     date, drive = folder.name[:10], folder.name[-9:-5]
     scans = _frames(folder / "velodyne_points", ".bin")
@@ -156,14 +144,8 @@ class KittiRaw(Dataset):
 
     Raises:
         FileNotFoundError: If the root or a calibration file is missing.
-        ValueError: If `size` is no size, the root holds no drives, a drive asked for does not
-            exist, a drive holds no image of the cameras, no frame is complete, one asked for is
-            not, or a calibration is malformed.
-
-    Example:
-        >>> frames = KittiRaw("kitti_raw", cameras=(2,), size=(256, 832))  # doctest: +SKIP
-        >>> frames[0]["image"].shape, frames[0]["depth"].shape  # doctest: +SKIP
-        (torch.Size([3, 256, 832]), torch.Size([256, 832]))
+        ValueError: If `size` is no size, a drive or frame asked for is not there or not complete,
+            nothing is, or a calibration is malformed.
     """
 
     def __init__(
@@ -227,28 +209,16 @@ class KittiRaw(Dataset):
         return asked
 
     def index(self, key: FrameKey) -> int:
-        """Return the position of a frame.
-
-        Raises:
-            KeyError: If the frame is not in this dataset.
-        """
+        """Return the position of a frame, which must be one of `keys`."""
         return self._index[key]
 
     def projection(self, index: int) -> np.ndarray:
-        """Return a frame's projection, [3, 4] float64: velodyne meters to its pixels, at `size`.
-
-        Calibration differs from date to date; an average over dates fits none of them.
-        """
+        """Return a frame's projection, [3, 4] float64: velodyne meters to its pixels, at `size`."""
         key = self.keys[index]
         return self._projections[key.date, key.camera]
 
     def image(self, index: int) -> torch.Tensor:
-        """Read an image: uint8 [3, H, W].
-
-        Raises:
-            FileNotFoundError: If the file has gone since the folder was listed.
-            ValueError: If the file cannot be decoded, or its size is not the calibration's.
-        """
+        """Read an image: uint8 [3, H, W]; a file that is broken or of another size is named."""
         key = self.keys[index]
         path = key.image_path(self.root)
         image = read_image(path)
@@ -263,12 +233,7 @@ class KittiRaw(Dataset):
         return image.contiguous()
 
     def depth(self, index: int) -> torch.Tensor:
-        """Project a frame's scan: float32 [H, W] in meters, 0 = no return.
-
-        Raises:
-            FileNotFoundError: If the scan has gone since the folder was listed.
-            ValueError: If the scan is malformed, or none of its points lies in the image.
-        """
+        """Project a frame's scan: float32 [H, W] in meters, 0 = no return."""
         key = self.keys[index]
         path = key.scan_path(self.root)
         shape = self.size or self._shapes[key.date, key.camera]
@@ -293,12 +258,7 @@ class KittiRaw(Dataset):
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Read a PNG as uint8 [3, height, width], grayscale repeated over the three channels.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, damaged or no PNG.
-    """
+    """Read a PNG as uint8 [3, height, width], grayscale repeated over the three channels."""
     pixels = np.array(read_png(path, "Image", "a whole PNG").convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -309,15 +269,6 @@ class ImprovedGroundTruth:
     Args:
         root: The folder with `train` and `val`, of which one may be missing, as the archive has
             them: `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
-
-    Raises:
-        FileNotFoundError: If the root has neither of the two folders.
-
-    Example:
-        >>> truth = ImprovedGroundTruth("kitti_depth")  # doctest: +SKIP
-        >>> frames = truth.available(frames)  # doctest: +SKIP
-        >>> truth.depth(frames[0]).shape  # doctest: +SKIP
-        torch.Size([375, 1242])
     """
 
     def __init__(self, root: Path | str):
@@ -339,12 +290,7 @@ class ImprovedGroundTruth:
         return self.root / part / name / inside
 
     def depth(self, key: FrameKey) -> torch.Tensor:
-        """Read a frame's depth map: float32 [H, W] in meters, 0 = no measurement.
-
-        Raises:
-            FileNotFoundError: If the frame has no depth map.
-            ValueError: If the file is no depth map.
-        """
+        """Read a frame's depth map: float32 [H, W] in meters, 0 = no measurement."""
         return torch.from_numpy(read_depth_png(self.path(key)))
 
     def available(self, keys: Iterable[FrameKey]) -> list[FrameKey]:
@@ -355,15 +301,7 @@ class ImprovedGroundTruth:
 def read_depth_png(path: Path | str) -> np.ndarray:
     """Read a depth map in KITTI's format: a 16-bit grayscale PNG of 256 times the meters.
 
-    Args:
-        path: A file of the improved ground truth, or of KITTI's `velodyne_raw`.
-
-    Returns:
-        [H, W] float32, meters; 0 = no measurement.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no whole 16-bit grayscale PNG.
+    Files of the improved ground truth and of `velodyne_raw` are [H, W] float32, 0 = no measurement.
     """
     path = Path(path)
     if not path.is_file():
@@ -384,10 +322,7 @@ def read_depth_png(path: Path | str) -> np.ndarray:
 def read_png(path: Path, what: str, expected: str) -> "PillowImage":
     """Read a PNG and check all its checksums: decoding alone takes some damaged files for whole.
 
-    Args:
-        path: The file.
-        what: What error messages call it, such as "Image".
-        expected: What they say should have been there.
+    Error messages call the file `what`, and say what was `expected`.
     """
     try:
         from PIL import Image

@@ -4,14 +4,11 @@ The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 201
 with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Order is not kept: a
 split is a set of frames. Train and test share no drive; Eigen train and val share all of theirs.
 
-The paper trained on 42,304 images and validated on 2,480. That split was not published and cannot
-be replayed: no fixed rule that was tried (both cameras, static frames removed, three-frame
-sequences, and their combinations) gives these counts, and a likely source, a preparation script
-that splits scenes at random over an unordered set, would give others each time. The
-`paper_standin_*` lists take its place. They are deterministic: of the 33 Eigen train drives, static
-frames removed, validation is 0028, 0032 and 0070 of 2011_09_26, exactly 2,480 images, and train is
-the other 30, 41,872 images. Of drive 2011_09_26_drive_0060 a single frame is left.
-`data_scripts/make_splits.py` makes these files from the published lists, or checks them.
+The paper trained on 42,304 images and validated on 2,480. Its split was not published, and no fixed
+rule that was tried gives these counts (docs/kitti.md); the `paper_standin_*` lists take its place:
+of the 33 Eigen train drives, static frames removed, validation is 0028, 0032 and 0070 of
+2011_09_26, exactly 2,480 images, and train is the other 30, 41,872 images.
+`data_scripts/make_splits.py` makes the lists, or checks them.
 
 Labels are kept within each sequence, one camera of one drive; every frame keeps its image. The
 paper goes from all depth maps down to one in 128, halving each time. Choices are nested, so that a
@@ -61,10 +58,7 @@ SPLITS = {
 
 
 def load_split(name: str) -> list[FrameKey]:
-    """Return the frames of a shipped split, sorted.
-
-    Args:
-        name: One of `SPLITS`.
+    """Return the frames of one of the shipped `SPLITS`, sorted.
 
     Raises:
         ValueError: If there is no such split, or its file has been changed.
@@ -111,11 +105,7 @@ class Selection:
         }
 
     def report(self, shown: int = 3) -> str:
-        """Say in one sentence what is there and what is missing.
-
-        Args:
-            shown: How many of the incomplete drives to name; `drives` has all.
-        """
+        """Say in one sentence what is there and what is missing, and name some of the drives."""
         total, drives = len(self.present) + len(self.missing), self.drives
         lacking = [(name, *counts) for name, counts in drives.items() if counts[0] < counts[1]]
         found = f"{len(self.present)} of the split's {total} images are there"
@@ -136,9 +126,6 @@ def select(available: Sequence[FrameKey], split: Iterable[FrameKey]) -> Selectio
     Args:
         available: The dataset's frames, such as `KittiRaw.keys`, in any order.
         split: The frames wanted, such as those of `load_split`.
-
-    Returns:
-        The frames present, with their positions in `available`, and the missing ones.
     """
     wanted = set(split)
     indices = tuple(index for index, key in enumerate(available) if key in wanted)
@@ -149,15 +136,9 @@ def select(available: Sequence[FrameKey], split: Iterable[FrameKey]) -> Selectio
 def split_by_drive(
     drives: Iterable[str], test_share: float = 0.25
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split drives into train and test, so that no drive's look is on both sides.
+    """Split drives by name into (train, test), so that no drive's look is on both sides.
 
-    Args:
-        drives: Drive names in any order; repetitions count once.
-        test_share: Share of the drives to test on, rounded to whole drives, at least one and not
-            all of them.
-
-    Returns:
-        (train, test), each sorted: the last drives by name are the test drives.
+    The last drives are those to test on: this share of them, rounded, at least one and not all.
 
     Raises:
         ValueError: If there are fewer than two drives, or the share is not between 0 and 1.
@@ -181,9 +162,8 @@ def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     This is how the paper removes labels: in each sequence every k-th frame that is there keeps its
     depth map. With one phase, the choices for k and for any multiple of k are nested.
 
-    A sequence of n frames keeps ceil(n / k) with phase 0, at least its first. With another phase it
-    may keep one less, and none if it has ended before the slow sensor's first frame; over the
-    phases 0 to k - 1, each frame is kept exactly once.
+    A sequence of n frames keeps ceil(n / k) with phase 0, at least its first; with another phase it
+    may keep one less. Over the phases 0 to k - 1, each frame is kept exactly once.
 
     Args:
         keys: Frames in any order.
@@ -206,20 +186,9 @@ def keep_random(keys: Sequence[FrameKey], k: int, seed: int) -> np.ndarray:
     """Choose one depth map in k of each sequence at random, spread unevenly over time.
 
     Seed, drive and frame number give each scan a rank, and a sequence of n frames keeps the
-    ceil(n / k) lowest: as many as `keep_every` with phase 0. Choices of one seed are nested for all
-    k. A rank depends neither on the other frames or drives in the folder nor on the camera, so a
-    scan dropped is dropped for both cameras where both have the same frames.
-
-    Args:
-        keys: Frames in any order.
-        k: Keep one frame in k, rounded up in each sequence.
-        seed: Seed of the ranks.
-
-    Returns:
-        [len(keys)] bool: True where the frame keeps its depth map.
-
-    Raises:
-        ValueError: If k is not positive, or a frame is named twice.
+    ceil(n / k) lowest: as many as `keep_every` with phase 0, whose arguments and errors these are.
+    Choices of one seed are nested for all k. A rank depends neither on other frames or drives nor
+    on the camera, so a scan dropped is dropped for both cameras where both have the same frames.
     """
 
     # A hash rather than a generator: the same on every machine and in every version of numpy.
@@ -247,16 +216,7 @@ def _sequences(keys: Sequence[FrameKey], k: int) -> Iterable[list[int]]:
 
 
 def compact(keys: Iterable[FrameKey]) -> list[str]:
-    """Write a set of frames as lines.
-
-    Args:
-        keys: Frames in any order; repetitions count once.
-
-    Returns:
-        Lines without line ends. The same set always gives the same lines, whatever its order.
-
-    Raises:
-        ValueError: If a key does not follow KITTI's naming, so that its line could not be read.
+    """Write a set of frames as lines, the same ones whatever its order.
 
     Example:
         >>> compact(FrameKey("2011_09_26", "0001", camera, f) for camera in (2, 3) for f in (1, 2))
@@ -284,20 +244,10 @@ def compact(keys: Iterable[FrameKey]) -> list[str]:
 
 
 def expand(lines: Iterable[str], source: str = "frame set") -> list[FrameKey]:
-    """Read the frames that lines name: the inverse of `compact`.
+    """Read the frames that lines name, sorted: the inverse of `compact`.
 
-    Empty lines, and lines that begin with `#`, are passed over. Lines and ranges may stand in any
-    order, and a drive on several lines, as long as no frame is named twice.
-
-    Args:
-        lines: Lines with or without their ends.
-        source: What error messages call the lines, such as the file's name.
-
-    Returns:
-        The frames, sorted.
-
-    Raises:
-        ValueError: If a line is malformed or names a frame again.
+    Empty lines, and lines that begin with `#`, are passed over. A malformed line, or a frame named
+    twice, is a ValueError that calls the lines `source`.
     """
     keys: set[FrameKey] = set()
     for number, line in enumerate(lines, start=1):
@@ -331,10 +281,7 @@ def digest(keys: Iterable[FrameKey]) -> str:
 
 
 def _write_ranges(frames: Sequence[int]) -> str:
-    """Cut sorted frames, first to last, into the longest evenly spaced runs.
-
-    Two frames are a run only if they are neighbors; what is in no run stands alone.
-    """
+    """Cut sorted frames into the longest evenly spaced runs; two are one only if neighbors."""
     words, start = [], 0
     while start < len(frames):
         step = frames[start + 1] - frames[start] if start + 1 < len(frames) else 1
