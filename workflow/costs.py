@@ -112,7 +112,8 @@ def estimate(plan: Plan, calibration: float, cores: int, gpus: int = 0) -> Estim
 def _notebook(plan: Plan, name: str) -> float:
     """Return the seconds of a notebook whose runs are there; 0 where it need not run again."""
     made = plan.results / "notebooks" / f"{name}.ipynb"
-    sources = [Path("notebooks", f"{name}.ipynb"), *Path("ubnlib").rglob("*.py")]
+    code = (path for folder in ("ubnlib", "experiments") for path in Path(folder).rglob("*.py"))
+    sources = [Path("notebooks", f"{name}.ipynb"), *code]
     due = any(run.notebook == name for run, *_ in plan.to_make)
     if made.exists() and not due and name != "05_verdicts":
         if made.stat().st_mtime > max(path.stat().st_mtime for path in sources):

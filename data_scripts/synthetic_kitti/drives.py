@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.common.cores import usable_cores
 from synthetic_kitti.camera import render
 from synthetic_kitti.domain import DRIVE_FILE, Domain
 from synthetic_kitti.drive import PERIOD, Drive
@@ -135,7 +134,8 @@ def _is_complete(root: Path, settings: dict) -> bool:
 def _run(date_folder: Path, settings: dict, workers: int | None, bar: tqdm) -> None:
     """Write the drives, here or in worker processes, whichever order they end in."""
     tasks = [(date_folder, number, settings) for number in range(1, settings["drives"] + 1)]
-    workers = min(workers or usable_cores(), len(tasks))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(workers or usable or 1, len(tasks))
     with bar:
         if workers == 1:
             for task in tasks:
