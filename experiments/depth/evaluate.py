@@ -1,19 +1,163 @@
-"""What is measured on a depth net: predictions, accuracies, and the statistics of its layers."""
+"""Predictions, their metrics at the ground truth's own size, and what curves show of a training.
+
+The usual protocol: upsample the prediction as disparity to the native size of each frame, invert,
+and compare inside the crop. Frames of a data set such as KITTI differ in size, so batches are made
+of frames that agree in it.
+"""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from experiments.common.training import evaluating
 from experiments.depth.data import DepthData, Frames, LabelsConfig
-from experiments.depth.evaluation import Evaluation, evaluate_depth
 from experiments.depth.layer_statistics import distances, layer_averages, layer_statistics
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti import FrameKey
+from ubnlib.metrics import METRICS, Crop, as_depth, average_metrics, per_image_metrics
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Generic[Key]):
+    """The metrics of each frame, in the order in which the predictions came.
+
+    Attributes:
+        keys: Names of the frames.
+        per_frame: Arrays [len(keys)] float64 by metric; NaN in all of them where the frame's
+            target had no pixel to evaluate.
+    """
+
+    keys: tuple[Key, ...]
+    per_frame: dict[str, np.ndarray]
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Means over the frames that had a pixel to evaluate."""
+        return average_metrics({k: torch.from_numpy(v) for k, v in self.per_frame.items()})
+
+    @cached_property
+    def left_out(self) -> tuple[Key, ...]:
+        """Frames without a pixel to evaluate; they are not part of the means."""
+        empty = np.isnan(self.per_frame["delta1"])
+        return tuple(key for key, left in zip(self.keys, empty, strict=True) if left)
+
+
+def evaluate_depth(
+    predictions: Iterable[tuple[Key, np.ndarray | Tensor]],
+    target: Callable[[Key], np.ndarray | Tensor],
+    *,
+    crop: Crop | None = None,
+    cap: float = 80.0,
+    median_scaling: bool = False,
+    batch_size: int = 16,
+    device: torch.device | str | None = None,
+) -> Evaluation[Key]:
+    """Evaluate predicted depth maps at the size of their targets.
+
+    Predictions are taken one by one, in any order and of any mixture of sizes. At most
+    `batch_size` frames for each size are held at a time.
+
+    Args:
+        predictions: (key, depth [h, w] in meters) of each frame.
+        target: Returns a frame's measured depth [H, W] in meters, 0 = no measurement, such as
+            `ImprovedGroundTruth(root).depth`.
+        crop: As `cap` and `median_scaling`: see `per_image_metrics`.
+        cap: Largest depth evaluated, meters.
+        median_scaling: Whether to scale each prediction to its target's median.
+        batch_size: Frames of one size that are computed together.
+        device: Where to compute; None for where each prediction is.
+
+    Returns:
+        The metrics of each frame, their means, and the frames left out.
+
+    Raises:
+        ValueError: If a prediction or a target is no map, a frame comes twice, there is no frame
+            or none with a pixel to evaluate, or an option is none.
+        FileNotFoundError: If `target` has no file for a frame.
+
+    Example:
+        >>> maps = {"near": torch.full((2, 2), 8.0), "far": torch.full((2, 2), 40.0)}
+        >>> measured = {"near": torch.full((4, 6), 10.0), "far": torch.full((5, 6), 40.0)}
+        >>> result = evaluate_depth(maps.items(), measured.get)
+        >>> round(result.means["abs_rel"], 6), result.per_frame["delta1"].tolist()
+        (0.1, [0.0, 1.0])
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more frames.")
+    rows: dict[Key, np.ndarray | None] = {}  # a frame has its place before it has its metrics
+    waiting: dict[tuple[torch.Size, torch.Size], list[tuple[Key, Tensor, Tensor]]] = {}
+
+    def compute(frames: list[tuple[Key, Tensor, Tensor]]) -> None:
+        keys, predicted, measured = zip(*frames, strict=True)
+        measured = torch.stack(measured)
+        predicted = resize_depth(torch.stack(predicted), tuple(measured.shape[1:]))
+        metrics = per_image_metrics(
+            predicted, measured, crop=crop, cap=cap, median_scaling=median_scaling
+        )
+        table = torch.stack([metrics[name] for name in METRICS], dim=1).cpu().double().numpy()
+        rows.update(zip(keys, table, strict=True))
+
+    for key, prediction in predictions:
+        if key in rows:
+            raise ValueError(f"Frame {key} came twice: expected one prediction for each frame.")
+        rows[key] = None
+        predicted, measured = as_depth(prediction).to(device), as_depth(target(key))
+        sizes = predicted.shape, measured.shape
+        if any(len(size) != 2 for size in sizes):
+            raise ValueError(
+                f"Frame {key} has a prediction of shape {tuple(sizes[0])} and a target of shape "
+                f"{tuple(sizes[1])}: expected [h, w] and [H, W]."
+            )
+        alike = waiting.setdefault(sizes, [])
+        alike.append((key, predicted, measured))
+        if len(alike) == batch_size:
+            compute(waiting.pop(sizes))
+    for frames in waiting.values():
+        compute(frames)
+    per_frame = np.array(list(rows.values())).reshape(len(rows), len(METRICS)).T
+    evaluation = Evaluation(tuple(rows), dict(zip(METRICS, per_frame, strict=True)))
+    if len(evaluation.left_out) == len(rows):
+        raise ValueError(
+            f"None of the {len(rows)} frames has a pixel with 0 < depth <= {cap} to evaluate "
+            f"(crop: {crop}): expected predictions, and targets with measurements."
+        )
+    return evaluation
+
+
+def resize_depth(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring predicted depth maps to another size, bilinearly in disparity (1 / depth).
+
+    The borders of both sizes lie on each other (`align_corners=False`), as they do when images
+    are resized. Maps of this size already come back unchanged.
+
+    Args:
+        depth: [N, h, w], meters, dense: above 0 everywhere.
+        size: (height, width) of the result.
+
+    Returns:
+        [N, height, width], meters, in float32 or float64.
+
+    Raises:
+        ValueError: If depth is not [N, h, w].
+    """
+    if depth.ndim != 3:
+        raise ValueError(f"depth has shape {tuple(depth.shape)}, expected [N, h, w].")
+    if depth.dtype != torch.float64:
+        depth = depth.float()
+    if tuple(depth.shape[1:]) == tuple(size):
+        return depth
+    disparity = F.interpolate(depth[:, None].reciprocal(), size, mode="bilinear")
+    return disparity[:, 0].reciprocal()
 
 
 def to_input(images: Tensor, channels_last: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from experiments.depth.evaluation import evaluate_depth, per_image_metrics, resize_depth
+from experiments.depth.evaluate import evaluate_depth, per_image_metrics, resize_depth
 from ubnlib.kitti import FrameKey, KittiRaw
 from ubnlib.kitti.raw import ImprovedGroundTruth
 
@@ -174,7 +174,7 @@ def test_few_frames_wait_and_targets_are_read_once(monkeypatch):
         asked.append(key)
         return targets[key]
 
-    monkeypatch.setattr("experiments.depth.evaluation.per_image_metrics", counting)
+    monkeypatch.setattr("experiments.depth.evaluate.per_image_metrics", counting)
     evaluate_depth(taken_one_by_one(), target, batch_size=3)
     assert asked == list(predictions)
     assert sum(computed) == 60 and max(computed) == 3 and computed.count(3) >= 15
