@@ -5,7 +5,7 @@ import torch
 
 from experiments.method import equations as identities
 from experiments.method.equations import IdentitiesConfig, run_identities
-from ubnlib import averages, layers
+from ubnlib import batchnorm
 from ubnlib.functional import Moments, moving_average, normalize
 
 NAMES = {
@@ -54,18 +54,18 @@ def test_averages_of_the_wrong_kind_show(monkeypatch, confused):
     def one_kind(running, batch, momentum, running_stat):
         return moving_average(running, batch, momentum, confused)
 
-    monkeypatch.setattr(averages, "moving_average", one_kind)
+    monkeypatch.setattr(batchnorm, "moving_average", one_kind)
     assert metrics()["averages_vs_equations"] > 1e-3
 
 
 def test_averages_that_move_in_both_steps_show(monkeypatch):
-    use = layers.use
+    use = batchnorm.UnsupervisedBatchNorm._use
 
     def use_and_move(layer, x):
-        averages.move_together([layer], [layer._calls[0].union])
+        batchnorm.move_averages([layer])
         return use(layer, x)
 
-    monkeypatch.setattr(layers, "use", use_and_move)
+    monkeypatch.setattr(batchnorm.UnsupervisedBatchNorm, "_use", use_and_move)
     assert metrics()["averages_vs_equations"] > 1e-3
 
 

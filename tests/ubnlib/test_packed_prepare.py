@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock  # noqa: F401  (a first import would be among the operations)
 import numpy as np
 import pytest
 import torch
