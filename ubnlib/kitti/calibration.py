@@ -1,10 +1,11 @@
 """KITTI Raw calibration files: from velodyne meters to image pixels.
 
-Facts from the KITTI Raw development kit and from A. Geiger et al., "Vision meets Robotics: The
-KITTI Dataset" (IJRR 2013): one set of files per recording date, `key: values` lines, and
+Facts from the KITTI Raw development kit and A. Geiger et al., "Vision meets Robotics: The KITTI
+Dataset" (IJRR 2013): one set of files per recording date, `key: values` lines, and
 `pixel ~ P_rect_0c . R_rect_00 . [R|T] . point` for every camera `c` of the rectified images.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 
 def parse_calibration(text: str) -> dict[str, str]:
-    """Split `key: values` lines; values stay text, as some are none: `calib_time: 09-Jan-2012`."""
+    """Split `key: values` lines, values left as text: some are none, such as `calib_time`."""
     entries = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, colon, value in entries if colon}
 
@@ -29,30 +30,25 @@ class CalibrationFile:
         """Read a calibration file."""
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"Calibration file {path} is missing: extract the date's `*_calib.zip` of KITTI "
-                f"Raw so that the file lies there."
-            )
+            advice = "extract the date's `*_calib.zip` of KITTI Raw so that the file lies there"
+            raise FileNotFoundError(f"Calibration file {path} is missing: {advice}.")
         return cls(path, parse_calibration(path.read_text(encoding="utf-8", errors="replace")))
 
     def numbers(self, key: str, *shape: int) -> np.ndarray:
-        """Return one entry, such as `"P_rect_02"`, as a float64 array of this shape."""
-        count = int(np.prod(shape))
-        expected = f"expected {count} numbers as in KITTI's own file"
+        """Return the finite numbers of an entry as float64 of a shape, filled row by row."""
+        expected = f"expected {math.prod(shape)} numbers as in KITTI's own file"
         if key not in self.entries:
             raise ValueError(f"Calibration file {self.path} has no key {key}: {expected}.")
-        where = f"Calibration file {self.path}, key {key}"
+        where, text = f"Calibration file {self.path}, key {key}:", self.entries[key]
         try:
-            values = np.array([float(word) for word in self.entries[key].split()])
+            values = np.array([float(word) for word in text.split()])
         except ValueError:
             values = np.array([np.nan])
         if not np.isfinite(values).all():
-            raise ValueError(
-                f"{where}: {self.entries[key][:60]!r} holds something else than finite numbers, "
-                f"{expected}."
-            )
-        if values.size != count:
-            raise ValueError(f"{where}: has {values.size} values, {expected}.")
+            found = f"{text[:60]!r} holds something else than finite numbers"
+            raise ValueError(f"{where} {found}, {expected}.")
+        if values.size != math.prod(shape):
+            raise ValueError(f"{where} has {values.size} values, {expected}.")
         return values.reshape(shape)
 
 
@@ -67,13 +63,12 @@ class Calibration:
     def load(cls, date_folder: Path | str) -> "Calibration":
         """Read `calib_cam_to_cam.txt` and `calib_velo_to_cam.txt` of a date's folder.
 
-        A missing file is a FileNotFoundError; a key that is missing or malformed a ValueError.
+        Raises:
+            FileNotFoundError: If one of the files is missing.
+            ValueError: If what all cameras share (`R_rect_00`, `R`, `T`) is missing or malformed.
         """
-        folder = Path(date_folder)
-        calibration = cls(
-            CalibrationFile.load(folder / "calib_cam_to_cam.txt"),
-            CalibrationFile.load(folder / "calib_velo_to_cam.txt"),
-        )
+        names = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
+        calibration = cls(*(CalibrationFile.load(Path(date_folder) / name) for name in names))
         _ = calibration.velo_to_rectified  # a broken file speaks up here, not in mid-training
         return calibration
 
@@ -89,21 +84,28 @@ class Calibration:
     def projection(self, camera: int) -> np.ndarray:
         """Return the projection from velodyne meters to native pixels of a camera.
 
-        Cameras 0 and 1 are KITTI's grayscale ones, 2 (left) and 3 (right) those in color.
+        Args:
+            camera: 0 and 1 are KITTI's grayscale cameras, 2 (left) and 3 (right) its color ones.
 
         Returns:
             [3, 4] float64. Its product with `(x, y, z, 1)` is `(u * d, v * d, d)`: column u and
             row v, 0-based with pixel centers at integers, and depth d in meters.
+
+        Raises:
+            ValueError: If `P_rect_0c` is missing or malformed.
         """
         return self.cam_to_cam.numbers(f"P_rect_{camera:02d}", 3, 4) @ self.velo_to_rectified
 
     def image_size(self, camera: int) -> tuple[int, int]:
-        """Return the (height, width) in pixels of a camera's rectified images."""
-        size = self.cam_to_cam.numbers(f"S_rect_{camera:02d}", 2)
-        if not ((size >= 1) & (size < 2**16) & (size % 1 == 0)).all():
-            raise ValueError(
-                f"Calibration file {self.cam_to_cam.path}, key S_rect_{camera:02d}: "
-                f"{size.tolist()} is no image size, expected width and height in whole pixels."
-            )
-        width, height = size
+        """Return the (height, width) in pixels of a camera's rectified images.
+
+        Raises:
+            ValueError: If `S_rect_0c` is missing or malformed.
+        """
+        key = f"S_rect_{camera:02d}"
+        size = width, height = self.cam_to_cam.numbers(key, 2).tolist()
+        if not all(1 <= side < 2**16 and side % 1 == 0 for side in size):
+            where = f"Calibration file {self.cam_to_cam.path}, key {key}"
+            expected = "expected width and height in whole pixels"
+            raise ValueError(f"{where}: {size} is no image size, {expected}.")
         return int(height), int(width)

@@ -20,8 +20,7 @@ class StepData(NamedTuple):
     """The frames of one training step."""
 
     labeled: PackedBatch
-    unlabeled: PackedBatch | None
-    """Without depth codes; None where there are no unlabeled frames."""
+    unlabeled: PackedBatch | None  # without depth codes; None without unlabeled frames
 
 
 class LabeledUnlabeledLoader:
@@ -34,19 +33,16 @@ class LabeledUnlabeledLoader:
         frames: The packed frames.
         labeled: Positions of the frames that have a label.
         unlabeled: Positions of those that give their image only; none for batch normalization.
-        labeled_batch: Labeled frames a step.
-        unlabeled_batch: Unlabeled frames a step.
+        labeled_batch, unlabeled_batch: Frames of each kind a step.
         steps: Number of steps in all.
         seed: Seed of both orders.
-        workers: Processes that read ahead; 0 reads in this one. Reading a batch is one copy, so
-            one or two keep a GPU busy.
+        workers: Processes that read ahead, 0 for none; one or two keep a GPU busy.
         pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
         part: Which of how many processes this is: each takes every n-th row of each batch, and
             together they take the rows that one process would.
 
     Raises:
-        ValueError: If there is no labeled frame, frames are given as a mask, or a batch size is
-            not positive.
+        ValueError: If no frame is labeled, frames are a mask, or a batch size is not positive.
         IndexError: If there is no such frame.
     """
 
@@ -67,20 +63,11 @@ class LabeledUnlabeledLoader:
         if not len(labeled):
             raise ValueError("There is no labeled frame: expected at least one to train on.")
         if min(labeled_batch, unlabeled_batch) < 1:
-            raise ValueError(
-                f"labeled_batch is {labeled_batch} and unlabeled_batch {unlabeled_batch}: expected "
-                f"whole numbers from 1 upward."
-            )
+            sizes = f"labeled_batch is {labeled_batch} and unlabeled_batch {unlabeled_batch}"
+            raise ValueError(f"{sizes}: expected whole numbers from 1 upward.")
         self.step, self.steps = 0, steps
-        self._data = _Steps(
-            frames,
-            positions(labeled, len(frames)),
-            positions(unlabeled, len(frames)),
-            labeled_batch,
-            unlabeled_batch,
-            seed,
-            part,
-        )
+        kinds = positions(labeled, len(frames)), positions(unlabeled, len(frames))
+        self._data = _Steps(frames, *kinds, labeled_batch, unlabeled_batch, seed, part)
         self._options = dict(num_workers=workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -100,12 +87,15 @@ class LabeledUnlabeledLoader:
         return dict(step=self.step, order=self._data.order)
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on where another loader of the same frames, batch sizes and seed was."""
-        if state["order"] != self._data.order:
-            raise ValueError(
-                f"The state is that of the order {state['order']}, and this loader's is "
-                f"{self._data.order}: give the same frames, labels, batch sizes and seed."
-            )
+        """Go on where another loader of the same frames, batch sizes and seed was.
+
+        Raises:
+            ValueError: If the state is that of another order.
+        """
+        given, own = state["order"], self._data.order
+        if given != own:
+            orders = f"The state is that of the order {given}, and this loader's is {own}"
+            raise ValueError(f"{orders}: give the same frames, labels, batch sizes and seed.")
         self.step = state["step"]
 
 
@@ -113,8 +103,7 @@ class _Steps(Dataset):
     """Map-style dataset whose items are whole steps."""
 
     def __init__(self, frames, labeled, unlabeled, labeled_batch, unlabeled_batch, seed, part):
-        self.frames, self.seed = frames, seed
-        self.rows = slice(part[0], None, part[1])
+        self.frames, self.seed, self.rows = frames, seed, slice(part[0], None, part[1])
         self.labeled, self.unlabeled = labeled, unlabeled
         self.labeled_batch, self.unlabeled_batch = labeled_batch, unlabeled_batch
 
@@ -137,10 +126,7 @@ class _Steps(Dataset):
 
 
 def rows_of_step(step: int, size: int, of: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Return the positions [size] that a step takes from shuffled epochs laid end to end.
-
-    Each epoch's order, of `of` items, is drawn from the seed's numbers and the epoch's.
-    """
+    """Return the positions, [size] int64 below `of`, of a step in shuffled epochs end to end."""
     places = np.arange(step * size, (step + 1) * size)
     epochs = range(places[0] // of, places[-1] // of + 1)
     orders = np.concatenate([_shuffled(of, (*seed, epoch)) for epoch in epochs])

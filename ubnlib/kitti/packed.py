@@ -16,16 +16,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.raw import FrameDataset, FrameKey
 
 DEPTH_BITS = 14
 STEPS_PER_METER = 204.8
@@ -42,30 +41,21 @@ _LINE = re.compile(
 )
 _AGAIN = "remove the folder and prepare it again"
 
+FrameEntry = tuple[FrameKey, int, int, str]
+"""One line of the frame table: key, row of `IMAGES`, number of codes, and digest."""
+
 
 def check_size(size: tuple[int, int]) -> None:
     """Refuse maps with more pixels than a code can tell apart."""
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(
-            f"size is {tuple(size)}: expected (height, width) with at most {MAX_PIXELS} pixels in "
-            f"all, such as (256, 832); larger maps do not fit the packed form."
-        )
+        expected = f"(height, width) with at most {MAX_PIXELS} pixels in all, such as (256, 832)"
+        raise ValueError(f"size is {tuple(size)}: expected {expected}; larger maps do not fit.")
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
-    """Encode a sparse depth map.
+    """Encode a map, [H, W] in meters, as ascending uint32 codes [n], one a pixel in (0, 80] m.
 
-    Args:
-        depth: [H, W] float, meters, 0 = no return, at most `MAX_PIXELS` pixels.
-
-    Returns:
-        [n] uint32 in ascending order: one code for each pixel with 0 < depth <= 80, rounded to
-        4.9 mm and to 79.995 m at the most.
-
-    Example:
-        >>> codes = encode_depth(np.array([[0.0, 10.0]]))
-        >>> [(int(code) >> 14, int(code) % 2**14) for code in codes]
-        [(1, 2048)]
+    A depth that would round to 0 takes the first step, and one that would round to 80 m the last.
     """
     check_size(depth.shape)
     flat = depth.ravel()
@@ -75,13 +65,7 @@ def encode_depth(depth: np.ndarray) -> np.ndarray:
 
 
 def decode_depth(codes: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor:
-    """Decode sparse depth maps on the device that their codes are on.
-
-    Args:
-        codes: [m] int32, the codes of all maps one after the other, their 32 bits read as signed.
-        counts: [n] int64, the number of codes of each map.
-        size: (height, width) of the maps: the result is [n, height, width] float32, meters.
-    """
+    """Decode the int32 codes [m] of maps with int64 counts [n]: float32 [n, H, W] in meters."""
     height, width = size
     # The shift of a signed number drags its sign along: only 18 bits are the pixel's.
     pixel = (codes >> DEPTH_BITS) & (MAX_PIXELS - 1)
@@ -125,19 +109,6 @@ class Manifest:
             raise ValueError(f"format is {self.format!r} with {self.frames} frames: not {FORMAT!r}")
         check_size(self.size)
 
-    def to_json(self) -> str:
-        """Return the text of the manifest's file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-
-class FrameEntry(NamedTuple):
-    """One line of the frame table."""
-
-    key: FrameKey
-    row: int
-    points: int
-    digest: str
-
 
 def frame_digest(image: np.ndarray, codes: np.ndarray) -> str:
     """Return 16 hex digits for an image and its depth codes."""
@@ -155,10 +126,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a packed folder's manifest; what is missing or malformed is named."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: expected a folder written by data_scripts/prepare_kitti.py; "
-            f"prepare it first."
-        )
+        made = "expected a folder written by data_scripts/prepare_kitti.py; prepare it first"
+        raise FileNotFoundError(f"{path} is missing: {made}.")
     try:
         content = json.loads(path.read_bytes())
         if missing := {field.name for field in fields(Manifest)} - set(content):
@@ -171,11 +140,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_table(entries: Sequence[FrameEntry]) -> str:
     """Return the frame table's text."""
-    lines = (
-        f"{key.drive_name},{key.camera},{key.frame},{row},{points},{digest}"
-        for key, row, points, digest in entries
-    )
-    return "".join(f"{line}\n" for line in (_HEADER, *lines))
+    lines = [_HEADER]
+    for key, row, points, digest in entries:
+        lines.append(f"{key.drive_name},{key.camera},{key.frame},{row},{points},{digest}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
@@ -189,25 +157,22 @@ def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
     header, *lines = text.splitlines() or [""]
     matches = [_LINE.fullmatch(line) for line in lines]
     if header != _HEADER or len(lines) != manifest.frames or not all(matches):
-        raise ValueError(
-            f"{path} is no table of {manifest.frames} frames with the columns {_HEADER}: {_AGAIN}."
-        )
+        table = f"table of {manifest.frames} frames with the columns {_HEADER}"
+        raise ValueError(f"{path} is no {table}: {_AGAIN}.")
     entries = []
     for match in matches:
         date, drive, camera, frame, row, points, digest = match.groups()
         key = FrameKey(date, drive, int(camera), int(frame))
-        entries.append(FrameEntry(key, int(row), int(points), digest))
-    keys, rows = [entry.key for entry in entries], {entry.row for entry in entries}
-    points = sum(entry.points for entry in entries)
-    if keys != sorted(set(keys)) or len(rows) != len(keys) or max(rows) >= manifest.rows:
-        raise ValueError(
-            f"{path} names a frame or a row twice, out of order, or beyond the manifest's "
-            f"{manifest.rows} rows: {_AGAIN}."
+        entries.append((key, int(row), int(points), digest))
+    keys, rows, counts, _ = (list(column) for column in zip(*entries, strict=True))
+    if keys != sorted(set(keys)) or len(set(rows)) != len(keys) or max(rows) >= manifest.rows:
+        wrong = (
+            f"a frame or a row twice, out of order, or beyond the manifest's {manifest.rows} rows"
         )
-    if points != manifest.points:
-        raise ValueError(
-            f"{path} counts {points} points and {MANIFEST} {manifest.points}: {_AGAIN}."
-        )
+        raise ValueError(f"{path} names {wrong}: {_AGAIN}.")
+    if sum(counts) != manifest.points:
+        wrong = f"{sum(counts)} points and {MANIFEST} {manifest.points}"
+        raise ValueError(f"{path} counts {wrong}: {_AGAIN}.")
     return entries
 
 
@@ -245,42 +210,43 @@ class PackedBatch(NamedTuple):
         return decode_depth(self.codes, self.counts, tuple(self.images.shape[-2:]))
 
 
-class PackedDepth(Dataset):
+class PackedDepth(FrameDataset):
     """Map-style dataset over a folder that `prepare` wrote, with `KittiRaw`'s keys.
 
     An item is `dict(image, depth, key)` as `KittiRaw`'s. `batch(rows)` is the fast way for
-    training: one copy of the images, and depth left packed.
-
-    Objects may be pickled to spawned workers and shared by forked ones.
+    training: one copy of the images, and depth left packed. A pickle holds the path and no data, so
+    spawned and forked workers may have it.
 
     Args:
         folder: The folder.
 
     Attributes:
         keys: The frames, sorted; `keys[i]` names item i.
+        drives: Sorted names of the drives that these frames come from.
         size: (height, width) of images and depth maps.
         fingerprint: 16 hex digits that stand for every byte of the data.
         digests: `frame_digest` of each frame as it was written.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        ValueError: If a file is malformed or does not fit the manifest.
     """
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.size, self.fingerprint = self.manifest.size, self.manifest.fingerprint
-        entries = read_table(self.folder, self.manifest)
-        self.keys = [entry.key for entry in entries]
-        self._rows = np.array([entry.row for entry in entries])
-        self._counts = np.array([entry.points for entry in entries])
+        keys, rows, counts, digests = zip(*read_table(self.folder, self.manifest), strict=True)
+        super().__init__(keys)
+        self.digests = list(digests)
+        self._rows, self._counts = np.array(rows), np.array(counts)
         self._ends = self._counts.cumsum()
-        self.digests = [entry.digest for entry in entries]
-        self._index = {key: index for index, key in enumerate(self.keys)}
         self._open()
 
     def _open(self) -> None:
-        manifest = self.manifest
-        images = (manifest.rows, *manifest.size, 3)
+        images = (self.manifest.rows, *self.size, 3)
         self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), images)
-        self._codes = map_array(self.folder / DEPTH, np.dtype("<u4"), (manifest.points,))
+        self._codes = map_array(self.folder / DEPTH, np.dtype("<u4"), (self.manifest.points,))
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_images": None, "_codes": None}
@@ -289,18 +255,8 @@ class PackedDepth(Dataset):
         self.__dict__ |= state
         self._open()
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | FrameKey]:
-        return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
-
-    def index(self, key: FrameKey) -> int:
-        """Return the position of a frame, which must be one of `keys`."""
-        return self._index[key]
-
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a frame as it lies on disk: image, uint8 [H, W, 3], and codes, uint32 [n]."""
+        """Return a frame on disk, read-only: image, uint8 [H, W, 3], and codes, uint32 [n]."""
         end = self._ends[index]
         return self._images[self._rows[index]], self._codes[end - self._counts[index] : end]
 
@@ -309,7 +265,7 @@ class PackedDepth(Dataset):
         return torch.from_numpy(self.stored(index)[0].copy()).permute(2, 0, 1)
 
     def depth(self, index: int) -> Tensor:
-        """Return a depth map: float32 [H, W], meters, 0 = no return."""
+        """Return a depth map: float32 [H, W], meters, 0 = no return; damage is a ValueError."""
         codes = self._joined([self.stored(index)[1]])
         return decode_depth(codes, torch.tensor([len(codes)]), self.size)[0]
 
@@ -321,9 +277,13 @@ class PackedDepth(Dataset):
         Args:
             indices: Positions of the frames; repetitions are allowed.
             depth: Whether to read depth codes; unlabeled frames need none.
-            out: Buffer for the images, uint8 [len(indices), H, W, 3]: reusing one saves the system
-                the work of handing out new memory, a third to a half of the time. The batch
-                shares it.
+            out: Buffer for the images, uint8 [len(indices), H, W, 3], which the batch shares:
+                without new memory, reading takes a third to a half less time.
+
+        Raises:
+            IndexError: If there is no such frame.
+            ValueError: If `out` has another shape or type, `indices` is a mask, or a damaged code
+                lies outside of its map.
         """
         chosen = positions(indices, len(self))
         shape = (len(chosen), *self.size, 3)
@@ -348,12 +308,11 @@ class PackedDepth(Dataset):
 
     def report(self) -> str:
         """Say in one line what is there."""
-        manifest, drives = self.manifest, len({key.drive_name for key in self.keys})
+        share = self.manifest.points / len(self) / self.size[0] / self.size[1]
         gigabytes = (self._images.nbytes + self._codes.nbytes) / 1e9
         return (
-            f"frames: {len(self)}, drives: {drives}, left out: {manifest.left_out}, "
-            f"lidar in {manifest.points / len(self) / self.size[0] / self.size[1]:.1%} of the "
-            f"pixels, {gigabytes:.2f} GB"
+            f"frames: {len(self)}, drives: {len(self.drives)}, left out: {self.manifest.left_out}, "
+            f"lidar in {share:.1%} of the pixels, {gigabytes:.2f} GB"
         )
 
 
@@ -363,13 +322,9 @@ def positions(indices: Sequence[int], count: int) -> np.ndarray:
     if not chosen.size:
         return np.empty(0, np.intp)
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-        raise ValueError(
-            f"Frames were given as {chosen.dtype} {chosen.shape}: expected a row of positions; "
-            f"np.flatnonzero gives those of a mask."
-        )
+        expected = "expected a row of positions; np.flatnonzero gives those of a mask"
+        raise ValueError(f"Frames were given as {chosen.dtype} {chosen.shape}: {expected}.")
     if chosen.min() < -count or chosen.max() >= count:
-        raise IndexError(
-            f"Frames {chosen.min()} to {chosen.max()} were asked for: expected positions below "
-            f"{count}, the number of frames."
-        )
+        asked = f"Frames {chosen.min()} to {chosen.max()} were asked for"
+        raise IndexError(f"{asked}: expected positions below {count}, the number of frames.")
     return chosen.astype(np.intp)

@@ -1,9 +1,8 @@
 """From KITTI Raw's folders to the packed training set: in parallel, resumable, all or nothing.
 
 The set grows in `FOLDER.partial`, chunk by chunk. Images go straight to their rows of the big file;
-the depth codes of a chunk, their counts and digests are kept beside it until all are joined. What a
-killed run has left is believed only if its digests fit, so that even a power cut leaves nothing
-wrong behind.
+a chunk's depth codes, their counts and digests lie beside it until all are joined. What a killed
+run has left is believed only if its digests fit, so that even a power cut leaves nothing wrong.
 """
 
 import csv
@@ -14,31 +13,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from ubnlib.kitti.packed import (
-    DEPTH,
-    IMAGES,
-    MANIFEST,
-    TABLE,
-    FrameEntry,
-    Manifest,
-    PackedDepth,
-    check_size,
-    encode_depth,
-    fingerprint,
-    frame_digest,
-    map_array,
-    read_manifest,
-    write_table,
-)
+from ubnlib.kitti import packed
+from ubnlib.kitti.packed import PackedDepth
 from ubnlib.kitti.raw import KittiRaw
 
 CHUNK = 32
@@ -46,6 +31,7 @@ CHUNK = 32
 LEFT_OUT = "left_out.csv"
 CODES_PER_PIXEL = 0.09
 """Share of pixels with a lidar return, for estimates: 0.07 to 0.09 at 256x832."""
+
 Outcome = tuple[int, str] | str
 """Of a frame: its number of codes and its digest, or why it is left out."""
 
@@ -55,69 +41,71 @@ def prepare(
 ) -> PackedDepth:
     """Pack a dataset's frames; a complete folder of the same frames is kept as it is.
 
-    Frames whose files turn out to be broken are left out, and listed with the reason in the
-    folder's `left_out.csv` beside those without a partner. A run that was stopped in any way goes
-    on where it was when it is started again.
+    Broken frames are left out, and listed with the reason in the folder's `left_out.csv` beside
+    those without a partner. A run that was stopped in any way goes on where it was.
 
     Args:
         dataset: The frames, with a `size` of at most 2^18 pixels.
         folder: The folder to make; its parents are made, too.
-        workers: Threads; decoding and projecting release Python's global lock. The number of
-            usable cores by default.
+        workers: Threads, by default one for each usable core.
         progress: Whether to say on standard error how far it is and how long it takes.
-
-    Returns:
-        The packed set.
 
     Raises:
         ValueError: If the dataset has no or too large a size, or no frame could be read.
         FileExistsError: If the folder holds something else, or is being prepared elsewhere.
         OSError: If the disk is too small, or may not be written to.
     """
+    from filelock import FileLock, Timeout  # torch brings it along
+
     task = Preparation(dataset, folder)
     if task.is_complete():
         return PackedDepth(task.folder)
-    if task.bytes_needed > task.bytes_free:
-        raise OSError(
-            errno.ENOSPC,
-            f"{task.folder} needs about {task.bytes_needed / 1e9:.2f} GB and "
-            f"{task.bytes_free / 1e9:.2f} GB are free: free some, or choose another disk",
-        )
+    needed, free = task.bytes_needed, task.bytes_free
+    if needed > free:
+        sizes = f"needs about {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, f"{task.folder} {sizes}: free some, or choose another disk")
     task.partial.mkdir(parents=True, exist_ok=True)
-    with task.locked(), _naming_full_disk(task):
-        if task.is_complete():  # another process has just been through
-            shutil.rmtree(task.partial, ignore_errors=True)
-        else:
-            task.reserve()
-            _pack_all(task, workers or usable_cores(), progress)
-            task.join()
-            task.complete()
+    try:
+        with FileLock(task.partial / "lock", timeout=0):  # a killed process leaves it unlocked
+            if task.is_complete():  # another process has just been through
+                shutil.rmtree(task.partial, ignore_errors=True)
+            else:
+                task.reserve()
+                _pack_all(task, workers or usable_cores(), progress)
+                task.join()
+                task.complete()
+    except Timeout:
+        busy = f"{task.folder} is being prepared by another process"
+        raise FileExistsError(f"{busy}: wait for it, or stop it.") from None
+    except OSError as error:  # of a full disk, the system's own error names not even the file
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        full = f"{task.partial} cannot be written in full ({error.strerror}): free some space"
+        advice = "and the same command goes on where it was; or choose another disk"
+        raise OSError(error.errno, f"{full}, {advice}") from error
     return PackedDepth(task.folder)
 
 
 def usable_cores() -> int:
     """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Preparation:
-    """Frames of a dataset, to be packed into a folder, and the folder as it grows."""
+    """Frames to be packed into a folder, and the folder as it grows."""
 
     def __init__(self, dataset: KittiRaw, folder: Path | str):
         if dataset.size is None:
-            raise ValueError(
-                "The dataset has no size, and KITTI's dates differ in theirs: expected "
-                "KittiRaw(..., size=(height, width))."
-            )
-        check_size(dataset.size)
+            missing = "The dataset has no size, and KITTI's dates differ in theirs"
+            raise ValueError(f"{missing}: expected KittiRaw(..., size=(height, width)).")
+        packed.check_size(dataset.size)
         # A link to another disk is followed: the folder must grow beside where it will lie.
         self.dataset, self.folder = dataset, Path(folder).resolve()
         self.partial = self.folder.with_name(f"{self.folder.name}.partial")
-        self.images, self.parts = self.partial / IMAGES, self.partial / "chunks"
-        starts = range(0, len(dataset), CHUNK)
-        self.chunks = [range(start, min(start + CHUNK, len(dataset))) for start in starts]
+        self.images, self.parts = self.partial / packed.IMAGES, self.partial / "chunks"
+        frames = range(len(dataset))
+        self.chunks = [frames[start : start + CHUNK] for start in frames[::CHUNK]]
+        self.shape = (len(dataset), *dataset.size, 3)
         self.image_bytes = 3 * dataset.size[0] * dataset.size[1]
 
     @property
@@ -152,55 +140,35 @@ class Preparation:
 
     def is_complete(self) -> bool:
         """Return whether the folder holds these very frames; refuse to touch anything else."""
-        folder = self.folder
+        folder, advice = self.folder, "choose another folder, or remove this one"
         if folder.is_mount():
             raise FileExistsError(f"{folder} is a whole disk: name a folder inside of it.")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return False
         try:
-            manifest = read_manifest(folder)
+            manifest = packed.read_manifest(folder)
         except (OSError, ValueError) as error:
-            raise FileExistsError(
-                f"{folder} exists and is no packed set ({error}); choose another folder, or remove "
-                f"this one."
-            ) from None
+            found = f"{folder} exists and is no packed set ({error})"
+            raise FileExistsError(f"{found}; {advice}.") from None
         if manifest.source != self.source:
-            raise FileExistsError(
-                f"{folder} was prepared from other files or with other options ({manifest.frames} "
-                f"frames of {manifest.size}); choose another folder, or remove this one to make it "
-                f"anew."
+            other = (
+                f"other files or with other options ({manifest.frames} frames of {manifest.size})"
             )
+            raise FileExistsError(f"{folder} was prepared from {other}; {advice} to make it anew.")
         shutil.rmtree(folder / "chunks", ignore_errors=True)  # of a run killed as it tidied
         return True
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out; the system unlocks what a killed process had locked."""
-        from filelock import FileLock, Timeout  # torch brings it along
-
-        try:
-            with FileLock(self.partial / "lock", timeout=0):
-                yield
-        except Timeout:
-            raise FileExistsError(
-                f"{self.folder} is being prepared by another process: wait for it, or stop it."
-            ) from None
-
     def reserve(self) -> None:
-        """Make the images' file in its full size, unless an earlier run for the same frames has.
-
-        The disk space is taken now, so that a full disk shows at once and not after an hour.
-        """
+        """Make the images' file in its full size, unless an earlier run for the same frames has."""
         begun = self.parts / "source"
-        shape = (len(self.dataset), *self.dataset.size, 3)
         if begun.exists() and begun.read_bytes() == self.source.encode():
             with suppress(FileNotFoundError, ValueError):
-                map_array(self.images, np.dtype(np.uint8), shape)
+                packed.map_array(self.images, np.dtype(np.uint8), self.shape)
                 return
         shutil.rmtree(self.parts, ignore_errors=True)
         self.parts.mkdir()
-        np.lib.format.open_memmap(self.images, "w+", np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):
+        np.lib.format.open_memmap(self.images, "w+", np.uint8, self.shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk shows at once and not after an hour
             with self.images.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self.images.stat().st_size)
         begun.write_text(self.source)
@@ -208,7 +176,7 @@ class Preparation:
     def read_frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one frame of the dataset: image, uint8 [H, W, 3], and depth codes, uint32 [n]."""
         image = self.dataset.image(index).permute(1, 2, 0).contiguous().numpy()
-        return image, encode_depth(self.dataset.depth(index).numpy())
+        return image, packed.encode_depth(self.dataset.depth(index).numpy())
 
     def pack(self, chunk: range) -> None:
         """Pack the frames of a chunk, unless an earlier run has."""
@@ -226,7 +194,7 @@ class Preparation:
                 file.seek(self._offset(index))
                 file.write(image)
                 all_codes.append(codes)
-                outcomes.append((len(codes), frame_digest(image, codes)))
+                outcomes.append((len(codes), packed.frame_digest(image, codes)))
         codes_path, outcomes_path = self._paths(chunk)
         codes_path.write_bytes(np.concatenate(all_codes))
         partial = outcomes_path.with_suffix(".partial")
@@ -243,7 +211,7 @@ class Preparation:
                     count, digest = outcome
                     file.seek(self._offset(index))
                     image = file.read(self.image_bytes)
-                    if frame_digest(image, codes[:count]) != digest:
+                    if packed.frame_digest(image, codes[:count]) != digest:
                         return False
                     codes = codes[count:]
         except (OSError, ValueError, TypeError, RecursionError):
@@ -274,30 +242,24 @@ class Preparation:
                 if isinstance(outcome, str):
                     left_out.append((key.image_path(dataset.root), outcome))
                 else:
-                    entries.append(FrameEntry(key, index, *outcome))
+                    entries.append((key, index, *outcome))
         if not entries:
             raise ValueError(f"No frame below {dataset.root} could be read. {left_out[-1][1]}")
-        points = sum(entry.points for entry in entries)
-        with (folder / DEPTH).open("wb") as file:
+        points = sum(count for _, _, count, _ in entries)
+        with (folder / packed.DEPTH).open("wb") as file:
             header = {"descr": "<u4", "fortran_order": False, "shape": (points,)}
             np.lib.format.write_array_header_1_0(file, header)
             for chunk in self.chunks:
                 file.write(self._read(chunk)[0])
-        table = write_table(entries)
-        (folder / TABLE).write_text(table, encoding="ascii", newline="\n")
+        table = packed.write_table(entries)
+        (folder / packed.TABLE).write_text(table, encoding="ascii", newline="\n")
         with (folder / LEFT_OUT).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("file", "reason"), *left_out])
-        manifest = Manifest(
-            size=dataset.size,
-            frames=len(entries),
-            rows=len(dataset),
-            points=points,
-            left_out=len(left_out),
-            source=self.source,
-            fingerprint=fingerprint(table),
-            versions={name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")},
-        )
-        (folder / MANIFEST).write_text(manifest.to_json())
+        counts = len(entries), len(dataset), points, len(left_out)
+        versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
+        digests = self.source, packed.fingerprint(table)
+        manifest = packed.Manifest(dataset.size, *counts, *digests, versions)
+        (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
     def complete(self) -> None:
         """Give the folder its name once all of it is on the disk, then tidy up."""
@@ -307,22 +269,6 @@ class Preparation:
         (self.partial / "lock").unlink(missing_ok=True)
         self.partial.rename(self.folder)
         shutil.rmtree(self.folder / "chunks")
-
-
-@contextmanager
-def _naming_full_disk(task: Preparation) -> Iterator[None]:
-    """Say what to do when the disk is full: the system's own error names not even the file."""
-    try:
-        yield
-    except OSError as error:
-        full = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-        if error.errno not in full:
-            raise
-        raise OSError(
-            error.errno,
-            f"{task.partial} cannot be written in full ({error.strerror}): free some space, and "
-            f"the same command goes on where it was; or choose another disk",
-        ) from error
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:

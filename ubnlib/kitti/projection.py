@@ -13,7 +13,7 @@ Convention = Literal["zero_based", "eigen"]
 
 
 def read_velodyne(path: Path | str) -> np.ndarray:
-    """Read a scan, a `.bin` file of little-endian float32 quadruples.
+    """Read a velodyne scan, a `.bin` file of little-endian float32 quadruples.
 
     Returns:
         [n, 4] float32: x forward, y left, z up in meters, and reflectance.
@@ -24,15 +24,11 @@ def read_velodyne(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"Velodyne scan {path} is missing: extract the drive's archive again."
-        )
+        raise FileNotFoundError(f"Velodyne scan {path} is missing: extract its archive again.")
     size = path.stat().st_size
     if size == 0 or size % 16:
-        raise ValueError(
-            f"Velodyne scan {path} has {size} bytes: expected a positive multiple of 16 (x, y, z "
-            f"and reflectance as float32); extract the drive's archive again."
-        )
+        expected = "a positive multiple of 16 (x, y, z, reflectance as float32); extract it again"
+        raise ValueError(f"Velodyne scan {path} has {size} bytes: expected {expected}.")
     return np.fromfile(path, dtype="<f4").reshape(-1, 4)
 
 
@@ -41,24 +37,24 @@ def scale_projection(
 ) -> np.ndarray:
     """Rescale a projection to images resized from one shape to another.
 
-    Pixel centers lie at integers and the image's borders half a pixel outside of the first and
-    last centers, so a resize maps column u to (u + 1/2) W' / W - 1/2, and rows alike. Image
-    resizing with `align_corners=False` (torch, Pillow, OpenCV) means the same, so a depth map and
-    its resized image stay aligned to a fraction of a pixel.
+    Pixel centers lie at integers and the borders half a pixel outside of the first and last ones,
+    so a resize maps column u to (u + 1/2) W' / W - 1/2, and rows alike, as image resizing with
+    `align_corners=False` (torch, Pillow, OpenCV) does: a depth map stays aligned to its image.
 
     Args:
-        projection: [3, 4], to pixels of an image of `native_shape` (height, width).
-        native_shape: What the projection is for.
-        shape: Of the resized image, to whose pixels the result, [3, 4] float64, leads.
+        projection: [3, 4], to pixels of an image of `native_shape`.
+        native_shape: (height, width) that the projection is for.
+        shape: (height, width) of the resized image.
+
+    Returns:
+        [3, 4] float64, to pixels of the resized image. Depth is unchanged.
 
     Example:
         >>> scale_projection(np.eye(3, 4), (2, 4), (1, 2))[0]  # pixels 0, 1 share a center: -1/4
         array([ 0.5 ,  0.  , -0.25,  0.  ])
     """
     row, column = (new / old for new, old in zip(shape, native_shape, strict=True))
-    resize = np.array(
-        [[column, 0.0, (column - 1.0) / 2.0], [0.0, row, (row - 1.0) / 2.0], [0.0, 0.0, 1.0]]
-    )
+    resize = np.array([[column, 0, (column - 1) / 2], [0, row, (row - 1) / 2], [0, 0, 1]])
     return resize @ projection
 
 
@@ -80,11 +76,14 @@ def project_velodyne(
         points: [n, >= 3], x, y, z in meters in velodyne coordinates; further columns are ignored.
         projection: [3, 4] from `Calibration.projection`, to pixels of an image of `shape`.
         shape: (height, width) of the map.
-        convention: `"zero_based"`, or `"eigen"` to shift every point by one pixel to the left and
-            upward as the Eigen evaluation code does; meant for comparisons at native resolution.
+        convention: `"zero_based"`, or `"eigen"` to shift points by a pixel to the left and upward
+            as the Eigen evaluation code does, for comparisons at native resolution.
 
     Returns:
         [height, width] float32, the camera's z coordinate in meters; 0 = no return.
+
+    Raises:
+        ValueError: If an argument's shape or the convention is none of these.
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")
@@ -93,28 +92,15 @@ def project_velodyne(
     if convention not in ("zero_based", "eigen"):
         raise ValueError(f"convention is {convention!r}, expected 'zero_based' or 'eigen'.")
     shift = 0 if convention == "zero_based" else 1
-    return _nearest_by_pixel(points, np.asarray(projection, np.float64), shape, shift)
-
-
-def _nearest_by_pixel(
-    points: np.ndarray, projection: np.ndarray, shape: tuple[int, int], shift: int
-) -> np.ndarray:
-    """Return the nearest point's depth of each pixel, 0 where there is none.
-
-    Sums are written out, in a fixed order: a matrix product would round as the processor's BLAS
-    does, and a point on a border would fall into another pixel from machine to machine.
-    """
     height, width = shape
-    to_column, to_row, to_depth = projection
+    to_column, to_row, to_depth = np.asarray(projection, np.float64)
     ahead = points.take(np.flatnonzero(points[:, 0] >= 0), axis=0)
     x, y, z = (ahead[:, axis].astype(np.float64) for axis in range(3))
 
+    # Written out in a fixed order: a matrix product would round as the processor's BLAS does, and
+    # a point on a border would fall into another pixel from machine to machine.
     def along(row: np.ndarray) -> np.ndarray:
-        total = row[0] * x
-        total += row[1] * y
-        total += row[2] * z
-        total += row[3]
-        return total
+        return row[0] * x + row[1] * y + row[2] * z + row[3]
 
     with np.errstate(all="ignore"):  # what is not finite is dropped
         d = along(to_depth)
@@ -125,8 +111,7 @@ def _nearest_by_pixel(
         row = np.floor(along(to_row) / d + 0.5) - shift
         kept = np.flatnonzero((row >= 0) & (row < height) & (near > 0) & (near < np.inf))
     pixel = (row[kept] * width + column[kept]).astype(np.intp)
-    near = near[kept]
     depth = np.zeros(height * width, np.float32)
     depth[pixel] = np.inf
-    np.minimum.at(depth, pixel, near)
+    np.minimum.at(depth, pixel, near[kept])
     return depth.reshape(shape)

@@ -1,10 +1,8 @@
 """KITTI Raw as a dataset: color images, the velodyne scans projected into them, improved depth.
 
-Everything is read from KITTI's own files in KITTI's own layout; drives in that layout from other
-sources, such as synthetic ones, read the same:
-`root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFFFFFFF.png`, scans beside it in
-`velodyne_points/data/FFFFFFFFFF.bin`, calibration files in `root/DATE`. An image and its scan are
-paired by file name, never by position: some drives lack scans, some lack a camera.
+Files lie as KITTI has them: `root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFFFFFFF.png`, scans
+in `velodyne_points/data/FFFFFFFFFF.bin` of the same drive, calibration files in `root/DATE`. An
+image and its scan are paired by file name, never by position: some drives lack scans or a camera.
 
 The improved depth maps, several scans accumulated and checked against stereo, are those of
 J. Uhrig et al., "Sparsity Invariant CNNs" (3DV 2017), the archive `data_depth_annotated.zip` of
@@ -16,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ubnlib.kitti.calibration import Calibration
-from ubnlib.kitti.projection import (
-    Convention,
-    project_velodyne,
-    read_velodyne,
-    scale_projection,
-)
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
+from ubnlib.kitti.projection import Convention, project_velodyne, read_velodyne, scale_projection
 
 PARTS = ("train", "val")  # of the improved depth maps
 
@@ -56,13 +46,13 @@ class FrameKey(NamedTuple):
 
     def image_path(self, root: Path) -> Path:
         """Return the image's path below a KITTI Raw folder."""
-        folder = root / self.date / f"{self.drive_name}_sync" / f"image_{self.camera:02d}"
-        return folder / "data" / f"{self.frame:010d}.png"
+        inside = f"image_{self.camera:02d}/data/{self.frame:010d}.png"
+        return root / self.date / f"{self.drive_name}_sync" / inside
 
     def scan_path(self, root: Path) -> Path:
         """Return the velodyne scan's path below a KITTI Raw folder."""
-        folder = root / self.date / f"{self.drive_name}_sync" / "velodyne_points"
-        return folder / "data" / f"{self.frame:010d}.bin"
+        inside = f"velodyne_points/data/{self.frame:010d}.bin"
+        return root / self.date / f"{self.drive_name}_sync" / inside
 
 
 def find_drives(root: Path) -> dict[str, Path]:
@@ -71,11 +61,10 @@ def find_drives(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"Folder {root} is missing: expected {layout} in it.")
     pattern = re.compile(r"(\d{4}_\d\d_\d\d)/\1_drive_\d{4}_sync")
-    folders = (path for path in sorted(root.glob("*/*_sync")) if path.is_dir())
     drives = {
         path.name.removesuffix("_sync"): path
-        for path in folders
-        if pattern.fullmatch(path.relative_to(root).as_posix())
+        for path in sorted(root.glob("*/*_sync"))
+        if path.is_dir() and pattern.fullmatch(path.relative_to(root).as_posix())
     }
     if not drives:
         raise ValueError(f"Folder {root} holds no drive: expected {layout} in it.")
@@ -85,12 +74,8 @@ def find_drives(root: Path) -> dict[str, Path]:
 def pair_frames(
     folder: Path, cameras: Sequence[int]
 ) -> tuple[list[FrameKey], list[tuple[Path, str]]]:
-    """Pair the images and scans in a drive's folder by file name.
-
-    A missing camera folder is passed over. Returned are the complete frames, and (path, reason)
-    for every image or scan without its partner.
-    """
-    date, drive = folder.name[:10], folder.name[-9:-5]
+    """Return a drive's complete frames, and (path, reason) for each file without its partner."""
+    root, date, drive = folder.parents[1], folder.name[:10], folder.name[-9:-5]
     scans = _frames(folder / "velodyne_points", ".bin")
     images = {camera: _frames(folder / f"image_{camera:02d}", ".png") for camera in cameras}
     if not any(images.values()):
@@ -101,13 +86,12 @@ def pair_frames(
         )
     keys, left_out = [], []
     for camera, frames in images.items():
-        every = [FrameKey(date, drive, camera, frame) for frame in sorted(frames | scans)]
-        for key in every if frames else ():
-            if key.frame not in scans:
-                left_out.append((key.image_path(folder.parents[1]), "images without a scan"))
-            elif key.frame not in frames:
-                reason = f"scans without an image of camera {camera}"
-                left_out.append((key.scan_path(folder.parents[1]), reason))
+        for frame in sorted(frames | scans) if frames else ():
+            key = FrameKey(date, drive, camera, frame)
+            if frame not in scans:
+                left_out.append((key.image_path(root), "images without a scan"))
+            elif frame not in frames:
+                left_out.append((key.scan_path(root), f"scans without an image of camera {camera}"))
             else:
                 keys.append(key)
     return keys, left_out
@@ -115,12 +99,30 @@ def pair_frames(
 
 def _frames(sensor_folder: Path, suffix: str) -> set[int]:
     """Return the frame numbers of a sensor's files; none if it has no folder."""
-    name = re.compile(r"\d{10}" + re.escape(suffix))
-    names = (path.name for path in (sensor_folder / "data").glob(f"*{suffix}"))
-    return {int(found[:10]) for found in names if name.fullmatch(found)}
+    files = (sensor_folder / "data").glob(f"*{suffix}")
+    return {int(path.stem) for path in files if re.fullmatch(r"\d{10}", path.stem)}
 
 
-class KittiRaw(Dataset):
+class FrameDataset(Dataset):
+    """What `KittiRaw` and `PackedDepth` share: items by position, and positions by key."""
+
+    def __init__(self, keys: Iterable[FrameKey]):
+        self.keys = list(keys)
+        self.drives = sorted({key.drive_name for key in self.keys})
+        self._index = {key: index for index, key in enumerate(self.keys)}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | FrameKey]:
+        return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
+
+    def index(self, key: FrameKey) -> int:
+        """Return the position of a frame; a KeyError says that it is not in this dataset."""
+        return self._index[key]
+
+
+class KittiRaw(FrameDataset):
     """Map-style dataset over every frame that has both an image and a velodyne scan.
 
     An item is `dict(image=uint8 [3, H, W], depth=float32 [H, W] in meters with 0 = no return,
@@ -133,8 +135,7 @@ class KittiRaw(Dataset):
         size: (height, width) to bring images and depth maps to; None for each date's native size.
             Images are resized with antialiasing; scans are projected straight at this size.
         drives: Names of the drives to use, such as `"2011_09_26_drive_0001"`; None for all.
-        keys: The frames to use, such as those of `load_split`; None for all of these drives and
-            cameras.
+        keys: The frames to use, such as those of `load_split`; None for all.
         convention: How points fall into pixels; see `project_velodyne`.
 
     Attributes:
@@ -144,8 +145,8 @@ class KittiRaw(Dataset):
 
     Raises:
         FileNotFoundError: If the root or a calibration file is missing.
-        ValueError: If `size` is no size, a drive or frame asked for is not there or not complete,
-            nothing is, or a calibration is malformed.
+        ValueError: If `size` is no size, a calibration is malformed, a drive or frame asked for is
+            not there or not complete, or there is none at all.
     """
 
     def __init__(
@@ -164,53 +165,32 @@ class KittiRaw(Dataset):
         folders = find_drives(self.root)
         chosen = list(folders) if drives is None else sorted(set(drives))
         if unknown := [name for name in chosen if name not in folders]:
-            raise ValueError(
-                f"Drive {', '.join(unknown)} is not below {self.root}: expected names among "
-                f"{', '.join(folders)}."
-            )
+            missing = f"Drive {', '.join(unknown)} is not below {self.root}"
+            raise ValueError(f"{missing}: expected names among {', '.join(folders)}.")
         complete: list[FrameKey] = []
         self.left_out: list[tuple[Path, str]] = []
         for name in chosen:
             paired, left_out = pair_frames(folders[name], self.cameras)
             complete += paired
             self.left_out += left_out
-        self.keys = sorted(complete if keys is None else self._among(complete, keys))
-        if not self.keys:
-            raise ValueError(
-                f"No frame below {self.root} has both an image and a scan ({self.report()}): "
-                f"expected pairs of the same file name; extract the drives again."
-            )
-        self.drives = sorted({key.drive_name for key in self.keys})
-        self._index = {key: index for index, key in enumerate(self.keys)}
-        self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
-        self._projections: dict[tuple[str, int], np.ndarray] = {}
-        for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
-            calibration = Calibration.load(self.root / date)
-            native = calibration.image_size(camera)
-            projection = scale_projection(calibration.projection(camera), native, size or native)
-            self._shapes[date, camera] = native
-            self._projections[date, camera] = projection
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | FrameKey]:
-        return dict(image=self.image(index), depth=self.depth(index), key=self.keys[index])
-
-    def _among(self, complete: list[FrameKey], keys: Iterable[FrameKey]) -> set[FrameKey]:
-        """Return the frames asked for, all of which must be complete."""
-        asked = set(keys)
-        if missing := sorted(asked - set(complete)):
+        asked = set(complete if keys is None else keys)
+        if missing := sorted(asked.difference(complete)):
             raise ValueError(
                 f"{len(missing)} of the {len(asked)} frames asked for are not complete below "
                 f"{self.root}, the first {tuple(missing[0])}: choose among those that are there "
                 f"(see `select`), or download the rest."
             )
-        return asked
-
-    def index(self, key: FrameKey) -> int:
-        """Return the position of a frame, which must be one of `keys`."""
-        return self._index[key]
+        super().__init__(sorted(asked))
+        if not self.keys:
+            found = f"No frame below {self.root} has both an image and a scan ({self.report()})"
+            raise ValueError(f"{found}: expected pairs of the same file name; extract them again.")
+        self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
+        self._projections: dict[tuple[str, int], np.ndarray] = {}
+        for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
+            calibration = Calibration.load(self.root / date)
+            native = self._shapes[date, camera] = calibration.image_size(camera)
+            projection = scale_projection(calibration.projection(camera), native, size or native)
+            self._projections[date, camera] = projection
 
     def projection(self, index: int) -> np.ndarray:
         """Return a frame's projection, [3, 4] float64: velodyne meters to its pixels, at `size`."""
@@ -218,39 +198,47 @@ class KittiRaw(Dataset):
         return self._projections[key.date, key.camera]
 
     def image(self, index: int) -> torch.Tensor:
-        """Read an image: uint8 [3, H, W]; a file that is broken or of another size is named."""
+        """Read an image: uint8 [3, H, W].
+
+        Raises:
+            FileNotFoundError: If the file has gone since the folder was listed.
+            ValueError: If the file cannot be decoded, or its size is not the calibration's.
+        """
         key = self.keys[index]
-        path = key.image_path(self.root)
+        path, native = key.image_path(self.root), self._shapes[key.date, key.camera]
         image = read_image(path)
-        native = self._shapes[key.date, key.camera]
         if tuple(image.shape[1:]) != native:
-            raise ValueError(
-                f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels: expected the "
-                f"{native[1]}x{native[0]} of S_rect_{key.camera:02d} in the date's calibration."
+            expected = (
+                f"{native[1]}x{native[0]} of S_rect_{key.camera:02d} in the date's calibration"
             )
+            found = f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels"
+            raise ValueError(f"{found}: expected the {expected}.")
         if self.size is not None:
             image = F.interpolate(image[None], self.size, mode="bilinear", antialias=True)[0]
         return image.contiguous()
 
     def depth(self, index: int) -> torch.Tensor:
-        """Project a frame's scan: float32 [H, W] in meters, 0 = no return."""
+        """Project a frame's scan: float32 [H, W] in meters, 0 = no return.
+
+        Raises:
+            FileNotFoundError: If the scan has gone since the folder was listed.
+            ValueError: If the scan is malformed, or none of its points lies in the image.
+        """
         key = self.keys[index]
-        path = key.scan_path(self.root)
-        shape = self.size or self._shapes[key.date, key.camera]
+        path, shape = key.scan_path(self.root), self.size or self._shapes[key.date, key.camera]
         points = read_velodyne(path)
         depth = project_velodyne(points, self.projection(index), shape, convention=self.convention)
         if not depth.any():
-            raise ValueError(
-                f"Velodyne scan {path} has no point in the image of camera {key.camera}: expected "
-                f"thousands; check the scan and the calibration of {key.date}."
-            )
+            found = f"Velodyne scan {path} has no point in the image of camera {key.camera}"
+            advice = f"check the scan and the calibration of {key.date}"
+            raise ValueError(f"{found}: expected thousands; {advice}.")
         return torch.from_numpy(depth)
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""
-        drives = len({key.drive_name for key in self.keys})
-        found = f"frames: {len(self.keys)}, drives: {drives}, left out: {len(self.left_out)}"
-        if not self.left_out:
+        drives, left_out = len(self.drives), len(self.left_out)
+        found = f"frames: {len(self)}, drives: {drives}, left out: {left_out}"
+        if not left_out:
             return found
         reasons = Counter(reason for _, reason in self.left_out)
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
@@ -264,33 +252,32 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 class ImprovedGroundTruth:
-    """The improved depth maps of KITTI, by frame.
+    """The improved depth maps of KITTI, by frame; a drive's first and last five have none.
 
     Args:
-        root: The folder with `train` and `val`, of which one may be missing, as the archive has
-            them: `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
+        root: The folder with the archive's `train` and `val`, of which one may be missing:
+            `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
+
+    Raises:
+        FileNotFoundError: If the root has neither of the two folders.
     """
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
         if not any((self.root / part).is_dir() for part in PARTS):
-            raise FileNotFoundError(
-                f"Folder {self.root} holds neither train nor val: expected "
-                f"train/DATE_drive_NNNN_sync and so on; extract data_depth_annotated.zip there."
-            )
+            expected = "expected train/DATE_drive_NNNN_sync and so on"
+            advice = f"{expected}; extract data_depth_annotated.zip there"
+            raise FileNotFoundError(f"Folder {self.root} holds neither train nor val: {advice}.")
 
     def path(self, key: FrameKey) -> Path:
-        """Return the path of a frame's depth map, which need not exist.
-
-        A drive lies in one of `train` and `val`; for a drive in neither, the path is in `train`.
-        """
+        """Return the path of a frame's depth map, in `train` if neither folder has the drive."""
         name = f"{key.drive_name}_sync"
         inside = f"proj_depth/groundtruth/image_{key.camera:02d}/{key.frame:010d}.png"
         part = next((part for part in PARTS if (self.root / part / name).is_dir()), PARTS[0])
         return self.root / part / name / inside
 
     def depth(self, key: FrameKey) -> torch.Tensor:
-        """Read a frame's depth map: float32 [H, W] in meters, 0 = no measurement."""
+        """Read a frame's depth map: float32 [H, W] in meters, as `read_depth_png` does."""
         return torch.from_numpy(read_depth_png(self.path(key)))
 
     def available(self, keys: Iterable[FrameKey]) -> list[FrameKey]:
@@ -301,36 +288,32 @@ class ImprovedGroundTruth:
 def read_depth_png(path: Path | str) -> np.ndarray:
     """Read a depth map in KITTI's format: a 16-bit grayscale PNG of 256 times the meters.
 
-    Files of the improved ground truth and of `velodyne_raw` are [H, W] float32, 0 = no measurement.
+    Returns:
+        [H, W] float32, meters; 0 = no measurement.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no whole 16-bit grayscale PNG.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"Depth map {path} is missing: KITTI has none for a drive's first and last five "
-            f"frames and for some drives; ask `available` which frames have one."
-        )
+        advice = "some drives and the ends of all others have none; ask `available` for the rest"
+        raise FileNotFoundError(f"Depth map {path} is missing: {advice}.")
     expected = "a whole 16-bit grayscale PNG of KITTI's depth maps"
     image = read_png(path, "Depth map", expected)
     if image.mode != "I;16":
-        raise ValueError(
-            f"Depth map {path} is of Pillow's mode {image.mode}: expected {expected}; extract it "
-            f"again."
-        )
+        mode = f"is of Pillow's mode {image.mode}"
+        raise ValueError(f"Depth map {path} {mode}: expected {expected}; extract it again.")
     return np.array(image).astype(np.float32) / 256
 
 
-def read_png(path: Path, what: str, expected: str) -> "PillowImage":
-    """Read a PNG and check all its checksums: decoding alone takes some damaged files for whole.
-
-    Error messages call the file `what`, and say what was `expected`.
-    """
+def read_png(path: Path, what: str, expected: str) -> Any:
+    """Return a Pillow image, checksums checked: decoding alone takes some damage for whole."""
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError(
-            "KITTI's images are decoded by Pillow, which is not installed: pip install "
-            "ubnlib[kitti]."
-        ) from None
+        missing = "KITTI's images are decoded by Pillow, which is not installed"
+        raise ImportError(f"{missing}: pip install ubnlib[kitti].") from None
     try:
         content = BytesIO(path.read_bytes())
         with Image.open(content, formats=["PNG"]) as image:
@@ -342,6 +325,5 @@ def read_png(path: Path, what: str, expected: str) -> "PillowImage":
         raise FileNotFoundError(f"{what} {path} is missing: extract it again.") from None
     # What Pillow raises for broken files.
     except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{what} {path} cannot be read ({error}): expected {expected}; extract it again."
-        ) from error
+        broken = f"{what} {path} cannot be read ({error})"
+        raise ValueError(f"{broken}: expected {expected}; extract it again.") from error

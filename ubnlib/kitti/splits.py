@@ -1,18 +1,17 @@
 """Sets of frames: splits of KITTI Raw, which labels are kept, and sets as readable text.
 
 The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 2014) as circulated
-with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Order is not kept: a
-split is a set of frames. Train and test share no drive; Eigen train and val share all of theirs.
+with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Train and test share
+no drive; Eigen train and val share all of theirs.
 
-The paper trained on 42,304 images and validated on 2,480. Its split was not published, and no fixed
-rule that was tried gives these counts (docs/kitti.md); the `paper_standin_*` lists take its place:
-of the 33 Eigen train drives, static frames removed, validation is 0028, 0032 and 0070 of
-2011_09_26, exactly 2,480 images, and train is the other 30, 41,872 images.
-`data_scripts/make_splits.py` makes the lists, or checks them.
+The paper trained on 42,304 images and validated on 2,480. That split was not published, and no
+fixed rule that was tried (both cameras, static frames removed, three-frame sequences) gives these
+counts. The `paper_standin_*` lists take its place: of the 33 Eigen train drives, static frames
+removed, validation is 0028, 0032 and 0070 of 2011_09_26, exactly 2,480 images, and train is the
+other 30, 41,872 images. `data_scripts/make_splits.py` makes or checks all lists.
 
-Labels are kept within each sequence, one camera of one drive; every frame keeps its image. The
-paper goes from all depth maps down to one in 128, halving each time. Choices are nested, so that a
-model with fewer labels never sees one that a model with more does not.
+Labels are kept within each sequence, one camera of one drive; every frame keeps its image. Choices
+are nested: a model with fewer labels never sees one that a model with more does not.
 
 As text, a set has one line for each drive and its cameras, with ranges of frames; lines are sorted:
 
@@ -58,7 +57,7 @@ SPLITS = {
 
 
 def load_split(name: str) -> list[FrameKey]:
-    """Return the frames of one of the shipped `SPLITS`, sorted.
+    """Return the frames of a shipped split, one of `SPLITS`, sorted.
 
     Raises:
         ValueError: If there is no such split, or its file has been changed.
@@ -74,12 +73,10 @@ def load_split(name: str) -> list[FrameKey]:
     file = resources.files("ubnlib.kitti").joinpath(source)
     if not file.is_file():
         raise FileNotFoundError(f"{source} is missing from ubnlib.kitti: install ubnlib again.")
-    keys = expand(file.read_text(encoding="utf-8").splitlines(), source)
-    if len(keys) != SPLITS[name].count:
-        raise ValueError(
-            f"{source} of ubnlib.kitti names {len(keys)} images: expected {SPLITS[name].count}; "
-            f"install ubnlib again."
-        )
+    keys, count = expand(file.read_text(encoding="utf-8").splitlines(), source), SPLITS[name].count
+    if len(keys) != count:
+        found = f"{source} of ubnlib.kitti names {len(keys)} images"
+        raise ValueError(f"{found}: expected {count}; install ubnlib again.")
     return keys
 
 
@@ -87,36 +84,29 @@ def load_split(name: str) -> list[FrameKey]:
 class Selection:
     """What of a split is there."""
 
-    indices: tuple[int, ...]
-    """Positions of the split's frames among the available ones, for `torch.utils.data.Subset`."""
-    present: tuple[FrameKey, ...]
-    """These frames, in the available ones' order."""
-    missing: tuple[FrameKey, ...]
-    """The split's other frames, sorted."""
+    indices: tuple[int, ...]  # of the frames present among those available, for torch's `Subset`
+    present: tuple[FrameKey, ...]  # in the order of those available
+    missing: tuple[FrameKey, ...]  # sorted
 
     @property
     def drives(self) -> dict[str, tuple[int, int]]:
         """The split's drives: (frames present, frames of the split), by name, sorted."""
         present = Counter(key.drive_name for key in self.present)
-        missing = Counter(key.drive_name for key in self.missing)
-        return {
-            name: (present[name], present[name] + missing[name])
-            for name in sorted(present | missing)
-        }
+        wanted = present + Counter(key.drive_name for key in self.missing)
+        return {name: (present[name], wanted[name]) for name in sorted(wanted)}
 
     def report(self, shown: int = 3) -> str:
-        """Say in one sentence what is there and what is missing, and name some of the drives."""
-        total, drives = len(self.present) + len(self.missing), self.drives
-        lacking = [(name, *counts) for name, counts in drives.items() if counts[0] < counts[1]]
+        """Say in one sentence what is there, naming some of the incomplete drives."""
+        drives = self.drives
+        total = len(self.present) + len(self.missing)
         found = f"{len(self.present)} of the split's {total} images are there"
+        lacking = [f"{name} has {n} of {of}" for name, (n, of) in drives.items() if n < of]
         if not lacking:
             return f"{found}; drives: {len(drives)}, all complete."
-        named = [f"{name} has {here} of {wanted}" for name, here, wanted in lacking[:shown]]
-        if len(lacking) > shown:
-            named.append(f"and {len(lacking) - shown} more")
+        more = [f"and {len(lacking) - shown} more"] if len(lacking) > shown else []
         return (
             f"{found}; {len(lacking)} of its {len(drives)} drives are incomplete: "
-            f"{', '.join(named)}."
+            f"{', '.join(lacking[:shown] + more)}."
         )
 
 
@@ -136,16 +126,17 @@ def select(available: Sequence[FrameKey], split: Iterable[FrameKey]) -> Selectio
 def split_by_drive(
     drives: Iterable[str], test_share: float = 0.25
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split drives by name into (train, test), so that no drive's look is on both sides.
+    """Split drives into train and test, so that no drive's look is on both sides.
 
-    The last drives are those to test on: this share of them, rounded, at least one and not all.
+    Args:
+        drives: Drive names in any order; repetitions count once.
+        test_share: Share of drives to test on, rounded, at least one drive and not all of them.
+
+    Returns:
+        (train, test), each sorted: the last drives by name are the test drives.
 
     Raises:
         ValueError: If there are fewer than two drives, or the share is not between 0 and 1.
-
-    Example:
-        >>> split_by_drive(["b", "d", "a", "c"])
-        (('a', 'b', 'c'), ('d',))
     """
     names = sorted(set(drives))
     if len(names) < 2:
@@ -159,15 +150,13 @@ def split_by_drive(
 def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     """Choose the depth maps that a sensor with a k times lower frame rate would have recorded.
 
-    This is how the paper removes labels: in each sequence every k-th frame that is there keeps its
-    depth map. With one phase, the choices for k and for any multiple of k are nested.
-
-    A sequence of n frames keeps ceil(n / k) with phase 0, at least its first; with another phase it
-    may keep one less. Over the phases 0 to k - 1, each frame is kept exactly once.
+    This is how the paper removes labels: each sequence keeps every k-th frame that is there, of n
+    frames ceil(n / k) with phase 0. With one phase, choices for k and any multiple of k are nested;
+    over the phases 0 to k - 1, each frame is kept exactly once.
 
     Args:
-        keys: Frames in any order.
-        k: Keep one frame in k, counted over the frames present; frame numbers may have gaps.
+        keys: Frames in any order; their numbers may have gaps.
+        k: Keep one frame in k, counted over the frames present.
         phase: Position of the first kept frame, modulo k.
 
     Returns:
@@ -186,9 +175,19 @@ def keep_random(keys: Sequence[FrameKey], k: int, seed: int) -> np.ndarray:
     """Choose one depth map in k of each sequence at random, spread unevenly over time.
 
     Seed, drive and frame number give each scan a rank, and a sequence of n frames keeps the
-    ceil(n / k) lowest: as many as `keep_every` with phase 0, whose arguments and errors these are.
-    Choices of one seed are nested for all k. A rank depends neither on other frames or drives nor
-    on the camera, so a scan dropped is dropped for both cameras where both have the same frames.
+    ceil(n / k) lowest, nested for all k. Neither other frames nor the camera change a rank: where
+    both cameras have the same frames, a scan dropped is dropped for both.
+
+    Args:
+        keys: Frames in any order.
+        k: Keep one frame in k, rounded up in each sequence.
+        seed: Seed of the ranks.
+
+    Returns:
+        [len(keys)] bool: True where the frame keeps its depth map.
+
+    Raises:
+        ValueError: If k is not positive, or a frame is named twice.
     """
 
     # A hash rather than a generator: the same on every machine and in every version of numpy.
@@ -216,39 +215,27 @@ def _sequences(keys: Sequence[FrameKey], k: int) -> Iterable[list[int]]:
 
 
 def compact(keys: Iterable[FrameKey]) -> list[str]:
-    """Write a set of frames as lines, the same ones whatever its order.
-
-    Example:
-        >>> compact(FrameKey("2011_09_26", "0001", camera, f) for camera in (2, 3) for f in (1, 2))
-        ['2011_09_26_drive_0001 2,3 1-2']
-    """
+    """Write a set of frames as lines without ends; order and repetitions change nothing."""
     sequences: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     for key in keys:
         if not 0 <= key.frame <= LAST_FRAME:
-            raise ValueError(
-                f"Frame {key.frame} of drive {key.drive_name} cannot be written: expected a whole "
-                f"number from 0 to {LAST_FRAME}."
-            )
+            frame = f"Frame {key.frame} of drive {key.drive_name}"
+            expected = f"expected a whole number from 0 to {LAST_FRAME}"
+            raise ValueError(f"{frame} cannot be written: {expected}.")
         sequences[key.drive_name, key.camera].add(key.frame)
     cameras: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for (drive, camera), frames in sorted(sequences.items()):
-        cameras[drive, _write_ranges(sorted(frames))].append(str(camera))
-    lines = {f"{drive} {','.join(same)}": text for (drive, text), same in cameras.items()}
-    for head in lines:
-        if not _HEAD.fullmatch(head):
+        if not _HEAD.fullmatch(f"{drive} {camera}"):
             raise ValueError(
-                f"Drive and cameras {head!r} cannot be written: expected names as in KITTI Raw, "
-                f"such as 2011_09_26_drive_0001, and cameras from 0 to 3."
+                f"Drive and camera '{drive} {camera}' cannot be written: expected names as in "
+                f"KITTI Raw, such as 2011_09_26_drive_0001, and cameras from 0 to 3."
             )
-    return [f"{head} {text}" for head, text in lines.items()]
+        cameras[drive, _write_ranges(sorted(frames))].append(str(camera))
+    return [f"{drive} {','.join(same)} {ranges}" for (drive, ranges), same in cameras.items()]
 
 
 def expand(lines: Iterable[str], source: str = "frame set") -> list[FrameKey]:
-    """Read the frames that lines name, sorted: the inverse of `compact`.
-
-    Empty lines, and lines that begin with `#`, are passed over. A malformed line, or a frame named
-    twice, is a ValueError that calls the lines `source`.
-    """
+    """Read lines, in any order, into sorted frames: the inverse of `compact`; `#` is a comment."""
     keys: set[FrameKey] = set()
     for number, line in enumerate(lines, start=1):
         words = line.split()
@@ -266,10 +253,9 @@ def expand(lines: Iterable[str], source: str = "frame set") -> list[FrameKey]:
             for camera in cameras.split(","):
                 named = {FrameKey(date, drive, int(camera), frame) for frame in frames}
                 if again := named & keys:
-                    raise ValueError(
-                        f"{where} names frame {min(again).frame} of camera {camera} of drive "
-                        f"{date}_drive_{drive} again: expected each frame once."
-                    )
+                    first = min(again)
+                    frame = f"frame {first.frame} of camera {camera} of drive {first.drive_name}"
+                    raise ValueError(f"{where} names {frame} again: expected each frame once.")
                 keys |= named
     return sorted(keys)
 
@@ -281,7 +267,7 @@ def digest(keys: Iterable[FrameKey]) -> str:
 
 
 def _write_ranges(frames: Sequence[int]) -> str:
-    """Cut sorted frames into the longest evenly spaced runs; two are one only if neighbors."""
+    """Cut sorted frames into the longest evenly spaced runs; a run of two is of neighbors."""
     words, start = [], 0
     while start < len(frames):
         step = frames[start + 1] - frames[start] if start + 1 < len(frames) else 1
