@@ -98,11 +98,6 @@ def fit(
     return losses
 
 
-def default_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def random_batches(size: int, of: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield index batches [size] without end; every epoch visits all `of` items in new order.
 
