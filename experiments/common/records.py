@@ -9,16 +9,16 @@ import functools
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.common.files import whole
 from experiments.common.provenance import Provenance, provenance
 
 
@@ -104,6 +104,24 @@ class Record(BaseModel):
 Run = Callable[..., Record]
 
 
+class Experiment(NamedTuple):
+    """What makes an experiment's records; each section's `runs.EXPERIMENTS` lists its own."""
+
+    config: type[Config]
+    run: Run
+    frames: bool = False  # whether it trains on packed frames
+    alone: bool = False  # whether it times the machine, which then does nothing else
+
+
+class PlannedRun(NamedTuple):
+    """A run that a notebook needs; each section's `runs.notebook_runs` lists its own."""
+
+    label: str  # for the reader
+    config: Config
+    folder: str = "records"  # of the results
+    weights: bool = False  # whether the notebook draws pictures of the trained net
+
+
 def recorded(run: Callable[..., Result]) -> Run:
     """Turn `run(config, ...) -> Result` into `run(config, ...) -> Record`."""
 
@@ -175,12 +193,9 @@ def record_path(config: Config, folder: Path | str) -> Path:
 
 def write_record(record: Record, folder: Path | str) -> Path:
     """Write a record as EXPERIMENT-KEY.json, whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.experiment}-{record.key}.json"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(record.model_dump_json(indent=1) + "\n")
-    partial.replace(path)
+    path = Path(folder) / f"{record.experiment}-{record.key}.json"
+    with whole(path) as partial:
+        partial.write_text(record.model_dump_json(indent=1) + "\n")
     return path
 
 

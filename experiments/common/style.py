@@ -1,6 +1,5 @@
 """One style for all figures, and one way to keep them: picture, print and data together."""
 
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,6 +7,8 @@ import pandas as pd
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from experiments.common.files import whole
 
 # Okabe and Ito's palette, which readers with color blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = (
@@ -48,11 +49,10 @@ def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> 
     Closed, so that a notebook shows it once, as the value of its cell.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "pdf"):
-        partial = folder / f".{name}.{os.getpid()}.{ending}"
-        figure.savefig(partial)
-        partial.replace(folder / f"{name}.{ending}")
-    table.to_csv(folder / f"{name}.csv", index=False)
+        with whole(folder / f"{name}.{ending}") as partial:
+            figure.savefig(partial, format=ending)
+    with whole(folder / f"{name}.csv") as partial:
+        table.to_csv(partial, index=False)
     plt.close(figure)
     return figure
