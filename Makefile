@@ -8,6 +8,8 @@ CLAIM ?=
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TESTED := tests/ubnlib tests/experiments tests/workflow tests/data_scripts tests/test_golden.py \
+  ubnlib experiments data_scripts
 
 define HELP
 make reproduce    make all runs, run the notebooks, and write results/PROFILE/report.html
@@ -19,7 +21,8 @@ make reproduce    make all runs, run the notebooks, and write results/PROFILE/re
 make plan         say what make reproduce would run, and what that costs; same knobs
 make claim        make the runs behind one claim once more, beside the others; same knobs
                     CLAIM=             its id in claims.yaml
-make test         check style, code and notebooks
+make test         check style, code and notebooks, in minutes
+make test-all     the same, and what is slow: browsers, torch.compile, clusters, fuzzing
                     KITTI_SAMPLE=      folder of real KITTI files, for the tests that need some
                     RGBD_ROOT=         folder of real RGB-D frames, likewise
 make lab          open the notebooks in JupyterLab
@@ -29,7 +32,7 @@ make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce plan claim test test-code test-notebooks lab notebooks site lock clean
+.PHONY: help reproduce plan claim test test-all FORCE lab notebooks site lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -52,32 +55,32 @@ reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py $(RUNS)
 
 plan: $(INSTALLED)
-	$(BIN)/python workflow/make_plan.py $(RUNS)
+	$(BIN)/python workflow/reproduce.py --plan $(RUNS)
 
 claim: $(INSTALLED)
-	$(BIN)/python workflow/rerun_claim.py '$(CLAIM)' $(RUNS)
+	$(BIN)/python workflow/reproduce.py --claim '$(CLAIM)' $(RUNS)
 
 # With tensors this small, more threads only wait for each other.
-test test-code test-notebooks notebooks: export OMP_NUM_THREADS := 1
-test: $(INSTALLED)
+test test-all notebooks: export OMP_NUM_THREADS := 1
+# A file's tests stay in one process, so that its fixtures are made once.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg
+
+test: $(INSTALLED) build/nbval
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --no-print-directory test-notebooks
-	$(MAKE) --no-print-directory test-code
+	$(PYTEST) $(NBVAL) $(TESTED) build/nbval/notebooks
 
-# A file's tests stay in one process, so that its fixtures are made once.
-test-code:
-	MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: TESTED += tests/slow
+test-all: test
 
 # nbval runs a copy of the notebooks, so that no record or figure of an earlier run is used.
-test-notebooks:
-	rm -rf build/nbval
-	mkdir -p build/nbval/results
-	cp -R notebooks profiles claims.yaml build/nbval
-	cp -R results/standard build/nbval/results
-	$(BIN)/python data_scripts/make_synthetic_kitti.py build/nbval/data/quick/synthetic
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  -p no:cacheprovider --nbval-sanitize-with tests/nbval_sanitize.cfg build/nbval/notebooks
+build/nbval: $(INSTALLED) FORCE
+	rm -rf $@
+	mkdir -p $@/results
+	cp -R notebooks profiles claims.yaml $@
+	cp -R results/standard $@/results
+	$(BIN)/python data_scripts/make_synthetic_kitti.py $@/data/quick/synthetic
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks

@@ -10,7 +10,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
-from make_html import mathml
+from notebook_html import mathml
 
 NODE = r'(\w+)(?:\{\{"([^"]*)"\}\}|\["([^"]*)"\])?'
 EDGE = re.compile(rf'\s*{NODE} --(?: (?:"([^"]+)"|(\w+)) --)?> {NODE}\s*')

@@ -1,46 +1,73 @@
-"""The plan of a profile: every run with what is there of it already, as a JSON file.
+"""The plan of a profile: its runs, what is there of each, and the jobs that make the others.
 
-The Snakefile reads this file and nothing else, so that all of its jobs, on this machine or on
-others, work by the same plan.
+A plan is written as JSON, and the Snakefile reads nothing else, so that all jobs, on this machine
+or on others, work by the same plan.
 """
 
 import json
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.common.records import OldRecordError, read_record
-from prepare_data import read_data
-from registry import EXPERIMENTS
-from runs import Run, runs_of
-from whole import write_whole
+import experiments.ablation.runs
+import experiments.depth.runs
+import pandas as pd
+
+import experiments.method.runs
+import experiments.toy.runs
+from experiments.common.files import whole
+from experiments.common.records import Config, PlannedRun, current_record, record_path
+from frames import read_frames
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
-State = Literal["there", "missing", "outdated", "damaged"]
+SECTIONS = {
+    "01_method": experiments.method.runs,
+    "02_toy_analysis": experiments.toy.runs,
+    DEPTH: experiments.depth.runs,
+    "04_ablation": experiments.ablation.runs,
+}
+EXPERIMENTS = {
+    name: experiment
+    for section in SECTIONS.values()
+    for name, experiment in section.EXPERIMENTS.items()
+}
+SHORT = 60.0  # seconds: runs that take less share a process, which takes seconds to start
+UNKNOWN = 24 * 3600.0  # seconds that a cluster allows where no record says how long a run takes
 
 
 class Planned(NamedTuple):
-    """A run, and what is there of it."""
+    """A run, the first notebook that needs it, and what is there of it."""
 
-    run: Run
-    state: State
-    reason: str = ""
+    run: PlannedRun
+    notebook: str
+    state: Literal["there", "missing", "outdated", "damaged"]
+    reason: str = ""  # of what is damaged
+    seconds: float | None = None  # about what it takes on one core; None where nothing tells
+
+    @property
+    def file(self) -> str:
+        """The record's place in the results."""
+        return str(record_path(self.run.config, self.run.folder))
 
 
 class Plan(NamedTuple):
     """What a profile needs.
 
     Attributes:
-        profile: Its name.
         results: The folder of its results.
         parameters: All parameters, by notebook.
-        data: What `prepare_data` wrote of the frames; None where they are not there yet.
-        runs: All runs; those on frames that are not there have no fingerprint.
+        frames: What `frames.py` wrote; None where there are none yet, and runs on frames have no
+            fingerprint.
+        runs: All runs.
     """
 
     profile: str
     results: Path
     parameters: dict[str, dict[str, Any]]
-    data: dict[str, Any] | None
+    frames: dict[str, Any] | None
     runs: list[Planned]
 
     @property
@@ -52,111 +79,169 @@ class Plan(NamedTuple):
 def make_plan(profile: str, results: Path, parameters: dict[str, dict[str, Any]]) -> Plan:
     """List a profile's runs and look at the records that are there; nothing is changed."""
     depth = parameters.get(DEPTH)
-    data = read_data(results / "data.json", depth) if depth else None
-    runs = runs_of(parameters, data["fingerprint"] if data else "")
-    seen = _without_data(results) if depth and not data else {}
-    return Plan(profile, results, parameters, data, [look_at(run, results, seen) for run in runs])
+    frames = read_frames(results / "frames.json", depth) if depth else None
+    seconds = estimator([results, Path("results/standard").absolute()])
+    runs: dict[str, Planned] = {}
+    for notebook, values in parameters.items():
+        if notebook in SECTIONS:
+            data = frames["fingerprint"] if frames else ""
+            for run in SECTIONS[notebook].notebook_runs(values, data):
+                planned = Planned(run, notebook, *look_at(run, results), seconds(run.config))
+                runs.setdefault(planned.file, planned)
+    return Plan(profile, results, parameters, frames, list(runs.values()))
 
 
-def look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
-    """Tell what is there of a run.
-
-    Args:
-        run: The run.
-        results: Folder of the results.
-        seen: Records by `_setting_of` their run, for runs on frames that are yet to be made.
-    """
-    path = results / run.file
-    if not path.exists():
-        path = seen.get(_setting_of(run.config.model_dump(mode="json")), path)
-    if not path.exists():
-        return Planned(run, "missing")
+def look_at(run: PlannedRun, results: Path) -> tuple[str, str]:
+    """Return the state of a run, and the reason where it is damaged."""
+    folder = results / run.folder
     try:
-        record = read_record(path)
-    except OldRecordError as error:
-        return Planned(run, "outdated", str(error))
+        record = current_record(run.config, folder)
     except (ValueError, OSError) as error:
-        return Planned(run, "damaged", str(error))
-    newest = run.config.version
-    if record.version < newest:
-        return Planned(run, "outdated", f"{path} is of version {record.version}, not {newest}")
-    if record.version > newest:
-        reason = f"{path} is of version {record.version}, which this code ({newest}) does not know"
-        return Planned(run, "damaged", reason)
-    if run.weights and not weights_of(results, record.key).exists():
-        return Planned(run, "outdated", f"{path} is there, but not the trained net")
-    return Planned(run, "there")
-
-
-def weights_of(results: Path, key: str) -> Path:
-    """Return where a run's trained net is kept."""
-    return results / "weights" / f"{key}.npz"
-
-
-def _without_data(results: Path) -> dict[str, Path]:
-    """Return the depth records by their settings, whatever frames they were made on."""
-    found = {}
-    for path in (results / "records").glob("depth-*.json"):
-        try:
-            found[_setting_of(json.loads(path.read_text(encoding="utf-8"))["config"])] = path
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # `make_plan` looks again, and by name, once the frames are there
-    return found
-
-
-def _setting_of(config: dict[str, Any]) -> str:
-    return json.dumps({**config, "data": None}, sort_keys=True)
-
-
-def write_plan(
-    plan: Plan, costs: dict[str, dict[str, float]], only: set[str] | None = None
-) -> Path:
-    """Write the files that the workflow's jobs work by: each run's configuration, and the plan.
-
-    Args:
-        plan: The plan.
-        costs: What each run costs, by its file, as `costs.costs_of` gives it.
-        only: Files of the runs to make, and nothing else, notebooks neither; None means all.
-
-    Returns:
-        The plan's path.
-    """
-    for run, *_ in plan.runs:
-        path = plan.results / "runs" / f"{run.name}.json"
-        text = run.config.model_dump_json(indent=1)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_whole(path, text)
-    path = plan.results / "plan.json"
-    content = {
-        "profile": plan.profile,
-        "results": str(plan.results),
-        "parameters": plan.parameters if only is None else {},
-        "data": plan.parameters.get(DEPTH),
-        "runs": {
-            run.file: {
-                "notebook": run.notebook,
-                "label": run.label,
-                "state": state,
-                "weights": run.weights,
-                "frames": EXPERIMENTS[run.config.experiment].frames,
-                "alone": EXPERIMENTS[run.config.experiment].alone,
-                **costs.get(run.file, {}),
-            }
-            for run, state, _ in plan.runs
-            if only is None or run.file in only
-        },
-    }
-    write_whole(path, json.dumps(content, indent=1))
-    return path
+        return "damaged", str(error)
+    if record is None:
+        return ("outdated" if record_path(run.config, folder).exists() else "missing"), ""
+    if run.weights and not (results / "weights" / f"{record.key}.pt").exists():
+        return "outdated", ""
+    return "there", ""
 
 
 def set_aside(plan: Plan) -> list[str]:
     """Rename damaged records, so that they are made again, and say so in a sentence each."""
     said = []
-    for run, state, reason in plan.runs:
-        path = plan.results / run.file
-        if state == "damaged" and path.exists():
-            kept = path.with_name(f"{path.name}.damaged")
-            path.replace(kept)
-            said.append(f"{reason.split(': delete it')[0]}: kept as {kept.name}, and made again.")
+    for planned in plan.runs:
+        path = plan.results / planned.file
+        if planned.state == "damaged" and path.exists():
+            kept = path.replace(path.with_name(f"{path.name}.damaged"))
+            reason = planned.reason.partition(": delete it")[0]
+            said.append(f"{reason}: kept as {kept.name}, and made again.")
     return said
+
+
+def estimator(folders: Iterable[Path]) -> Callable[[Config], float | None]:
+    """Return a function that says about how long a run takes, from the seconds in records.
+
+    It is the median of runs alike by step and seed, from the first folder that has some: right
+    within a factor of about two, also because the committed records are of another machine.
+    """
+    rates: dict[tuple, float] = {}
+    for folder in folders:
+        found = defaultdict(list)
+        for path in (folder / "records").glob("*.json"):
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                kind, size = _kind_and_size(record["config"])
+                found[kind].append(record["seconds"] / size)
+            except (ValueError, KeyError, TypeError, OSError):
+                continue  # a damaged record is told of elsewhere
+        rates = {kind: statistics.median(values) for kind, values in found.items()} | rates
+
+    def seconds(config: Config) -> float | None:
+        kind, size = _kind_and_size(config.model_dump(mode="json"))
+        return rates[kind] * size if kind in rates else None
+
+    return seconds
+
+
+def _kind_and_size(config: dict[str, Any]) -> tuple[tuple, int]:
+    """Return what runs must share to be alike in cost, and steps times seeds."""
+    method = config.get("method")
+    alike = [config.get(name) for name in ("experiment", "domain", "width", "levels")]
+    steps = config.get("steps") or config.get("setting", {}).get("steps", 1)
+    return (*alike, method if isinstance(method, str) else None), steps * len(
+        config.get("seeds", [0])
+    )
+
+
+def jobs_of(planned: list[Planned], cores: int) -> dict[str, list[Planned]]:
+    """Divide runs into jobs: short ones share a process, and each long one has its own."""
+    short = sum(p.seconds or SHORT for p in planned if (p.seconds or SHORT) < SHORT)
+    most = min(SHORT, max(10.0, short / (2 * cores)))
+    jobs: dict[str, list[Planned]] = {}
+    filled: dict[tuple, tuple[str, float]] = {}  # by what a job's runs share: it, and its seconds
+    for one in planned:
+        experiment = EXPERIMENTS[one.run.config.experiment]
+        share = (one.notebook, experiment.frames, experiment.alone)
+        seconds = SHORT if one.seconds is None else one.seconds
+        name, so_far = filled.get(share, ("", most))
+        if not name or (so_far + seconds > most and not experiment.alone):
+            name, so_far = f"{one.notebook}-{len(jobs) + 1}", 0.0
+            jobs[name] = []
+        jobs[name].append(one)
+        filled[share] = (name, so_far + seconds)
+    return jobs
+
+
+def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
+    """Write what the jobs work by: the plan, and each run's configuration under `runs/`.
+
+    Of an earlier plan's jobs nothing is kept: what they made is there, and no part of this one.
+    """
+    shutil.rmtree(plan.results / "jobs", ignore_errors=True)
+    for run, *_ in plan.runs:
+        _write(plan.results / _config_file(run), run.config.model_dump_json(indent=1))
+    jobs = {}
+    for name, runs in jobs_of(plan.to_make, cores).items():
+        experiment = EXPERIMENTS[runs[0].run.config.experiment]
+        jobs[name] = {
+            "notebook": runs[0].notebook,
+            "frames": experiment.frames,
+            "alone": experiment.alone,
+            "minutes": 30 + round(sum(p.seconds or UNKNOWN for p in runs) / 20),  # thrice as long
+            "runs": [
+                {
+                    "label": p.run.label,
+                    "config": _config_file(p.run),
+                    "record": p.file,
+                    "weights": p.run.weights,
+                    "seconds": p.seconds,
+                }
+                for p in runs
+            ],
+        }
+    content = {
+        "profile": plan.profile,
+        "results": str(plan.results),
+        "parameters": plan.parameters if notebooks else {},
+        "frames": plan.parameters.get(DEPTH),
+        "jobs": jobs,
+        "there": {
+            notebook: [p.file for p in plan.runs if p.state == "there" and p.notebook == notebook]
+            for notebook in plan.parameters
+        },
+    }
+    _write(plan.results / "plan.json", json.dumps(content, indent=1))
+    return plan.results / "plan.json"
+
+
+def _config_file(run: PlannedRun) -> str:
+    return f"runs/{record_path(run.config, '').name}"
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def text_of(plan: Plan, cores: int) -> str:
+    """Write a plan for the terminal: what there is, and about how long the rest takes."""
+    table = pd.DataFrame(
+        [(p.notebook, p.state, p.seconds if p.state != "there" else 0) for p in plan.runs],
+        columns=["notebook", "state", "seconds"],
+    )
+    counts = pd.crosstab(table["notebook"], table["state"])
+    seconds = table.groupby("notebook")["seconds"].sum(min_count=1) / 60
+    lines = [
+        f"Profile {plan.profile}, into {plan.results}",
+        counts.assign(**{"minutes on one core": seconds.round(1)}).to_string(),
+        "Frames of the depth runs: "
+        + ("packed" if plan.frames else "to be rendered or packed first")
+        + ".",
+        f"Runs: about {table['seconds'].sum() / 60 / cores:.0f} min on {cores} cores, by the "
+        "median of recorded seconds (right within a factor of two); then notebooks and report.",
+    ]
+    unknown = int(table["seconds"].isna().sum())
+    if unknown:
+        lines.append(f"No record tells how long {unknown} of these runs take: none is alike.")
+    lines += [p.reason for p in plan.runs if p.state == "damaged"]
+    return "\n".join(lines)

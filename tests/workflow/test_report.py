@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,18 +17,12 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-import update_readme
-import whole
-from executed import convert
 from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, write_record
-from experiments.verdicts.claims import judge, load_claims
-from experiments.verdicts.evidence import read_evidence
-from experiments.verdicts.tables import BEGIN, END, in_numbers
-from make_html import make_html, mathml, rebase_links
-from make_report import main, make_report
-from run_facts import revision
-from run_figures import group_figures
+from experiments.verdicts.claims import judge, load_claims, read_evidence
+from experiments.verdicts.tables import in_numbers
+from notebook_html import convert, make_html, mathml, rebase_links
+from report import group_figures, main, make_report, readme
 from small_project import ROOT
 
 LEDGER = """
@@ -94,7 +87,6 @@ def project(tmp_path):
     (tmp_path / "claims.yaml").write_text(LEDGER)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "plan.md").write_text("The plan.")
-    shutil.copy(ROOT / "CITATION.cff", tmp_path)
     (tmp_path / "profiles").mkdir()
     profile = {"description": "For <tests>.", "notebooks": {"02_toy": {}, "05_verdicts": {}}}
     (tmp_path / "profiles" / "quick.yaml").write_text(yaml.safe_dump(profile))
@@ -118,7 +110,8 @@ def report(root: Path, profile: str = "quick") -> str:
     """Write the report's files as the command does, and return the page."""
     results = root / "results" / profile
     for name, text in make_report(root / "profiles" / f"{profile}.yaml", results, root).items():
-        whole.write_whole(results / name, text)
+        results.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text(text)
     return (results / "report.html").read_text()
 
 
@@ -243,9 +236,11 @@ def test_all_that_is_missing_or_broken_is_named(project):
     executed = results / "notebooks"
     (executed / "02_toy.ipynb").rename(executed / "02_toy.failed.ipynb")
     (executed / "05_verdicts.ipynb").unlink()
-    (results / "logs" / "records").mkdir(parents=True)
-    runs = [f"records/toy-{Toy(kind='bn').key}", f"records/toy-{'c' * 16}"]
-    for name in ("02_toy", "05_verdicts", *runs):
+    (results / "logs").mkdir()
+    runs = [f"toy-{Toy(kind='bn').key}", f"toy-{'c' * 16}"]
+    planned = [{"record": f"records/{name}.json", "label": name} for name in runs]
+    (results / "plan.json").write_text(json.dumps({"jobs": {"02_toy-1": {"runs": planned}}}))
+    for name in ("02_toy", "05_verdicts", "02_toy-1"):
         (results / "logs" / f"{name}.log").write_text("a log")
     (results / "records" / "toy-dddd.json").write_text("{")
     (results / "records" / f"toy-{UBN}.json").unlink()
@@ -262,7 +257,7 @@ def test_all_that_is_missing_or_broken_is_named(project):
     assert verdicts(article(page, "better")) == ["not-run"]
     assert "05_broken" in page and "<mfrac>" in page
     check_links(results / "report.html")
-    assert 'href="notebooks/02_toy.failed.html"' in page and 'href="logs/05_verdicts.log"' in page
+    assert 'href="notebooks/02_toy.failed.html"' in page and 'href="logs/02_toy-1.log"' in page
 
 
 def test_before_anything_has_run_there_is_a_report_too(project):
@@ -292,23 +287,13 @@ def test_only_what_is_new_is_converted_again(project):
     assert page.read_text() != "kept"
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "page.html"
-    whole.write_whole(path, "first")
-    with pytest.raises(UnicodeEncodeError):
-        whole.write_whole(path, "half\udc80")
-    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
-
-
 def test_a_broken_ledger_or_profile_gives_one_sentence(project, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/qick.yaml", "results/quick"])
     with pytest.raises(SystemExit, match=r"no profile 'qick' .* there are: quick"):
-        main()
+        main("profiles/qick.yaml", "results/quick")
     (project / "claims.yaml").write_text("nothing")
-    monkeypatch.setattr(sys, "argv", ["make_report", "profiles/quick.yaml", "results/quick"])
     with pytest.raises(SystemExit, match=r"No report can be made: .*claims.yaml is not a list"):
-        main()
+        main("profiles/quick.yaml", "results/quick")
     assert not (results_of(project) / "report.html").exists()
 
 
@@ -334,41 +319,11 @@ def test_exports_agree_with_the_page_and_with_each_other(project):
             assert (results / "records" / f"{name}.json").is_file() and name in part
 
 
-def test_the_codecheck_manifest_is_honest_and_lists_files_that_exist(project):
-    report(project)
-    text = (results_of(project) / "codecheck.yml").read_text()
-    document = yaml.safe_load(text)
-    assert text.startswith("%YAML 1.1\n---\n")
-    assert document["version"] == "https://codecheck.org.uk/spec/config/1.0/"
-    assert document["paper"]["title"] == "Unsupervised Batch Normalization"
-    assert document["paper"]["authors"][0] == {"name": "Mustafa Taha Kocyigit"}
-    assert "918-919" in document["paper"]["reference"] or "://" in document["paper"]["reference"]
-    assert document["codechecker"] == [{"name": "none yet"}] and document["report"] == "none yet"
-    assert document["check_time"] is None
-    files = [entry["file"] for entry in document["manifest"]]
-    assert "figures/02_a picture.csv" in files
-    assert [file for file in files if not (results_of(project) / file).is_file()] == []
-
-
-def test_the_readmes_table_is_what_the_records_give():
-    text = (ROOT / "README.md").read_text()
-    if BEGIN not in text:
-        pytest.skip(f"README.md has no {BEGIN}")
-    inside = text.partition(f"{BEGIN}\n")[2].partition(END)[0]
-    assert inside == update_readme.committed_table(ROOT), "run python workflow/update_readme.py"
-
-
-def test_the_readme_is_updated_between_its_markers_only(project, monkeypatch):
-    monkeypatch.chdir(project)
-    readme = project / "README.md"
-    readme.write_text("before\n")
-    with pytest.raises(SystemExit, match=r"README.md: .*each once"):
-        update_readme.main()
-    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
-    update_readme.main()
-    lines = readme.read_text().splitlines()
-    assert lines[0] == "before" and lines[-1] == "after"
-    assert lines[2].startswith("3 claims") and any("| `better` |" in line for line in lines)
+def test_the_readmes_table_is_what_the_records_give(project):
+    assert readme(ROOT) == (ROOT / "README.md").read_text(), "python workflow/report.py --readme"
+    (project / "README.md").write_text("before\n")
+    with pytest.raises(ValueError, match="each once"):
+        readme(project)
 
 
 # The committed records.
@@ -379,8 +334,8 @@ def standard(tmp_path_factory) -> Path:
     """A project with the committed notebooks, records and figures, and its standard report."""
     root = tmp_path_factory.mktemp("project")
     (root / "results" / "standard").mkdir(parents=True)
-    for name in ("notebooks", "docs", "profiles", "claims.yaml", "CITATION.cff",
-                 "results/standard/records", "results/standard/figures"):  # fmt: skip
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
+                 "results/standard/figures"):  # fmt: skip
         (root / name).symlink_to(ROOT / name)
     for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
         target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
@@ -410,63 +365,6 @@ def test_links_and_notebook_sections_of_the_standard_report(standard):
     assert link in article(page, "fig4-uncertainty")
     assert 'href="notebooks/03_depth_experiments.html#Figure-6:' in article(page, "fig6-few-labels")
     assert len([w for w in warnings(page) if w.startswith("Notebook ")]) == 3
-
-
-HAS_ANCHOR = """() => !location.hash ||
-    !!document.getElementById(decodeURIComponent(location.hash.slice(1)))"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as play:
-        options = {"executable_path": chromium, "args": ["--no-sandbox", "--disable-gpu"]}
-        browser = play.chromium.launch(**options)
-        yield browser
-        browser.close()
-
-
-def test_the_page_works_in_a_browser(standard, browser):
-    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto((standard / "report.html").as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
-    for link in sorted({link for link in links if ".html" in link}):
-        page.goto(link)
-        assert page.evaluate(HAS_ANCHOR), link
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-
-
-def test_claims_are_filtered_in_a_browser(standard, browser):
-    claims = json.loads((standard / "claims.json").read_text())["claims"]
-    wanted = [claim["judgement"]["verdict"] for claim in claims]
-    page = browser.new_page()
-    page.goto((standard / "report.html").as_uri())
-    shown = page.locator("article:visible")
-    assert shown.count() == len(wanted)
-    page.click("button[data-verdict='not reproduced']")
-    assert shown.count() == wanted.count("not reproduced")
-    page.click("button[data-section='Section 4']")
-    names = shown.evaluate_all("all => all.map(a => a.id)")
-    assert "claim-fig6-fewest-labels" in names and "claim-fig2-accuracy" not in names
-    assert page.locator(".filter [role=status]").inner_text().startswith(f"{len(names)} of")
-    page.evaluate("location.hash = 'claim-fig2-accuracy'")  # as by a link to a hidden claim
-    page.wait_for_function("document.querySelectorAll('article[hidden]').length === 0")
-
-
-def test_all_claims_are_there_without_scripts(standard, browser):
-    page = browser.new_context(java_script_enabled=False).new_page()
-    page.goto((standard / "report.html").as_uri())
-    assert page.locator("article:visible").count() == len(load_claims(ROOT / "claims.yaml"))
-    assert not page.locator(".filter").is_visible()
 
 
 # The parts.
@@ -502,12 +400,8 @@ def test_figures_go_to_the_notebook_of_their_number(tmp_path):
     for name in ("02_a.png", "02_a.csv", "02_b.png", "04_c.png", "other.png", "lonely.csv"):
         (tmp_path / name).touch()
     groups = group_figures(tmp_path, ["02_toy_analysis", "03_depth"])
-    assert groups["02_toy_analysis"][0] == {"name": "02_a", "png": "02_a.png", "csv": "02_a.csv"}
+    first = {"name": "02_a", "thumbnail": "", "png": "02_a.png", "csv": "02_a.csv"}
+    assert groups["02_toy_analysis"][0] == first
     assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
     assert groups["03_depth"] == []
     assert [figure["name"] for figure in groups[""]] == ["04_c", "other"]
-
-
-def test_revision_without_git_is_empty(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert revision(tmp_path) == ""

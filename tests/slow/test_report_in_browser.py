@@ -1,0 +1,85 @@
+"""The standard report in a browser: nothing asked of the network, links, the filter."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.verdicts.claims import load_claims
+from report import make_report
+from small_project import ROOT
+
+HAS_ANCHOR = """() => !location.hash ||
+    !!document.getElementById(decodeURIComponent(location.hash.slice(1)))"""
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory) -> Path:
+    """A project with the committed notebooks, records and figures, and its standard report."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "results" / "standard").mkdir(parents=True)
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
+                 "results/standard/figures"):  # fmt: skip
+        (root / name).symlink_to(ROOT / name)
+    for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
+        target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", target)
+    results = root / "results" / "standard"
+    for name, text in make_report(root / "profiles" / "standard.yaml", results, root).items():
+        (results / name).write_text(text)
+    return results
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as play:
+        options = {"executable_path": chromium, "args": ["--no-sandbox", "--disable-gpu"]}
+        browser = play.chromium.launch(**options)
+        yield browser
+        browser.close()
+
+
+def test_the_page_works_in_a_browser(standard, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((standard / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    for link in sorted({link for link in links if ".html" in link}):
+        page.goto(link)
+        assert page.evaluate(HAS_ANCHOR), link
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_claims_are_filtered_in_a_browser(standard, browser):
+    claims = json.loads((standard / "claims.json").read_text())["claims"]
+    wanted = [claim["judgement"]["verdict"] for claim in claims]
+    page = browser.new_page()
+    page.goto((standard / "report.html").as_uri())
+    shown = page.locator("article:visible")
+    assert shown.count() == len(wanted)
+    page.click("button[data-verdict='not reproduced']")
+    assert shown.count() == wanted.count("not reproduced")
+    page.click("button[data-section='Section 4']")
+    names = shown.evaluate_all("all => all.map(a => a.id)")
+    assert "claim-fig6-fewest-labels" in names and "claim-fig2-accuracy" not in names
+    assert page.locator(".filter [role=status]").inner_text().startswith(f"{len(names)} of")
+    page.evaluate("location.hash = 'claim-fig2-accuracy'")  # as by a link to a hidden claim
+    page.wait_for_function("document.querySelectorAll('article[hidden]').length === 0")
+
+
+def test_all_claims_are_there_without_scripts(standard, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto((standard / "report.html").as_uri())
+    assert page.locator("article:visible").count() == len(load_claims(ROOT / "claims.yaml"))
+    assert not page.locator(".filter").is_visible()

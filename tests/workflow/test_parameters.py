@@ -1,0 +1,139 @@
+"""What a profile gives to each notebook, and the sentences on what is wrong with one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from job import duration
+from parameters import ProfileError, check_kitti, defaults, run_parameters
+from small_project import ROOT, write_notebook, write_profile
+
+FIRST = """results = "../results/quick"
+kitti_root = ""  # "" = the synthetic drives
+data_root = "../data/quick"
+rate = 0.5
+rates = [
+    0.1,  # a list over lines
+]
+steps = 3
+note = "a = b"
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    write_notebook(tmp_path / "notebooks" / "02_small.ipynb", FIRST, "steps")
+    write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, "rate")
+    write_profile(tmp_path, {"02_small": {"steps": 5}, "05_verdicts": {}})
+    return tmp_path
+
+
+def test_defaults_reads_every_plain_value(project):
+    assert defaults(project / "notebooks" / "02_small.ipynb") == {
+        "results": "../results/quick",
+        "kitti_root": "",
+        "data_root": "../data/quick",
+        "rate": 0.5,
+        "rates": [0.1],
+        "steps": 3,
+        "note": "a = b",
+    }
+
+
+def test_run_parameters_are_complete_and_absolute(project):
+    values = run_parameters("quick", project, project / "out", "/kitti")["02_small"]
+    assert values["steps"] == 5 and values["rate"] == 0.5
+    assert values["results"] == str(project / "out")
+    assert values["kitti_root"] == "/kitti"
+    assert values["data_root"] == str(project / "data" / "quick")
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "words"),
+    [
+        ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_small, 05_verdicts"]),
+        ({"02_small": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
+        ({"02_small": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
+        ({"02_small": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
+        ({"02_small": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
+        ({"02_small": {"rates": [0.1, "1e-3"]}}, ["rates", "'1e-3'", "[0.1]"]),
+        ({"02_small": {"results": "x"}}, ["results", "set by the workflow"]),
+        ({"02_small": None}, ["quick.yaml", "{}"]),
+        (["02_small"], ["quick.yaml", "notebooks"]),
+    ],
+)
+def test_bad_profile_gives_one_sentence(project, notebooks, words):
+    write_profile(project, notebooks)
+    with pytest.raises(ProfileError) as error:
+        run_parameters("quick", project, project / "out")
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    assert [word for word in words if word not in sentence] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("notebooks: {", ["quick.yaml", "line 1", "YAML"]),
+        ("description: x\nnotebook: {}", ["quick.yaml", "description and notebooks"]),
+        ("", ["quick.yaml", "description and notebooks"]),
+    ],
+)
+def test_malformed_profile(project, text, words):
+    (project / "profiles" / "quick.yaml").write_text(text)
+    with pytest.raises(ProfileError) as error:
+        run_parameters("quick", project, project / "out")
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_default_that_is_computed_is_refused(project):
+    write_notebook(project / "notebooks" / "05_verdicts.ipynb", "steps = 2 * 3", "steps")
+    with pytest.raises(ProfileError, match=r"05_verdicts.ipynb: 'steps = 2 \* 3'"):
+        run_parameters("quick", project, project / "out")
+
+
+def test_broken_notebook_is_named(project):
+    (project / "notebooks" / "05_verdicts.ipynb").write_text('{"cells": [')
+    with pytest.raises(ProfileError, match=r"05_verdicts\.ipynb is not a notebook"):
+        run_parameters("quick", project, project / "out")
+
+
+def test_unknown_profile_names_the_known_ones(project):
+    write_profile(project, {}, name="paper")
+    with pytest.raises(ProfileError, match=r"no profile 'qick' .* there are: paper, quick\."):
+        run_parameters("qick", project, project / "out")
+
+
+def test_kitti_folder(tmp_path, monkeypatch):
+    drive = tmp_path / "raw" / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    drive.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert check_kitti("") == ""
+    assert check_kitti("raw") == str(tmp_path / "raw")
+    with pytest.raises(ProfileError, match=r"the folder above the dates .* 2011_09_26_drive_0001"):
+        check_kitti("raw/2011_09_26")
+    with pytest.raises(ProfileError, match=rf"{tmp_path}/rwa/x is not a folder"):
+        check_kitti("rwa/x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--profile", "qick"], "There is no profile 'qick'"),
+        (["--kitti-root", "nowhere"], "nowhere is not a folder"),
+        (["--cluster", "slrum"], "generic, kubernetes, slurm"),
+    ],
+)
+def test_bad_arguments_stop_before_anything_runs(project, arguments, words):
+    command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert words in done.stderr
+    assert not (project / "results").exists()
+
+
+def test_duration():
+    assert [duration(x) for x in (0.6, 60, 185, 7620)] == [
+        "1 s", "1 min 00 s", "3 min 05 s", "2 h 07 min",
+    ]  # fmt: skip

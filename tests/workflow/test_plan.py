@@ -1,0 +1,170 @@
+"""A plan: the notebooks' runs, what is there of them, and the jobs that make the others."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from claim import answering
+from experiments.common.records import PlannedRun, write_record
+from experiments.method.equations import IdentitiesConfig, run_identities
+from experiments.verdicts.claims import load_claims
+from parameters import run_parameters
+from plan import (
+    EXPERIMENTS,
+    Plan,
+    Planned,
+    estimator,
+    jobs_of,
+    look_at,
+    make_plan,
+    set_aside,
+    text_of,
+    write_plan,
+)
+from run import progress
+from small_project import ROOT
+
+PROFILES = ("quick", "standard", "paper")
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """The plan of each profile, into a folder where nothing is."""
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return {
+            name: make_plan(name, results / name, run_parameters(name, ROOT, results / name))
+            for name in PROFILES
+        }
+
+
+def identities(seed: int, state: str = "missing", seconds: float | None = 1.0) -> Planned:
+    """A run of the quickest experiment."""
+    run = PlannedRun(f"seed {seed}", IdentitiesConfig(seed=seed))
+    return Planned(run, "01_method", state, "", seconds)
+
+
+def plan_of(results: Path, seeds: int) -> Plan:
+    runs = [identities(seed) for seed in range(seeds)]
+    looked = [
+        p._replace(**dict(zip(("state", "reason"), look_at(p.run, results), strict=True)))
+        for p in runs
+    ]
+    return Plan("quick", results, {"01_method": {}}, None, looked)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_run_is_listed_once_and_can_be_made(plans, profile):
+    runs = plans[profile].runs
+    assert len({planned.file for planned in runs}) == len(runs)
+    assert {p.notebook for p in runs} == set(plans[profile].parameters) - {"05_verdicts"}
+    for config in {p.run.config.experiment: p.run.config for p in runs}.values():
+        kind = EXPERIMENTS[config.experiment].config
+        assert kind.model_validate_json(config.model_dump_json()).key == config.key
+
+
+def test_the_committed_records_are_runs_of_the_standard_profile(plans):
+    """So that whoever reproduces the standard profile with the same code finds them."""
+    committed = {path.name for path in (ROOT / "results" / "standard").glob("re*/*.json")}
+    for experiment in ("spiral", "spiral_features", "spiral_uncertainty", "ablation"):
+        some = {p.file for p in plans["standard"].runs if p.run.config.experiment == experiment}
+        assert some and {Path(file).name for file in some} <= committed
+
+
+def test_a_record_is_there_outdated_damaged_or_missing(tmp_path):
+    for seed in range(3):
+        write_record(run_identities(IdentitiesConfig(seed=seed)), tmp_path / "records")
+    old, damaged = (tmp_path / identities(seed).file for seed in (1, 2))
+    old.write_text(old.read_text().replace('"version": 1', '"version": 0'))
+    damaged.write_text(damaged.read_text()[:100])
+    plan = plan_of(tmp_path, seeds=4)
+    states = [planned.state for planned in plan.runs]
+    assert states == ["there", "outdated", "damaged", "missing"]
+    assert [planned.state for planned in plan.to_make] == states[1:]
+    assert damaged.name in text_of(plan, cores=2)
+
+    said = set_aside(plan)
+    assert len(said) == 1 and damaged.name in said[0] and "\n" not in said[0]
+    assert not damaged.exists() and damaged.with_name(f"{damaged.name}.damaged").exists()
+
+
+def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, plans):
+    run = next(planned.run for planned in plans["quick"].runs if planned.run.weights)
+    made = run_identities(IdentitiesConfig(seed=0))
+    changed = {"experiment": "depth", "key": run.config.key, "version": run.config.version}
+    write_record(made.model_copy(update=changed), tmp_path / "records")
+    assert look_at(run, tmp_path)[0] == "outdated"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / f"{run.config.key}.pt").touch()
+    assert look_at(run, tmp_path)[0] == "there"
+
+
+def test_short_runs_share_a_job_and_long_ones_do_not():
+    runs = [identities(seed, seconds=s) for seed, s in enumerate([5, 5, 300, 5, None, 5, 5, 5])]
+    jobs = list(jobs_of(runs, cores=2).values())
+    assert [p for job in jobs for p in job] != [] and sum(map(len, jobs)) == len(runs)
+    assert {len(job) for job in jobs if job[0].seconds in (300, None)} == {1}
+    assert max(map(len, jobs)) > 1 and len(jobs) < len(runs)
+
+
+def test_the_quick_profile_needs_few_processes(plans):
+    assert len(jobs_of(plans["quick"].to_make, cores=2)) <= 14 < len(plans["quick"].to_make)
+
+
+def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run(plans):
+    seconds = estimator([ROOT / "results" / "standard"])
+    config = next(p.run.config for p in plans["quick"].runs if p.run.config.experiment == "depth")
+    once = seconds(config)
+    assert seconds(config.model_copy(update={"steps": 3 * config.steps})) == pytest.approx(3 * once)
+    assert seconds(config.model_copy(update={"width": 1.0})) is None
+    assert 0.5 < once < 60
+
+
+def job(folder: Path, seed: int = 0, **options) -> subprocess.CompletedProcess:
+    path = write_plan(Plan("quick", folder, {}, None, [identities(seed)]), cores=1)
+    command = [sys.executable, ROOT / "workflow" / "run.py", path, "01_method-1"]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_a_job_makes_its_records_and_says_so(tmp_path):
+    done = job(tmp_path)
+    assert done.returncode == 0 and "run 1 of 1: seed 0, " in done.stdout
+    assert (tmp_path / identities(0).file).exists()
+    assert (tmp_path / "jobs" / "01_method-1.done").exists()
+
+
+def test_a_full_disk_leaves_nothing_and_one_sentence(tmp_path):
+    """Files may not grow beyond a few hundred bytes, which a record does."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+
+    write_plan(Plan("quick", tmp_path, {}, None, [identities(0)]), cores=1)
+    done = job(tmp_path, preexec_fn=limit)
+    assert done.returncode == 1
+    assert "seed 0 FAILED: [Errno 27] File too large" in done.stdout
+    assert list((tmp_path / "records").iterdir()) == [] and not list(tmp_path.glob("jobs/*"))
+    assert "too large" in (tmp_path / "logs" / "01_method-1.log").read_text()
+
+
+def test_progress_counts_what_this_plan_made(tmp_path):
+    write_record(run_identities(IdentitiesConfig(seed=0)), tmp_path / "records")
+    path = write_plan(plan_of(tmp_path, seeds=4), cores=1)
+    plan = json.loads(path.read_text())
+    assert progress(plan, path) == "run 0 of 3"
+    time.sleep(1.1)
+    write_record(run_identities(IdentitiesConfig(seed=1)), tmp_path / "records")
+    assert progress(plan, path).startswith("run 1 of 3, about 2 s left")
+
+
+def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for claim in load_claims(ROOT / "claims.yaml"):
+        if claim.query and claim.query.experiment.startswith("spiral"):
+            assert 1 <= len(answering(claim.id, plans["standard"])) <= 2, claim.id

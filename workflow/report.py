@@ -1,0 +1,262 @@
+"""Write a run's report: which claims of the paper hold, how sure that is, and why.
+
+    python workflow/report.py profiles/PROFILE.yaml results/PROFILE
+    python workflow/report.py --readme
+
+run in the project's folder. Besides report.html it writes claims.md, claims.json and a page for
+each executed notebook. What is missing or broken is named on the page. The second writes the table
+of claims, by the committed records, between the two markers of README.md.
+"""
+
+import base64
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from experiments.common.files import whole
+from experiments.common.provenance import provenance
+from experiments.verdicts.claims import (
+    PROFILES,
+    Claim,
+    Evidence,
+    load_claims,
+    read_evidence,
+)
+from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg, strip_svg
+from experiments.verdicts.tables import (
+    VERDICTS,
+    between_markers,
+    count,
+    in_paper_order,
+    judge_all,
+    section,
+    sentence,
+    to_json,
+    to_markdown,
+)
+from notebook_html import deviations, discussed, notebook_entry
+from parameters import load_profile, notebook_names
+
+COMMITTED = "standard"  # the profile whose records are part of the repository
+THUMBNAIL = 560  # pixels across
+
+
+class Source(NamedTuple):
+    """A folder of results, and the verdicts that its records allow."""
+
+    label: str
+    profile: str
+    folder: Path
+    evidence: Evidence
+    table: pd.DataFrame
+
+
+def read_sources(claims: list[Claim], profile: str, results: Path, root: Path) -> list[Source]:
+    """Judge the claims by this run's records, and by the committed ones where these are others."""
+    places = [("this run", profile, results)]
+    committed = root / "results" / COMMITTED
+    if committed.absolute() != results.absolute() and (committed / "records").is_dir():
+        places.append(("committed records", COMMITTED, committed))
+    sources = []
+    for label, name, folder in places:
+        evidence = read_evidence(folder / "records")
+        table = judge_all(claims, evidence.table, name)
+        sources.append(Source(label, name, folder, evidence, table))
+    return sources
+
+
+def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]:
+    """Gather what the page says of a claim by one folder of records."""
+    row = source.table.set_index("claim", drop=False).loc[claim.id].to_dict()
+    made = source.evidence.table
+    if row["records"]:
+        keys = {name.rpartition("-")[2] for name in row["records"]}
+        made = made[made["key"].isin(keys) & (made["experiment"] == claim.query.experiment)]
+    else:
+        made = made.head(0)
+    folder = Path(os.path.relpath(source.folder, results)).as_posix()
+
+    def known(column: str) -> list[str]:
+        return sorted({str(v) for v in made.get(column, ()) if not pd.isna(v)})
+
+    days = [when[:10] for when in known("when")]
+    return row | {
+        "label": source.label,
+        "profile": source.profile,
+        "svg": interval_svg(row),
+        "symbol": SYMBOLS[row["verdict"]],
+        "files": [
+            (name, f"{folder}/records/{name}.json".removeprefix("./")) for name in row["records"]
+        ],
+        "hardware": known("cpu") + known("gpu"),
+        "revisions": [name[:12] for name in known("revision")],
+        "days": " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "",
+    }
+
+
+def find_problems(
+    claims: list[Claim], sources: list[Source], notebooks: list[dict], results: Path
+) -> list[dict[str, str]]:
+    """List what the run lacks: a sentence each, with the file to look at (`link`, or "")."""
+    problems = [
+        {"text": n["problem"], "link": n["page"] or n["file"] or n["log"]}
+        for n in notebooks
+        if n["problem"]
+    ]
+    plan = results / "plan.json"
+    jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan.exists() else {}
+    for job, runs in ((job, jobs[job]["runs"]) for job in jobs):
+        for run in runs:
+            if not (results / run["record"]).exists():
+                log = f"logs/{job}.log"
+                text = f"The run {run['label']} left no record; it failed or was stopped."
+                problems.append({"text": text, "link": log if (results / log).exists() else ""})
+    for source in sources:
+        folder = os.path.relpath(source.folder, results)
+        for path, reason in source.evidence.damaged.items():
+            text = f"Left out, {source.label}: {path.name}: {reason.replace(str(path), 'it')}"
+            link = Path(folder, "records", path.name).as_posix()
+            problems.append({"text": text, "link": link})
+    run = sources[0]
+    rank = PROFILES.index(run.profile) if run.profile in PROFILES else 0
+    able = {c.id for c in claims if c.query and PROFILES.index(c.profile) <= rank}
+    missing = run.table[(run.table["verdict"] == "not run") & run.table["claim"].isin(able)]
+    if len(missing):
+        names = ", ".join(missing["claim"])
+        problems.append({"text": f"No record of a run yet for: {names}.", "link": ""})
+    return problems
+
+
+def group_figures(folder: Path, names: list[str]) -> dict[str, list[dict[str, str]]]:
+    """Give each figure to the notebook whose number its name begins with, or to ""."""
+    groups: dict[str, list] = {name: [] for name in [*names, ""]}
+    by_number = {name.split("_")[0]: name for name in names}
+    for png in sorted(folder.glob("[!.]*.png")):
+        kinds = (kind for kind in ("png", "pdf", "csv") if png.with_suffix(f".{kind}").exists())
+        figure = {"name": png.stem, "thumbnail": thumbnail(png)}
+        figure |= {kind: f"{png.stem}.{kind}" for kind in kinds}
+        groups[by_number.get(png.stem.split("_")[0], "")].append(figure)
+    return groups
+
+
+def thumbnail(path: Path) -> str:
+    """Return a small version of a picture as a data address; "" for a file that is no picture."""
+    try:
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        return ""
+    picture.thumbnail((THUMBNAIL, 2 * THUMBNAIL), Image.Resampling.LANCZOS)
+    small = io.BytesIO()
+    picture.save(small, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
+
+
+def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
+    """Return the texts of the report's files by name; `root` is the project's folder."""
+    chosen = load_profile(profile.stem, profile.absolute().parents[1])
+    names = [name for name in notebook_names(root) if name in chosen["notebooks"]]
+    notebooks = [notebook_entry(name, results, root / "notebooks") for name in names]
+    claims = in_paper_order(load_claims(root / "claims.yaml"))
+    sources = read_sources(claims, profile.stem, results, root)
+    made, here = time.strftime("%Y-%m-%d %H:%M %z"), provenance()
+    revision = (here.revision or "")[:12] + ("" if here.clean is not False else " + changes")
+    kitti_root = next(filter(None, (n["parameters"].get("kitti_root") for n in notebooks)), "")
+    entries = [
+        {
+            "ledger": claim,
+            "section": section(claim),
+            "changed": getattr(claim, "changed", None),
+            "verdicts": [verdict_entry(claim, source, results) for source in sources],
+            "notebook": discussed(claim.id, claim.place, notebooks, results),
+            "command": f"make claim CLAIM={claim.id} PROFILE={profile.stem}"
+            + (" KITTI_ROOT=FOLDER" if kitti_root else ""),
+        }
+        for claim in claims
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["urlencode_path"] = lambda link: quote(link, safe="/#:?,'()")
+    page = environment.get_template("report.html.j2").render(
+        profile=profile.stem,
+        description=chosen["description"],
+        made=made,
+        revision=revision,
+        problems=find_problems(claims, sources, notebooks, results),
+        summaries=[
+            {
+                "label": source.label,
+                "profile": source.profile,
+                "sentence": sentence(source.table),
+                "counts": count(source.table),
+                "strip": strip_svg(count(source.table)),
+                "indications": int(source.table["reason"].str.startswith("an indication").sum()),
+            }
+            for source in sources
+        ],
+        claims=entries,
+        sections=list(dict.fromkeys(entry["section"] for entry in entries)),
+        verdicts=VERDICTS,
+        symbols=SYMBOLS,
+        colors=COLORS,
+        notebooks=notebooks,
+        deviations=[(n, deviations(n, root / "notebooks", results)) for n in notebooks],
+        figures=group_figures(results / "figures", names),
+        facts={
+            "Depth data": kitti_root or "synthetic drives",
+            "Report made": made,
+            "Revision": revision,
+            "Processor": f"{here.cpu}, {os.cpu_count()} cores",
+            "Graphics": here.gpu,
+            **here.versions,
+        },
+    )
+    run = sources[0]
+    everything = {"profile": profile.stem, "made": made, "revision": revision}
+    everything["claims"] = to_json(claims, run.table)
+    return {
+        "report.html": page,
+        "claims.md": to_markdown(run.table),
+        "claims.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+
+
+def readme(root: Path) -> str:
+    """Return README.md with the table of the committed records between its markers."""
+    records = read_evidence(root / "results" / COMMITTED / "records").table
+    table = judge_all(load_claims(root / "claims.yaml"), records, COMMITTED)
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return between_markers(text, f"{sentence(table)}\n\n{to_markdown(table)}")
+
+
+def main(*arguments: str) -> None:
+    """Write the report of a run, or the table of README.md."""
+    try:
+        if arguments == ("--readme",):
+            folder, files = Path(), {"README.md": readme(Path())}
+        else:
+            profile, folder = map(Path, arguments)
+            files = make_report(profile, folder, Path.cwd())
+    except (ValueError, OSError) as error:
+        sys.exit(f"No report can be made: {error}")
+    for name, text in files.items():
+        with whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
