@@ -26,9 +26,7 @@ from tqdm import tqdm
 from calibrate import seconds_at_once, seconds_here
 from check_profile import run_parameters
 from costs import trained_again
-from experiments.ablation.plan import claimed, smaller
-from experiments.ablation.study import reader
-from experiments.ablation.tuning import tune
+from experiments.ablation.runs import claimed, reader, smaller, tune
 from experiments.common.provenance import provenance
 from experiments.common.records import Config, read_record
 from experiments.depth.data import DepthData, usual_split

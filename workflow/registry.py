@@ -52,9 +52,9 @@ EXPERIMENTS = {
         frames=True,
     ),
     "ablation": Experiment(
-        "experiments.ablation.experiment",
+        "experiments.ablation.train",
         "AblationConfig",
         "run_ablation",
-        config_module="experiments.ablation.config",
+        config_module="experiments.ablation.methods",
     ),
 }

@@ -6,7 +6,6 @@ as a job of its own, so that the notebooks find all.
 
 import inspect
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common.records import Config
@@ -85,12 +84,9 @@ def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
 
 def of_ablation(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 4."""
-    from experiments.ablation.sample import sample_runs
+    from experiments.ablation.runs import notebook_runs
 
-    tuning = Path(parameters["study"]) / "ablation_tuning"
-    for config in _call(sample_runs, {**parameters, "tuning": tuning}):
-        label = f"ablation, {config.domain}, {config.ingredient}, {config.name}"
-        yield Run(f"{label}, {config.setting.labels} labels", config)
+    return (Run(*run) for run in notebook_runs(parameters))
 
 
 LISTS: dict[str, Callable[[Parameters, str], Iterator[Run]]] = {

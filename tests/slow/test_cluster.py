@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.ablation.experiment import run_ablation
-from experiments.ablation.sample import sample_runs
+from experiments.ablation.runs import sample_runs
+from experiments.ablation.train import run_ablation
 from experiments.common.records import read_record, record_path
 from small_project import ROOT, SIZE, STUDY, write_profile
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.ablation.sample import sample_runs
+from experiments.ablation.runs import sample_runs
 from experiments.common.records import read_records
 from small_project import ROOT, SIZE, STUDY
 

@@ -1,15 +1,10 @@
 """What the ablation's records say: differences, intervals, corrected tests, effect sizes."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, ttest_rel
 
-from experiments.ablation.config import AblationConfig
-from experiments.ablation.plan import DEFAULT, PLAIN, REFRESHED
-from experiments.common.records import Record, read_record, record_path
+from experiments.ablation.runs import DEFAULT, PLAIN, REFRESHED
 from experiments.common.stats import interval
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
@@ -24,16 +19,12 @@ ORDER = ["spiral", "digits", "drives", "indoor"]
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """Compare the runs of every ingredient with its baseline, paired by seed.
 
-    Args:
-        runs: As `experiments.common.records.read_records` returns them, of claims.
-
-    Returns:
-        One row for each domain, number of labels, ingredient and name that has a baseline, in the
-        order of the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the
-        baseline, its 95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected
-        over all comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over
-        standard deviation of the differences), `seeds`, and `says`: see `says`. Baselines have
-        neither p nor effect.
+    `runs` are claims as `experiments.common.records.read_records` returns them. The table has one
+    row for each domain, number of labels, ingredient and name that has a baseline, in the order of
+    the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the baseline, its
+    95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected over all
+    comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over standard deviation
+    of the differences), `seeds`, and `says`: see `says`. Baselines have neither p nor effect.
     """
     rows = []
     refreshed = runs["name"] == REFRESHED
@@ -89,9 +80,8 @@ def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
 def says(difference: float, p: float) -> str:
     """Put a difference and its corrected p in words.
 
-    Returns:
-        "ahead" or "behind", "a little ..." where it is not of use, "level" where it is nothing, and
-        "open" where it is not clear.
+    "ahead" or "behind", "a little ..." where it is not of use, "level" where it is nothing, and
+    "open" where it is not clear.
     """
     if not p < CLEAR:
         return "open"
@@ -104,14 +94,10 @@ def says(difference: float, p: float) -> str:
 def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what removing bias and adding noise do to accuracy, from the 2x2 design.
 
-    Args:
-        runs: As for `compare`.
-
-    Returns:
-        One row for each domain, number of labels and effect, with `difference`, `low`, `high`, `p`
-        (not corrected: three questions, asked for themselves), `effect size` and `seeds`:
-        "less bias" is unbiased minus biased, "more noise" is a batch minus all rows, each a mean
-        over the other factor, and "interaction" how much more noise does without bias than with.
+    One row for each domain, number of labels and effect, with `difference`, `low`, `high`, `p` (not
+    corrected: three questions, asked for themselves), `effect size` and `seeds`: "less bias" is
+    unbiased minus biased, "more noise" is a batch minus all rows, each a mean over the other
+    factor, and "interaction" how much more noise does without bias than with.
     """
     rows = []
     chosen = _in_order(runs[runs["ingredient"] == "bias and noise"])
@@ -134,11 +120,7 @@ def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def work(runs: pd.DataFrame) -> pd.Series:
-    """Return how many rows pass through the net in a step of a peer, a pass backward being two.
-
-    Args:
-        runs: As for `compare`, of the peers.
-    """
+    """Return how many rows pass through the net in a step of a peer, a pass backward being two."""
     labeled, others = runs["setting.labeled_batch"], runs["setting.other_batch"]
     both = labeled + others
     passes = 3 * labeled
@@ -153,11 +135,7 @@ def work(runs: pd.DataFrame) -> pd.Series:
 
 
 def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what statistics refreshed after training change in the accuracy of BN and UBN.
-
-    Args:
-        runs: As for `compare`.
-    """
+    """Return what statistics refreshed after training change in the accuracy of BN and UBN."""
     rows = []
     chosen = _in_order(runs[runs["ingredient"] == "baselines"])
     for (domain, labels, name), some in chosen.groupby(
@@ -167,16 +145,3 @@ def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append([domain, labels, name, *_paired(difference, False)])
     names = ["domain", "labels", "name", "difference", "low", "high", "p", "effect size", "seeds"]
     return pd.DataFrame(rows, columns=names)
-
-
-def reader(folder: Path | str) -> Callable[[Sequence[AblationConfig]], list[Record]]:
-    """Return what reads the records of configurations from a folder, and makes none.
-
-    Args:
-        folder: Where the records are.
-    """
-
-    def read(configs: Sequence[AblationConfig]) -> list[Record]:
-        return [read_record(record_path(config, folder)) for config in configs]
-
-    return read
