@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.common.records import OldRecordError, read_record
+from experiments.common.records import read_record
 from prepare_data import read_data
 from registry import EXPERIMENTS
 from runs import Run, runs_of
@@ -73,8 +73,6 @@ def look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
         return Planned(run, "missing")
     try:
         record = read_record(path)
-    except OldRecordError as error:
-        return Planned(run, "outdated", str(error))
     except (ValueError, OSError) as error:
         return Planned(run, "damaged", str(error))
     newest = run.config.version

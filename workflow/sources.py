@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from experiments.verdicts.claims import PROFILES, Claim
-from experiments.verdicts.evidence import Evidence, read_evidence
+from experiments.verdicts.claims import PROFILES, Claim, Evidence, read_evidence
 from experiments.verdicts.tables import judge_all
 
 COMMITTED = "standard"  # the profile whose records are part of the repository

@@ -8,8 +8,7 @@ run in the project's folder.
 import sys
 from pathlib import Path
 
-from experiments.verdicts.claims import load_claims
-from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.claims import load_claims, read_evidence
 from experiments.verdicts.tables import between_markers, judge_all, sentence, to_markdown
 from whole import write_whole
 

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from experiments.common.stats import interval
 from experiments.depth.data import EveryLabels
-from experiments.verdicts.claims import Claim, Query, judge, load_claims
-from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.claims import Claim, Query, judge, load_claims, read_evidence
 from ubnlib.kitti.splits import load_split
 
 ROOT = Path(__file__).parents[2]

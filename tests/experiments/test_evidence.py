@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, read_records, write_record
-from experiments.verdicts.evidence import Query, find, gather, read_evidence
+from experiments.verdicts.claims import Query, find, gather, read_evidence
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,7 @@ import whole
 from executed import convert
 from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, write_record
-from experiments.verdicts.claims import judge, load_claims
-from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.claims import judge, load_claims, read_evidence
 from experiments.verdicts.tables import BEGIN, END, in_numbers
 from make_html import make_html, mathml, rebase_links
 from make_report import main, make_report
