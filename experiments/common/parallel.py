@@ -45,12 +45,12 @@ def _made(
         yield from map(work, configs)
         return
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
-    with ProcessPoolExecutor(processes, context, _settle) as pool:
-        try:
-            for future in as_completed([pool.submit(work, config) for config in configs]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(processes, context, _settle)
+    try:
+        for future in as_completed([pool.submit(work, config) for config in configs]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _settle() -> None:
