@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, ttest_rel
 
-from experiments.ablation.runs import DEFAULT, PLAIN, REFRESHED
+from experiments.ablation.runs import BASE, DEFAULT, PLAIN, REFRESHED
 from experiments.common.stats import interval
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
@@ -13,7 +13,8 @@ OF_USE = 0.02  # a clear difference of at least so much accuracy is of use
 
 # With what the runs of an ingredient are compared; all others with UBN's defaults.
 BASELINES = {"peers": ("peers", PLAIN)}
-ORDER = ["spiral", "digits", "drives", "indoor"]
+ORDER = list(BASE)
+PAIRED = ("difference", "low", "high", "p", "effect size", "seeds")
 
 
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
@@ -40,10 +41,8 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
             row += [one["accuracy"].mean(), one["refreshed_accuracy"].mean()]
             theirs = cells[baseline]["accuracy"]
             rows.append([*row, *_paired(one["accuracy"] - theirs, baseline == (ingredient, name))])
-    names = ["domain", "labels", "ingredient", "name", "accuracy", "refreshed"]
-    table = pd.DataFrame(
-        rows, columns=[*names, "difference", "low", "high", "p", "effect", "seeds"]
-    )
+    names = ["domain", "labels", "ingredient", "name", "accuracy", "refreshed", *PAIRED]
+    table = pd.DataFrame(rows, columns=names).rename(columns={"effect size": "effect"})
     if table.empty:
         return table.assign(says=[])
     for _, some in table.groupby("domain"):
@@ -115,8 +114,7 @@ def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
             "interaction": noise_unbiased - noise_biased,
         }.items():
             rows.append([domain, labels, name, *_paired(values, False)])
-    names = ["domain", "labels", "what", "difference", "low", "high", "p", "effect size", "seeds"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=["domain", "labels", "what", *PAIRED])
 
 
 def work(runs: pd.DataFrame) -> pd.Series:
@@ -143,5 +141,4 @@ def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
     ):
         difference = some["refreshed_accuracy"] - some["accuracy"]
         rows.append([domain, labels, name, *_paired(difference, False)])
-    names = ["domain", "labels", "name", "difference", "low", "high", "p", "effect size", "seeds"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=["domain", "labels", "name", *PAIRED])

@@ -185,14 +185,14 @@ def current_record(config: Config, folder: Path | str) -> Record | None:
     return record if record.version == config.version else None
 
 
-def record_path(config: Config, folder: Path | str) -> Path:
-    """Return where a configuration's record is kept."""
-    return Path(folder) / f"{config.experiment}-{config.key}.json"
+def record_path(run: Config | Record, folder: Path | str) -> Path:
+    """Return where the record of a configuration is kept."""
+    return Path(folder) / f"{run.experiment}-{run.key}.json"
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
     """Write a record as EXPERIMENT-KEY.json, whole or not at all."""
-    path = Path(folder) / f"{record.experiment}-{record.key}.json"
+    path = record_path(record, folder)
     with whole(path) as partial:
         partial.write_text(record.model_dump_json(indent=1) + "\n")
     return path
@@ -212,7 +212,7 @@ def read_record(path: Path | str) -> Record:
             f"{path} is not a run record ({_reason(error)}): delete it, and the next run makes it "
             "again."
         ) from error
-    if path.name != f"{record.experiment}-{record.key}.json":
+    if path != record_path(record, path.parent):
         raise ValueError(
             f"{path} holds the record {record.experiment}-{record.key}: it was renamed; delete "
             "it or give it its name back."

@@ -104,8 +104,9 @@ def test_a_record_is_there_outdated_damaged_or_missing(tmp_path):
 
 def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, parameters):
     run = next(run for run in runs_of(parameters["quick"], "data") if run.weights)
+    config = run.config.model_dump(mode="json")
     record = run_identities(IdentitiesConfig(seed=0)).model_copy(
-        update={"experiment": "depth", "key": run.config.key}
+        update={"experiment": "depth", "key": run.config.key, "config": config}
     )
     write_record(record, tmp_path / "records")
     assert look_at(run, tmp_path, {}).state == "outdated"
