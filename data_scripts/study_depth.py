@@ -14,14 +14,10 @@ from experiments.common.parallel import obtain_all
 from experiments.depth import study as depth_study
 from experiments.depth.cancellation_experiment import run_cancellation
 from experiments.depth.config import DepthConfig
-from experiments.depth.data import DepthData, usual_split
+from experiments.depth.data import CLAIMS, SEARCH, DepthData, study_drives
 from experiments.depth.rgbd import RgbdFrames, split_by_time
 from experiments.depth.train import run_depth
-from synthetic_kitti import make_synthetic_kitti
-from ubnlib.kitti import KittiRaw, prepare
 
-SEARCH, CLAIMS = 1, 0  # seeds of the two sets of drives, which share none
-SIZE = (24, 80)
 FOLDERS = {"claims": "records"}  # where notebook 3 finds them; the others have folders of their own
 SCREENING_SEEDS, SEARCH_SEEDS = (1000, 1001, 1002), (1010, 1011, 1012, 1013)
 
@@ -51,7 +47,7 @@ Plan = tuple[DepthData, list[DepthConfig]]
 
 def screening(arguments: argparse.Namespace) -> Plan:
     """Plan all readings around one setting, and some of them in others; and the repairs."""
-    data = synthetic(arguments.data, SEARCH)
+    data = study_drives(arguments.data, SEARCH)
     forms = {**depth_study.READINGS, **depth_study.REPAIRS}
     cells = depth_study.screening()
     cells += [(name, depth_study.BASE) for name in depth_study.REPAIRS]
@@ -64,7 +60,7 @@ def screening(arguments: argparse.Namespace) -> Plan:
 
 def failure(arguments: argparse.Namespace) -> Plan:
     """Plan the runs whose steps are measured."""
-    data = synthetic(arguments.data, SEARCH)
+    data = study_drives(arguments.data, SEARCH)
     readings = [*depth_study.REPAIRS, "corrected"]
     return data, [
         depth_study.measured(name, data.fingerprint, SCREENING_SEEDS[0]) for name in readings
@@ -73,7 +69,7 @@ def failure(arguments: argparse.Namespace) -> Plan:
 
 def search(arguments: argparse.Namespace) -> Plan:
     """Plan the search for a better form, and for a better BN."""
-    data = synthetic(arguments.data, SEARCH)
+    data = study_drives(arguments.data, SEARCH)
     return data, [
         config
         for seed in SEARCH_SEEDS
@@ -83,7 +79,7 @@ def search(arguments: argparse.Namespace) -> Plan:
 
 def claims(arguments: argparse.Namespace) -> Plan:
     """Plan Figure 6 and the claims: ten seeds at two shares, five at the others."""
-    data = synthetic(arguments.data, CLAIMS)
+    data = study_drives(arguments.data, CLAIMS)
     methods, everywhere = [*depth_study.METHODS, depth_study.TUNED_BN], ("BN", "UBN")
     cells = [(m, k, s) for s in range(10) for k in depth_study.CLAIMED for m in methods]
     cells += [(depth_study.LITERAL, depth_study.FRACTIONS[0], s) for s in range(5)]
@@ -94,7 +90,7 @@ def claims(arguments: argparse.Namespace) -> Plan:
 
 def longer(arguments: argparse.Namespace) -> Plan:
     """Plan longer training with the fewest labels."""
-    data = synthetic(arguments.data, CLAIMS)
+    data = study_drives(arguments.data, CLAIMS)
     k, steps = depth_study.FRACTIONS[0], depth_study.LONGER
     return data, [
         depth_study.claimed(method, k, data.fingerprint, seed, steps=steps)
@@ -125,16 +121,6 @@ STAGES = {
     "longer": longer,
     "indoor": indoor,
 }
-
-
-def synthetic(folder: Path, seed: int, size: tuple[int, int] = SIZE) -> DepthData:
-    """Return one of the two sets of drives, rendered and packed if need be."""
-    root = make_synthetic_kitti(
-        folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
-    )
-    raw = KittiRaw(root, cameras=(2,), size=size)
-    packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
-    return DepthData(packed, *usual_split(packed.keys, test_every=4))
 
 
 def parse() -> argparse.Namespace:

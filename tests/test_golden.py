@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.ablation.config import AblationConfig
 from experiments.ablation.domains import Scenes
-from experiments.ablation.experiment import run_ablation
+from experiments.ablation.methods import AblationConfig
+from experiments.ablation.train import run_ablation
 from experiments.common.records import Config, Record, read_record, record_path, write_record
 from experiments.common.training import UBNConfig
 from experiments.depth.cancellation_experiment import CancellationConfig, run_cancellation

@@ -16,21 +16,12 @@ COLORS = {"ahead": BLUE, "a little ahead": BLUE, "behind": ORANGE, "a little beh
 def draw_differences(table: pd.DataFrame, names: Sequence[str], baseline: str) -> Figure:
     """Draw how far methods are ahead of a baseline: a row a method, a panel a domain.
 
-    Filled marks are clear differences after correction, hollow ones are open.
-
-    Args:
-        table: As `experiments.ablation.study.compare` returns it, of one number of labels a domain.
-        names: The methods, from the top.
-        baseline: What zero is.
+    Filled marks are clear differences after correction, hollow ones are open. `table` is
+    `analysis.compare`'s, of one number of labels a domain; `names` are the methods, from the top.
     """
     domains = list(dict.fromkeys(table["domain"]))
-    figure, grid = plt.subplots(
-        1,
-        len(domains),
-        figsize=(2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.0),
-        sharey=True,
-        squeeze=False,
-    )
+    size = 2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.0
+    figure, grid = plt.subplots(1, len(domains), figsize=size, sharey=True, squeeze=False)
     for axes, domain in zip(grid[0], domains, strict=True):
         rows = table[table["domain"] == domain].set_index("name").reindex(names)
         _panel(axes, rows)
@@ -62,9 +53,7 @@ def _title(table: pd.DataFrame, domain: str) -> str:
 def draw_by_labels(table: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
     """Draw the accuracy of methods over the number of labels, with the gain over BN beside it.
 
-    Args:
-        table: As `experiments.ablation.study.compare` returns it, of one domain and the peers.
-        colors: The methods to draw.
+    `table` is `analysis.compare`'s, of one domain and the peers.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0))
     for shift, (name, color) in enumerate(colors.items()):

@@ -1,6 +1,10 @@
-"""What the ablation compares: a normalization, the rows that it sees, and how they are used."""
+"""What the ablation compares: a normalization, the rows that it sees, and how they are used.
 
-from typing import Annotated, Literal
+The configuration of a run is a method, a setting and a domain: everything that its record depends
+on.
+"""
+
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -14,10 +18,10 @@ from experiments.ablation.norms import (
 )
 from experiments.common.records import Config
 from experiments.common.training import BNConfig, UBNConfig
-from experiments.depth.forms import NOTHING
 from ubnlib.forward import ubn_layers
 
 Where = Literal["all", "first", "last", "first half", "second half"]
+NOTHING = 1e-12  # the weight of unlabeled rows in a layer that shall not see them
 
 
 class UBN(UBNConfig):
@@ -161,11 +165,37 @@ class Method(Config):
         return self.norm.kind == "ubn" or self.averages_see or self.teacher is not None
 
     def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
-        """Return the model, built with batch normalization, as this method has it.
+        """Change a model, built with batch normalization, to this method's, and return it.
 
-        Args:
-            model: The model; it is changed.
-            members: How many nets stand side by side in it.
+        `members` nets stand side by side in it.
         """
         model = self.norm.apply(model, members)
         return add_dropout(model, self.dropout) if self.dropout else model
+
+
+Domain = Literal["spiral", "digits", "drives", "indoor"]
+
+
+class Setting(Config):
+    """How long and how a net is trained, the same for every method unless tuning says otherwise."""
+
+    labels: int = Field(ge=1)  # a class, or one in so many frames: as the domain counts
+    labeled_batch: int = Field(ge=2)
+    other_batch: int = Field(ge=1)  # the usual number of rows beside them
+    learning_rate: float = Field(ge=0)
+    steps: int = Field(ge=1)
+
+
+class AblationConfig(Config):
+    """One run."""
+
+    version: ClassVar[int] = 1
+    experiment: Literal["ablation"] = "ablation"
+    domain: Domain
+    stage: Literal["tuning", "claims"] = "claims"  # tuning is judged by other data than claims
+    ingredient: str = ""  # what a run is for, and its name there, so that claims can ask for it
+    name: str = ""
+    data: str = ""  # fingerprint of frames; other domains make their data from the seeds
+    method: Method
+    setting: Setting
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]

@@ -15,11 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class BatchNormVariant(_BatchNorm):
     """What the variants of batch normalization share: in evaluation they are batch normalization.
 
-    Attributes:
-        plain: Be batch normalization in training mode too, to measure statistics anew.
+    All take rows [N, C, ...]; `momentum` is that of the moving averages.
     """
 
-    plain = False
+    plain = False  # be batch normalization in training mode too, to measure statistics anew
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -29,13 +28,7 @@ class BatchNormVariant(_BatchNorm):
 class GhostBatchNorm(BatchNormVariant):
     """Batch normalization by parts of the batch (Hoffer et al. 2017, arXiv:1705.08741).
 
-    Args:
-        num_features: Channels.
-        ghost: About so many rows are normalized together; a batch is cut into equal parts.
-        momentum: Of the moving averages, which move once a part.
-
-    Shape:
-        [N, C, ...] to the same.
+    A batch is cut into equal parts of about `ghost` rows; the averages move once a part.
     """
 
     def __init__(self, num_features: int, ghost: int, momentum: float = 0.1) -> None:
@@ -58,17 +51,7 @@ class BatchRenorm(BatchNormVariant):
         y = (x - mu) / sigma * r + d,   r = sigma / sigma_hat,   d = (mu - mu_hat) / sigma_hat
 
     with r kept within [1 / r_max, r_max], d within [-d_max, d_max], and no gradient through either.
-    Both limits open from (1, 0), which is batch normalization, to their values.
-
-    Args:
-        num_features: Channels.
-        r_max: Limit of r, at least 1.
-        d_max: Limit of d, at least 0.
-        opening: Steps until the limits are open.
-        momentum: Of the moving averages.
-
-    Shape:
-        [N, C, ...] to the same.
+    Both limits open in `opening` steps from (1, 0), which is batch normalization, to their values.
     """
 
     def __init__(
@@ -116,13 +99,6 @@ class SplitBatchNorm(BatchNormVariant):
 
     Without a loss on the unlabeled rows this is batch normalization. `first` says how many rows,
     the labeled ones, come first; evaluation uses their averages. Scale and shift are shared.
-
-    Args:
-        num_features: Channels.
-        momentum: Of the moving averages.
-
-    Shape:
-        [N, C, ...] to the same.
     """
 
     def __init__(self, num_features: int, momentum: float = 0.1) -> None:
@@ -141,23 +117,20 @@ class SplitBatchNorm(BatchNormVariant):
 
 
 def replace_norms(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
-    """Put another layer in the place of each batch normalization, in place.
-
-    Args:
-        model: With `nn.BatchNorm*d` layers, each in one place.
-        make: Returns the new layer for an old one.
-    """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, make(child))
-    return model
+    """Put what `make` returns for it in the place of each batch normalization, in place."""
+    return _replace(model, _BatchNorm, make)
 
 
 def add_dropout(model: nn.Module, rate: float) -> nn.Module:
     """Put dropout behind every ReLU, in place."""
+    return _replace(model, nn.ReLU, lambda relu: nn.Sequential(relu, nn.Dropout(rate)))
+
+
+def _replace(
+    model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ReLU):
-                setattr(parent, name, nn.Sequential(child, nn.Dropout(rate)))
+            if isinstance(child, kind):
+                setattr(parent, name, make(child))
     return model

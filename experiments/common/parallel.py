@@ -4,7 +4,7 @@ import functools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -24,42 +24,33 @@ def obtain_all(
 ) -> list[Record]:
     """Return the records of configurations, in their order, making the missing ones.
 
-    Each record is written when its run ends, so that a stopped sweep goes on where it was. A run
-    that fails ends the sweep with its error, after the runs that are under way.
-
-    Args:
-        configs: What to run; equal ones run once.
-        run: Makes a record; with several processes, a function that a module has by its name.
-        folder: Where records are kept.
-        processes: How many runs at a time, each in a process with one thread; 1 runs them here.
-        progress: Label of a progress bar; None shows none.
+    Equal ones run once. Each record is written when its run ends, so that a stopped sweep goes on
+    where it was; a run that fails ends the sweep with its error, after the runs that are under way.
+    Several `processes` have one thread each, and `run` must be a function that a module has by its
+    name; 1 runs all here.
     """
     unique = {config.key: config for config in configs}
     work = functools.partial(obtain, run=run, folder=folder)
-    bar = tqdm(total=len(unique), desc=progress, leave=False, disable=progress is None)
-    records = {}
-    with bar:
-        if processes == 1:
-            for key, config in unique.items():
-                records[key] = work(config)
-                bar.update()
-        else:
-            with _pool(processes) as pool:
-                keys = {pool.submit(work, config): key for key, config in unique.items()}
-                try:
-                    for future in as_completed(keys):
-                        records[keys[future]] = future.result()
-                        bar.update()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    made = _made(work, unique.values(), processes)
+    bar = tqdm(made, progress, len(unique), leave=False, disable=progress is None)
+    records = {record.key: record for record in bar}
     return [records[config.key] for config in configs]
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    """Return processes that start afresh: a forked one would inherit torch's threads."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_settle)
+def _made(
+    work: Callable[[Config], Record], configs: Iterable[Config], processes: int
+) -> Iterator[Record]:
+    """Yield records as they are made."""
+    if processes == 1:
+        yield from map(work, configs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
+    pool = ProcessPoolExecutor(processes, context, _settle)
+    try:
+        for future in as_completed([pool.submit(work, config) for config in configs]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _settle() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -67,11 +68,8 @@ def _revision() -> tuple[str | None, bool | None]:
 @functools.cache
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory_mb() -> float:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -36,8 +36,12 @@ class Config(BaseModel):
     @property
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of the configuration's canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _key_of(self.model_dump(mode="json"))
+
+
+def _key_of(config: dict[str, Any]) -> str:
+    canonical = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,10 @@ class Result:
         )
 
 
-def _none_for_nan(value: float | None) -> float | None:
-    return None if value is not None and math.isnan(value) else value
-
-
 # JSON has no NaN: so a number is the same before a record is written and after.
-Number = Annotated[float | None, AfterValidator(_none_for_nan)]
+Number = Annotated[float | None, AfterValidator(lambda value: None if value != value else value)]
+# What tables of records have beside settings and metrics.
+COLUMNS = ("key", "seconds", "seed", "version", "revision", "cpu", "gpu", "when", "file")
 
 
 class Record(BaseModel):
@@ -91,13 +93,20 @@ class Record(BaseModel):
     made: Provenance
 
     @model_validator(mode="after")
-    def _one_entry_a_seed(self) -> "Record":
+    def _fits_itself(self) -> "Record":
         for name, values in (*self.metrics.items(), *self.curves.items()):
             if len(values) != len(self.seeds):
                 raise ValueError(
                     f"{name!r} has {len(values)} entries for {len(self.seeds)} seeds: a run must "
                     "give one a seed"
                 )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is there twice")
+        if self.key != _key_of(self.config) or self.experiment != self.config["experiment"]:
+            raise ValueError("its configuration is not the one of its key")
+        names = [*COLUMNS, *(name for name, _ in _flat(self.config)), *self.metrics]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} names two things in it")
         return self
 
 
@@ -146,14 +155,7 @@ def recorded(run: Callable[..., Result]) -> Run:
 
 
 def obtain(config: Config, run: Callable[[Config], Record], folder: Path | str) -> Record:
-    """Return the record of a configuration, making and writing it where it is missing.
-
-    A record of an older version is made again.
-
-    Args:
-        config: What to run.
-        run: Makes the record.
-        folder: Where records are kept, as EXPERIMENT-KEY.json.
+    """Return the record of a configuration, made and written where it is missing or older.
 
     Raises:
         ValueError: The file there is damaged, or of a newer version.
@@ -174,10 +176,7 @@ def current_record(config: Config, folder: Path | str) -> Record | None:
     path = record_path(config, folder)
     if not path.exists():
         return None
-    try:
-        record = read_record(path)
-    except OldRecordError:
-        return None
+    record = read_record(path)
     if record.version > config.version:
         raise ValueError(
             f"{path} is of version {record.version} of the experiment {record.experiment}, and "
@@ -186,60 +185,39 @@ def current_record(config: Config, folder: Path | str) -> Record | None:
     return record if record.version == config.version else None
 
 
-def record_path(config: Config, folder: Path | str) -> Path:
-    """Return where a configuration's record is kept."""
-    return Path(folder) / f"{config.experiment}-{config.key}.json"
+def record_path(run: Config | Record, folder: Path | str) -> Path:
+    """Return where the record of a configuration is kept."""
+    return Path(folder) / f"{run.experiment}-{run.key}.json"
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
     """Write a record as EXPERIMENT-KEY.json, whole or not at all."""
-    path = Path(folder) / f"{record.experiment}-{record.key}.json"
+    path = record_path(record, folder)
     with whole(path) as partial:
         partial.write_text(record.model_dump_json(indent=1) + "\n")
     return path
-
-
-class OldRecordError(ValueError):
-    """A record was written before records had versions."""
 
 
 def read_record(path: Path | str) -> Record:
     """Read and validate one record.
 
     Raises:
-        OldRecordError: The file is a record from before records had versions.
         ValueError: The file is no record, or not that of its name.
     """
     path = Path(path)
     try:
-        content = path.read_text(encoding="utf-8")
-        record = Record.model_validate_json(content)
+        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        if isinstance(error, ValidationError) and _is_old(content):
-            raise OldRecordError(
-                f"{path} is a run record from before records had versions, which nothing tells "
-                "whether its numbers still hold: delete it, or its whole folder, and the next run "
-                "makes it again."
-            ) from None
         raise ValueError(
             f"{path} is not a run record ({_reason(error)}): delete it, and the next run makes it "
             "again."
         ) from error
-    if path.name != f"{record.experiment}-{record.key}.json":
+    if path != record_path(record, path.parent):
         raise ValueError(
             f"{path} holds the record {record.experiment}-{record.key}: it was renamed; delete "
             "it or give it its name back."
         )
     return record
-
-
-def _is_old(content: str) -> bool:
-    """Whether a file is a record of the layouts that named the code by its digest."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and "provenance" in found and "version" not in found
 
 
 def _reason(error: ValidationError | UnicodeDecodeError) -> str:
@@ -253,17 +231,28 @@ def _reason(error: ValidationError | UnicodeDecodeError) -> str:
 def read_records(folder: Path | str, experiment: str | None = None) -> pd.DataFrame:
     """Return a tidy table of the records in a folder, one row a seed, in the order of their names.
 
-    Columns are the configuration's entries (nested ones as `norm.kind`), the metrics, `seed`,
-    `key`, and `seconds` of the whole run. A folder that does not exist has no records.
+    Columns are the configuration's entries (nested ones as `norm.kind`), `key`, `seconds` of the
+    whole run, `seed` and the metrics. A folder that does not exist has no records.
     """
     paths = sorted(Path(folder).glob(f"{experiment or '*'}-*.json"))
-    tables = [_table(record) for record in map(read_record, paths)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.DataFrame([row for path in paths for row in rows_of(read_record(path))])
 
 
-def _table(record: Record) -> pd.DataFrame:
-    """Return one row a seed."""
-    flat = pd.json_normalize(record.config).iloc[0].drop("seeds", errors="ignore").to_dict()
-    flat |= {"key": record.key, "seconds": record.seconds}
-    values = pd.DataFrame(record.metrics, index=range(len(record.seeds)), dtype=float)
-    return pd.DataFrame([flat] * len(values)).assign(seed=record.seeds).join(values)
+def rows_of(record: Record) -> list[dict[str, Any]]:
+    """Return a record as rows of a table, one a seed."""
+    shared = {**dict(_flat(record.config)), "key": record.key, "seconds": record.seconds}
+    return [
+        shared
+        | {"seed": seed}
+        | {n: math.nan if v[i] is None else v[i] for n, v in record.metrics.items()}
+        for i, seed in enumerate(record.seeds)
+    ]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a configuration's entries, nested ones as `norm.kind`, but its seeds."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif prefix or name not in ("seed", "seeds"):
+            yield prefix + name, value

@@ -66,16 +66,10 @@ def fit(
     total: int | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train a model, one optimizer step a batch, and return the loss of each step.
+    """Train a model in training mode, one optimizer step a batch, and return each step's loss.
 
-    Args:
-        model: In training mode.
-        optimizer: Over the model's parameters.
-        criterion: Loss of the model's labeled output and the target.
-        batches: The data of each step.
-        progress: Label of a progress bar; None shows none.
-        total: Number of steps, for the bar's estimate of the time left.
-        after_step: Called with the number of steps made so far, for curves.
+    `after_step` is called with the number of steps made so far; `total` is the number of all, for
+    the progress bar's estimate.
 
     Raises:
         FloatingPointError: The loss is not finite; names the step.

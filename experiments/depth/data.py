@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -10,8 +11,21 @@ from pydantic import Field
 from torch import Tensor
 
 from experiments.common.records import Config
-from ubnlib.kitti import FrameKey, keep_every, keep_random, load_split, select, split_by_drive
+from ubnlib.kitti import (
+    FrameKey,
+    KittiRaw,
+    keep_every,
+    keep_random,
+    load_split,
+    prepare,
+    select,
+    split_by_drive,
+)
 from ubnlib.kitti.splits import digest
+
+SEARCH, CLAIMS = 1, 0  # seeds of the studies' two sets of drives, which share none
+# Of the indoor sequence: the paper's range of depth begins behind most of a room.
+INDOOR = dict(scale=2.0, min_disparity=0.1)
 
 
 class Frames(Protocol):
@@ -126,3 +140,15 @@ def usual_split(
         train = [key for key in keys if key.drive_name in train_drives]
         test = [key for key in keys if key.drive_name in test_drives]
     return train, [key for key in test if key.frame % test_every == 0]
+
+
+def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> DepthData:
+    """Return one of the studies' two sets of drives, rendered and packed if need be."""
+    from synthetic_kitti import make_synthetic_kitti
+
+    root = make_synthetic_kitti(
+        folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
+    )
+    raw = KittiRaw(root, cameras=(2,), size=size)
+    packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
+    return DepthData(packed, *usual_split(packed.keys, test_every=4))

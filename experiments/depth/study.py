@@ -16,7 +16,7 @@ from experiments.common.stats import interval
 from experiments.common.training import BNConfig
 from experiments.depth.cancellation_experiment import CancellationConfig
 from experiments.depth.config import DepthConfig
-from experiments.depth.data import EveryLabels
+from experiments.depth.data import INDOOR, EveryLabels
 from experiments.depth.engine import EngineConfig
 from experiments.depth.forms import NormConfig, UBNForm
 
@@ -87,8 +87,6 @@ LITERAL = "UBN, literal"  # the paper's two steps as the text has them
 FRACTIONS = (128, 64, 32, 16, 8, 4, 2, 1)
 CLAIMED = (128, 32)  # shares with ten seeds
 INDOOR_FRACTIONS = (64, 16)
-# Of the indoor sequence: the paper's range of depth begins behind most of a room.
-INDOOR = dict(scale=2.0, min_disparity=0.1)
 
 
 def configured(

@@ -1,34 +1,41 @@
 """The ledger of the paper's claims, and the verdict that run records allow on each.
 
 A verdict compares a confidence interval with a margin that was fixed before the runs. It never
-says more than the number of seeds and the profile of the runs support.
+says more than the number of seeds and the profile of the runs support. What a claim asks for and is
+not there is told in one sentence that says which part of the question matched nothing.
 """
 
-import re
+import json
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from experiments.common.records import read_record, rows_of
 from experiments.common.stats import interval
-from experiments.verdicts.evidence import Query, Text, gather
 
 Profile = Literal["quick", "standard", "paper"]
 Verdict = Literal["reproduced", "partially", "not reproduced", "inconclusive", "not run"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 NUMBERS = r"\d(\.\d)?( and \d(\.\d)?)*"
-PLACE = rf"(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)"
+PLACE = rf"^(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)$"
+Text = Annotated[str, Field(min_length=1)]
+Where = dict[Text, bool | int | float | str | None]
+
+
+class Query(BaseModel):
+    """Which records answer a question, and with which of their numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    experiment: Text
+    metric: Text
+    where: Where  # configuration entries of the runs, nested ones as `norm.kind`
+    baseline: Where | None = None  # of the runs that they are compared with, by seed
+    than: Where | None = None  # replaced in both, for a second difference that is taken away
 
 
 class Claim(BaseModel):
@@ -37,7 +44,7 @@ class Claim(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-    place: Text
+    place: Annotated[str, Field(pattern=PLACE)]
     claim: Text  # in our words
     paper: Text | None = None  # the figure that the paper gives, if any
     statistic: Literal["paired difference", "mean", "largest"] | None = None
@@ -50,15 +57,6 @@ class Claim(BaseModel):
     note: Text | None = None
     changed: Text | None = None  # why a number above is not the one that was first written
 
-    @field_validator("place")
-    @classmethod
-    def _is_known(cls, place: str) -> str:
-        if not re.fullmatch(PLACE, place):
-            raise ValueError(
-                f"{place!r} is no place such as 'Section 4, Figure 6' or 'beyond the paper'"
-            )
-        return place
-
     @model_validator(mode="after")
     def _statistic_goes_with_query(self) -> "Claim":
         if (self.statistic is None) != (self.query is None):
@@ -69,18 +67,6 @@ class Claim(BaseModel):
         if self.query is not None and self.query.than is not None and not paired:
             raise ValueError(f"{self.id}: only a paired difference can be larger `than` another.")
         return self
-
-
-class Judgement(NamedTuple):
-    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys."""
-
-    verdict: Verdict
-    reason: str
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    seeds: int = 0
-    records: tuple[str, ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,15 +110,174 @@ def _first(error: yaml.YAMLError | ValidationError) -> str:
     return ", ".join([f"entry {position + 1}", *map(str, names)]) + f": {message}"
 
 
-def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
-    """Give a verdict on a claim.
+class Evidence(NamedTuple):
+    """The records of a folder that can be used, and one sentence on each that cannot."""
 
-    Args:
-        claim: The claim.
-        records: From `evidence.read_evidence` or `records.read_records`; only the first tells the
-            version of a record.
-        profile: The profile that the records were made in; one of the user's own supports no
-            more than the quick one.
+    table: pd.DataFrame
+    damaged: dict[Path, str]
+
+
+def read_evidence(folder: Path | str) -> Evidence:
+    """Read the records of a folder, one row a seed, in the order of their names.
+
+    The table has the columns of `records.read_records`, the `version` and the origin of each record
+    (`revision`, `cpu`, `gpu`, `when`) and the name of its `file`; metrics come last, behind `seed`.
+    A file that is damaged or was renamed is reported and left out. A folder that does not exist has
+    no records.
+    """
+    rows: list[dict[str, Any]] = []
+    metrics: dict[str, None] = {}  # an ordered set
+    damaged = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            record = read_record(path)
+        except OSError as error:
+            damaged[path] = f"{path} cannot be read ({error.strerror}): make it readable."
+        except ValueError as error:
+            damaged[path] = str(error)
+        else:
+            origin = {"version": record.version, "file": path.name}
+            origin |= record.made.model_dump(include={"revision", "cpu", "gpu", "when"})
+            rows += [origin | row for row in rows_of(record)]
+            metrics |= dict.fromkeys(record.metrics)
+    table = pd.DataFrame(rows)
+    settings = [name for name in table if name not in {*metrics, "seed"}]
+    return Evidence(table[[*settings, "seed", *metrics]] if rows else table, damaged)
+
+
+def find(table: pd.DataFrame, experiment: str, /, **where: Any) -> pd.DataFrame:
+    """Return the rows of an experiment's runs with the given settings, without empty columns.
+
+    `table` is from `read_evidence` or `records.read_records`; `where` are configuration entries,
+    nested ones as `**{"norm.kind": "ubn"}`, and None is one that the configuration leaves open.
+
+    Raises:
+        LookupError: There is no such run; one sentence says why.
+
+    Example:
+        >>> import pandas as pd
+        >>> runs = {"experiment": "toy", "norm.kind": ["bn", "ubn"], "key": ["a", "b"], "seed": 0}
+        >>> table = pd.DataFrame(runs).assign(score=[0.5, 0.75])
+        >>> find(table, "toy", **{"norm.kind": "ubn"})["score"].tolist()
+        [0.75]
+    """
+    if table.empty:
+        raise LookupError("there are no records")
+    runs = table[table["experiment"] == experiment]
+    if runs.empty:
+        there = ", ".join(sorted(table["experiment"].unique()))
+        raise LookupError(f"no record of experiment {experiment}; there are: {there}")
+    total = f"{runs['key'].nunique()} records of {experiment}"
+    matches = {}
+    for name, value in where.items():
+        if name not in table.columns:
+            raise LookupError(f"no record has {name}")
+        matches[name] = runs[name].isna() if value is None else runs[name] == value
+        if not matches[name].any():
+            there = ", ".join(sorted(runs[name].dropna().map(_yaml).unique())[:8])
+            raise LookupError(
+                f"no run with {name} = {_yaml(value)} among {total}, where it is {there or 'null'}"
+            )
+    chosen, said = np.ones(len(runs), bool), []
+    for name, match in matches.items():
+        chosen &= match.to_numpy(bool)
+        if not chosen.any():
+            raise LookupError(
+                f"no run with {name} = {_yaml(where[name])} among those of {total} that have "
+                + " and ".join(said)
+            )
+        said.append(f"{name} = {_yaml(where[name])}")
+    return runs[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+class Found(NamedTuple):
+    """What a query finds: one value a seed, the records' keys, and revisions by version."""
+
+    values: np.ndarray
+    keys: tuple[str, ...]
+    versions: dict[int, str | None]
+
+
+def gather(query: Query, table: pd.DataFrame) -> Found:
+    """Return what a query finds: values, or differences paired by seed.
+
+    Raises:
+        LookupError: It finds nothing; one sentence says why.
+        ValueError: There are several runs of one seed.
+    """
+    sides = [(1, query.where)]
+    if query.baseline is not None:
+        sides.append((-1, query.baseline))
+    if query.than is not None:
+        sides += [(-sign, where | query.than) for sign, where in sides]
+    runs = [_with_metric(table, query, where) for _, where in sides]
+    shared = sorted(set.intersection(*(set(part["seed"]) for part in runs)))
+    if not shared:
+        seeds = " against ".join(_span(part["seed"]) for part in runs)
+        raise LookupError(f"no seed that all sides share: {seeds}")
+    runs = [part[part["seed"].isin(shared)] for part in runs]
+    if any(part["seed"].duplicated().any() for part in runs):
+        raise ValueError(
+            f"The records hold several runs of one seed for {query.metric}, made with different "
+            "parameters: use a fresh results folder, or name more of the configuration under "
+            "`where` in the ledger."
+        )
+    by_seed = (part.set_index("seed")[query.metric].loc[shared].to_numpy(float) for part in runs)
+    values = sum(sign * part for (sign, _), part in zip(sides, by_seed, strict=True))
+    rows = pd.concat([part.reindex(columns=["key", "version", "revision"]) for part in runs])
+    rows = rows.astype(object).where(rows.notna(), None).drop_duplicates("key")
+    versions = rows.dropna(subset="version").drop_duplicates("version")
+    return Found(
+        np.asarray(values),
+        tuple(rows["key"]),  # one record may hold many seeds
+        dict(zip(versions["version"], versions["revision"], strict=True)),
+    )
+
+
+def _with_metric(table: pd.DataFrame, query: Query, where: Where) -> pd.DataFrame:
+    """Return the runs that have a value."""
+    runs = find(table, query.experiment, **where)
+    if query.metric in runs.columns:
+        return runs[runs[query.metric].notna()]
+    of_all = table[table["experiment"] == query.experiment].dropna(axis="columns", how="all")
+    if query.metric in of_all.columns:
+        keys = ", ".join(runs["key"].unique()[:3])
+        raise LookupError(f"no value of {query.metric} in the records of such runs ({keys})")
+    behind = list(of_all.columns)[list(of_all.columns).index("seed") + 1 :]
+    there = ", ".join(name for name in behind if pd.api.types.is_numeric_dtype(of_all[name]))
+    raise LookupError(
+        f"no record of {query.experiment} has the metric {query.metric!r}; there are: {there}"
+    )
+
+
+def _span(seeds: pd.Series) -> str:
+    return f"{seeds.min()} to {seeds.max()}" if len(seeds) > 1 else f"{seeds.min()}"
+
+
+def _yaml(value: Any) -> str:
+    """Write a value as the ledger has it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value).removesuffix(".0")  # a whole number in a column that has gaps
+
+
+class Judgement(NamedTuple):
+    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys."""
+
+    verdict: Verdict
+    reason: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    records: tuple[str, ...] = ()
+
+
+def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
+    """Give a verdict on a claim by the records of a profile.
+
+    `records` are from `read_evidence` or `records.read_records`; only the first tells the version
+    of a record. A profile of the user's own supports no more than the quick one.
     """
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")

@@ -83,13 +83,9 @@ def bounds(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def interval_svg(row: dict[str, Any]) -> str:
-    """Draw a claim's estimate and interval against threshold (line) and margin (dotted).
+    """Draw a claim's estimate and interval against threshold (line) and margin (dotted) as SVG.
 
-    Args:
-        row: A row of `experiments.verdicts.tables.judge_all` as a dictionary.
-
-    Returns:
-        An SVG element; "" where there is no estimate. The shaded side is where the claim holds.
+    `row` is one of `tables.judge_all`; "" where it has no estimate. The claim holds in the shade.
     """
     if math.isnan(row["estimate"]):
         return ""
@@ -149,9 +145,6 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw all claims that have an interval, in units of their margin.
 
     0 is no effect, and to the right of 1 a claim holds; one of equality holds between -1 and 1.
-
-    Args:
-        table: As `experiments.verdicts.tables.judge_all` returns it.
     """
     rows = table[table["low"].notna() & (table["margin"] > 0)].to_dict("records")
     figure, axes = plt.subplots(figsize=(8, 0.26 * len(rows) + 1.1))

@@ -32,34 +32,22 @@ def in_paper_order(claims: Iterable[Claim]) -> list[Claim]:
 
 
 def judge_all(claims: Iterable[Claim], records: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """Judge claims by the records of a profile.
+    """Judge claims by the records of a profile: a table, one row a claim in the paper's order.
 
-    Records that contradict each other make their claim inconclusive; the reason says why.
-
-    Args:
-        claims: Of the ledger.
-        records: As `experiments.common.records.read_records` returns them.
-        profile: The profile that the records were made in.
-
-    Returns:
-        A table, one row a claim in the paper's order: `claim` (its id), `section`, `place`, `text`,
-        `paper`, `ours` (the numbers as text), `estimate`, `low`, `high` (NaN where there is none),
-        `seeds`, `verdict`, `reason`, `criterion`, `statistic`, `direction`, `threshold`, `margin`
-        and `records` (the files' names, without ending).
+    Its columns are `claim` (the id), `section`, `place`, `text`, `paper`, `ours` (the numbers as
+    text), `estimate`, `low`, `high` (NaN where there is none), `seeds`, `verdict`, `reason`,
+    `criterion`, `statistic`, `direction`, `threshold`, `margin` and `records` (the files' names,
+    without ending). Records that contradict each other make their claim inconclusive; the reason
+    says why.
     """
-    return pd.DataFrame(
-        [_row(claim, _judge(claim, records, profile)) for claim in in_paper_order(claims)]
-    )
+    return pd.DataFrame([_row(claim, records, profile) for claim in in_paper_order(claims)])
 
 
-def _judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
+def _row(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]:
     try:
-        return judge(claim, records, profile)
+        judgement = judge(claim, records, profile)
     except ValueError as error:
-        return Judgement("inconclusive", str(error))
-
-
-def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
+        judgement = Judgement("inconclusive", str(error))
     numbers = (judgement.estimate, judgement.low, judgement.high)
     estimate, low, high = (math.nan if number is None else number for number in numbers)
     experiment = claim.query.experiment if claim.query else ""

@@ -8,15 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
-from torch.nn import functional as F
 
-from experiments.ablation.methods import BN, UBN, Ghost, Group, Method, Renorm, Rows, Split, Teacher
+from experiments.ablation.methods import BN, UBN, Ghost, Group, Method, Renorm, Split, Teacher
 from experiments.ablation.norms import (
     BatchRenorm,
     GhostBatchNorm,
     SplitBatchNorm,
-    add_dropout,
-    replace_norms,
 )
 from experiments.toy.ensemble import Ensemble
 from ubnlib.dispnet import DispNet
@@ -121,20 +118,6 @@ def test_batch_renorm_is_the_papers(shape, limits):
     assert limits != (1.2, 0.1) or met == {"r", "d"}, "no limit was met, so none was tested"
 
 
-def test_with_open_limits_batch_renorm_gives_in_training_what_it_gives_in_evaluation():
-    """Which is what it is for: the values are those of the averages."""
-    layer, x = ready(BatchRenorm(3, 1e6, 1e6, opening=1, momentum=0.0)), rows(9, 3)
-    layer(x)
-    assert_close(layer(x), layer.eval()(x))
-
-
-def test_batch_renorm_does_not_count_steps_in_evaluation():
-    layer = ready(BatchRenorm(3, opening=5)).eval()
-    before = averages(layer)
-    layer(rows(9, 3))
-    assert layer.steps == 0 and all(map(torch.equal, averages(layer), before))
-
-
 # Ghost batch normalization
 
 
@@ -170,30 +153,12 @@ def test_split_normalization_is_two_batch_normalizations(shape):
     assert_close(averages(layer), moved(running, labeled))
 
 
-def test_split_normalization_without_a_loss_on_unlabeled_rows_is_batch_normalization():
-    split, plain = ready(SplitBatchNorm(3)), ready(nn.BatchNorm1d(3))
-    split.first, x = 4, rows(9, 3)
-    found, expected = split(x)[:4], plain(x[:4])
-    assert_close(found, expected)
-    assert_close(
-        gradients(found, (split.weight, split.bias, x)),
-        gradients(expected, (plain.weight, plain.bias, x)),
-    )
-    assert_close(averages(split), averages(plain))
-
-
 @pytest.mark.parametrize("make", [lambda: GhostBatchNorm(3, 2), lambda: BatchRenorm(3)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_evaluation_all_are_batch_normalization(make, shape):
     for layer in (ready(make()).eval(), ready(SplitBatchNorm(3)).eval()):
         layer.first, x = 2, rows(*shape)
         assert_close(layer(x), normalized(x, *averages(layer), layer))
-
-
-@pytest.mark.parametrize("make", [lambda: GhostBatchNorm(3, 2), lambda: BatchRenorm(3)])
-def test_rows_without_channels_are_refused(make):
-    with pytest.raises(ValueError, match=r"Expected input \[N, C, \.\.\.\], got \(3,\)"):
-        make().eval()(torch.zeros(3))
 
 
 # Nets
@@ -216,40 +181,6 @@ def dispnet():
 def nets(count=3):
     torch.manual_seed(1)
     return [small_net() for _ in range(count)]
-
-
-MODELS = {
-    "sequential": lambda: nets(1)[0],
-    "ensemble": lambda: Ensemble(nets()),
-    "dispnet": dispnet,
-}
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_every_normalization_is_replaced_where_it_was(model):
-    net = MODELS[model]()
-    before = [type(layer).__name__ for layer in net.modules()]
-    channels = [layer.num_features for layer in net.modules() if hasattr(layer, "num_features")]
-    assert replace_norms(net, lambda old: SplitBatchNorm(old.num_features)) is net
-    after = [type(layer).__name__ for layer in net.modules()]
-    names = {"BatchNorm1d": "SplitBatchNorm", "BatchNorm2d": "SplitBatchNorm"}
-    assert after == [names.get(name, name) for name in before] and after != before
-    found = [layer.num_features for layer in net.modules() if isinstance(layer, SplitBatchNorm)]
-    assert found == channels
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_dropout_is_behind_every_relu(model):
-    net = MODELS[model]()
-    count = sum(isinstance(layer, nn.ReLU) for layer in net.modules())
-    plain, dropping = copy.deepcopy(net).eval(), add_dropout(net, 0.25)
-    pairs = [layer for layer in dropping.modules() if type(layer) is nn.Sequential]
-    pairs = [tuple(pair) for pair in pairs if isinstance(pair[-1], nn.Dropout)]
-    assert len(pairs) == count and all(len(pair) == 2 for pair in pairs)
-    assert all(type(relu) is nn.ReLU and dropout.p == 0.25 for relu, dropout in pairs)
-    x = {"sequential": (5, 2), "ensemble": (5, 3, 2), "dispnet": (2, 3, 16, 16)}[model]
-    x = torch.randn(x)
-    torch.testing.assert_close(dropping.eval()(x), plain(x))
 
 
 NORMS = {
@@ -334,18 +265,6 @@ def test_layers_outside_see_labeled_rows_only(where, weight):
     torch.testing.assert_close(found, u, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("where", WHERES)
-def test_other_unlabeled_rows_change_what_comes_after_the_first_layer_inside(where):
-    x, averages_of = rows(6, 2).detach(), []
-    for seed in (1, 2):
-        model = UBN(where=where).apply(nets(1)[0].double())
-        two_passes(model, x, rows(9, 2, seed=seed).detach())
-        averages_of.append([layer.running_mean for layer in ubn_layers(model)])
-    same = [torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in zip(*averages_of, strict=True)]
-    first = min(WHERES[where])
-    assert same == [True] * first + [False] * (4 - first)
-
-
 @pytest.mark.parametrize("where", ["first half", "second half"])
 def test_dispnets_halves_are_encoder_and_decoder(where):
     model = UBN(where=where).apply(dispnet())
@@ -369,13 +288,6 @@ def test_dispnets_layers_run_in_the_order_in_which_where_counts_them():
     assert ran == ubn_layers(model)
 
 
-def test_ubns_own_settings_reach_every_layer():
-    norm = UBN(source="running", running_stat="std", momentum=0.3, unlabeled_weight=0.4)
-    for layer in ubn_layers(norm.apply(nets(1)[0])):
-        assert (layer.source, layer.running_stat, layer.momentum) == ("running", "std", 0.3)
-        assert layer.unlabeled_weight == 0.4
-
-
 # Methods
 
 
@@ -386,31 +298,8 @@ def test_ubns_own_settings_reach_every_layer():
         (dict(norm=UBN(), teacher=Teacher(weight=1)), "give one of them"),
         (dict(averages_see=True, teacher=Teacher(weight=1)), "give one of them"),
         (dict(norm=Split()), "is batch normalization: give a teacher"),
-        (dict(dropout=1.0), "less than 1"),
-        (dict(rows=dict(pool="test")), "rows.pool"),
     ],
 )
 def test_methods_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         Method(**options)
-
-
-def test_a_method_knows_whether_it_needs_unlabeled_rows():
-    needing = [Method(norm=UBN()), Method(averages_see=True), Method(teacher=Teacher(weight=1))]
-    others = [Method(), Method(norm=Ghost(ghost=2)), Method(dropout=0.1), Method(norm=Group())]
-    assert all(method.sees_unlabeled for method in needing)
-    assert not any(method.sees_unlabeled for method in others)
-
-
-def test_a_method_comes_back_from_its_json():
-    method = Method(norm=UBN(where="last"), rows=Rows(number="all", fresh=False))
-    assert Method.model_validate_json(method.model_dump_json()) == method
-
-
-def test_a_method_drops_out_besides_its_normalization():
-    net = Method(norm=Ghost(ghost=2), dropout=0.5).apply(nets(1)[0])
-    kinds = [type(layer) for layer in net.modules()]
-    assert kinds.count(GhostBatchNorm) == kinds.count(nn.Dropout) == 4
-    x = torch.randn(6, 2)
-    assert not torch.equal(net(x), net(x)), "nothing was dropped"
-    assert torch.isfinite(F.log_softmax(net(x), -1)).all()

@@ -6,8 +6,7 @@ import pytest
 
 from experiments.common.records import write_record
 from experiments.method.runs import EXPERIMENTS, make_run, method_runs
-from experiments.verdicts.claims import judge, load_claims
-from experiments.verdicts.evidence import read_evidence
+from experiments.verdicts.claims import judge, load_claims, read_evidence
 
 CLAIMS = [
     claim

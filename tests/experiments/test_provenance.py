@@ -16,8 +16,3 @@ def test_outside_a_repository_there_is_no_revision(tmp_path, monkeypatch):
     assert provenance._revision() == (None, None)
     monkeypatch.setenv("PATH", "")  # no git at all
     assert provenance._revision() == (None, None)
-
-
-def test_peak_memory_is_in_megabytes():
-    """Whatever the machine: torch alone takes dozens, and no test takes a terabyte."""
-    assert 20 < provenance.peak_memory_mb() < 1e6

@@ -92,17 +92,6 @@ def test_record_says_what_was_run_and_where(tmp_path):
     assert ToyConfig(**record.config).key == record.key
 
 
-def test_one_record_holds_all_seeds(tmp_path):
-    config = SeveralConfig(seeds=(4, 1, 7))
-    record = obtain(config, run_several, tmp_path)
-    (path,) = tmp_path.iterdir()
-    assert read_record(path) == record == obtain(config, run_several, tmp_path)
-    assert record.seeds == [4, 1, 7]
-    assert record.metrics == {"score": [2.0, 0.5, 3.5], "rank": [4.0, None, 7.0]}
-    assert record.curves == {"loss": [[2.0, 2.0], [2.0, 0.5], [2.0, 3.5]]}
-    assert SeveralConfig(**record.config) == config
-
-
 def test_a_record_is_made_once_but_again_when_the_version_is_raised(tmp_path, monkeypatch):
     for _ in range(2):
         first = obtain(ToyConfig(), run_toy, tmp_path)
@@ -127,26 +116,6 @@ def test_a_record_of_a_newer_version_is_kept_and_told(tmp_path, monkeypatch):
     assert path.read_text() == before
 
 
-def test_what_calls_the_run_makes_no_difference(tmp_path):
-    """Notebooks wrap runs, with a progress bar for one, in functions that are not the run's."""
-    from experiments.toy.train import SpiralConfig, run_spiral
-
-    def here(config):
-        calls.append("again")
-        return run_spiral(config)
-
-    config = SpiralConfig(steps=1)
-    first = obtain(config, run_spiral, tmp_path)
-    assert obtain(config, here, tmp_path) == first
-    assert obtain(config, functools.partial(here), tmp_path) == first
-    assert not calls, "the record was there"
-    (path,) = tmp_path.iterdir()
-    path.unlink()
-    second = obtain(config, here, tmp_path)
-    assert second.metrics == first.metrics
-    assert calls == ["again"]
-
-
 def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
     record = run_toy(ToyConfig())
 
@@ -158,48 +127,6 @@ def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
         write_record(record, tmp_path)
     assert not list(tmp_path.glob("*.json"))
     assert read_records(tmp_path).empty
-
-
-@pytest.mark.parametrize("damage", ["half", "empty", "foreign", "renamed", "binary", "longer"])
-def test_damaged_records_are_named(tmp_path, damage):
-    path = write_record(run_toy(ToyConfig()), tmp_path)
-    text = path.read_text()
-    if damage == "renamed":
-        path = path.rename(tmp_path / "toy-0123456789abcdef.json")
-    else:
-        path.write_bytes(
-            {
-                "half": text[: len(text) // 2].encode(),
-                "empty": b"",
-                "foreign": b"{}",
-                "binary": b"\xff\xfe\x00",
-                "longer": text.replace('"seeds": [', '"seeds": [\n  8,').encode(),
-            }[damage]
-        )
-    with pytest.raises(ValueError, match=path.name) as caught:
-        read_records(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("schema", [1, 2])
-def test_a_record_from_before_versions_is_told_in_one_sentence_and_made_again(tmp_path, schema):
-    """Schema 1 had one seed a record and plain numbers; both named the code by its digest."""
-    path = write_record(run_toy(ToyConfig()), tmp_path)
-    old = json.loads(path.read_text())
-    del old["version"]
-    old |= {"schema_version": schema, "provenance": old.pop("made") | {"source": "a" * 16}}
-    if schema == 1:
-        old |= {"seed": old.pop("seeds")[0], "metrics": {"score": 0.0}}
-    path.write_text(json.dumps(old))
-    for read in (read_record, lambda path: read_records(path.parent)):
-        with pytest.raises(ValueError) as caught:
-            read(path)
-        assert str(caught.value) == (
-            f"{path} is a run record from before records had versions, which nothing tells whether "
-            "its numbers still hold: delete it, or its whole folder, and the next run makes it "
-            "again."
-        )
-    assert obtain(ToyConfig(), run_toy, tmp_path) == read_record(path)
 
 
 def test_a_number_that_is_not_there_is_missing_everywhere(tmp_path):
@@ -215,29 +142,6 @@ def test_a_number_that_is_not_there_is_missing_everywhere(tmp_path):
     assert table["a"].dtype == float
     assert table["a"].isna().tolist() == [False, True, True]
     assert table["a"][0] == 1.0
-
-
-def test_a_metric_that_no_seed_has_is_a_column_of_numbers(tmp_path):
-    config, other = SeveralConfig(), SeveralConfig(rate=1.0)
-    obtain(config, functools.partial(run_given, metrics={"a": [None] * 3}), tmp_path)
-    obtain(other, functools.partial(run_given, metrics={"a": [1.0, 2.0, 3.0]}), tmp_path)
-    table = read_records(tmp_path)
-    assert table["a"].dtype == float
-    assert table.groupby("rate")["a"].mean().isna().tolist() == [True, False]
-
-
-def test_an_infinite_number_stays_infinite(tmp_path):
-    metrics = {"a": [math.inf, -math.inf, 0.0]}
-    made = obtain(SeveralConfig(), functools.partial(run_given, metrics=metrics), tmp_path)
-    (path,) = tmp_path.iterdir()
-    assert read_record(path) == made and made.metrics == metrics
-    assert read_records(tmp_path)["a"].tolist() == metrics["a"]
-
-
-@pytest.mark.parametrize("given", [dict(metrics={"a": [1.0]}), dict(metrics={}, curves={"a": []})])
-def test_a_run_must_give_one_entry_a_seed(given):
-    with pytest.raises(ValueError, match=r"'a' has . entries for 3 seeds: a run must"):
-        run_given(SeveralConfig(), **given)
 
 
 def test_records_as_a_table_have_one_row_a_seed(tmp_path):

@@ -15,10 +15,8 @@ from experiments.verdicts.tables import (
     VERDICTS,
     between_markers,
     count,
-    criterion,
     in_numbers,
     in_paper_order,
-    in_short,
     judge_all,
     to_json,
     to_markdown,
@@ -100,25 +98,6 @@ def test_numbers_as_text(numbers, signed, text):
     assert in_numbers(*numbers, signed=signed) == text
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"threshold": 0.5, "margin": 0.1}, "above 0.6 (0.5 would be no effect"),
-        ({"direction": "smaller", "margin": 0.5}, "below -0.5"),
-        ({"direction": "equal", "margin": 0.01}, "within 0.01 of 0"),
-        ({"statistic": "largest", "margin": 1e-10}, "at most 1e-10"),
-    ],
-)
-def test_criterion(options, words):
-    assert words in criterion(claim(**{"statistic": "mean", "query": ALONE} | options))
-
-
-def test_a_claim_in_short():
-    long = "The noise of the batches behind the statistics regularizes: it is ahead (here) of BN."
-    assert in_short(long) == "The noise of the batches behind the statistics regularizes"
-    assert in_short("Beyond the paper: the same (again).") == "The same"
-
-
 def test_markdown_has_one_row_a_claim():
     claims = [paired(paper="6 % | more"), claim("none")]
     lines = to_markdown(judge_all(claims, records(0.0), "quick")).splitlines()
@@ -133,12 +112,6 @@ def test_markers():
     new = between_markers(text, "new\n")
     assert new == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     assert between_markers(new, "new\n") == new
-
-
-@pytest.mark.parametrize("text", ["none", f"{END}{BEGIN}", BEGIN, f"{BEGIN}{END}{END}"])
-def test_markers_that_are_not_there_once_are_refused(text):
-    with pytest.raises(ValueError, match="each once"):
-        between_markers(text, "")
 
 
 def test_json_holds_claim_and_judgement():
@@ -188,20 +161,6 @@ def test_dot_lies_in_the_shade_where_the_claim_holds(gain, inside):
     shade, dot = svg.find("{*}rect"), float(svg.find("{*}circle").get("cx"))
     left = float(shade.get("x"))
     assert (left <= dot <= left + float(shade.get("width"))) is inside
-
-
-def test_no_picture_without_an_estimate():
-    row = judge_all([claim()], pd.DataFrame(), "quick").to_dict("records")[0]
-    assert pictures.interval_svg(row) == ""
-
-
-def test_strip_is_divided_by_the_counts():
-    svg = ElementTree.fromstring(
-        pictures.strip_svg({"reproduced": 1, "not run": 3, "partially": 0})
-    )
-    widths = [float(part.get("width")) for part in svg.findall("{*}rect")]
-    assert len(widths) == 2 and widths[1] / widths[0] == pytest.approx(3, rel=0.05)
-    assert svg.find("{*}title").text == "1 reproduced, 3 not run"
 
 
 def test_overview_draws_each_claim_that_has_an_interval():

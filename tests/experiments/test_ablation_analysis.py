@@ -9,17 +9,8 @@ import pytest
 from scipy import stats
 
 from experiments.ablation import figures as ablation
-from experiments.ablation import plan
-from experiments.ablation.experiment import run_ablation
-from experiments.ablation.study import (
-    bias_and_noise,
-    compare,
-    of_refreshing,
-    reader,
-    says,
-    work,
-)
-from experiments.common.records import read_records, write_record
+from experiments.ablation import runs as plan
+from experiments.ablation.analysis import bias_and_noise, compare, of_refreshing, says, work
 from experiments.common.stats import interval
 
 SEEDS = 6
@@ -158,46 +149,18 @@ def test_refreshing_is_compared_within_a_run():
     assert set(found.index) == {"UBN", "BN"}
 
 
-def quick(**changes):
-    """Every peer of the spiral, as a run of a few steps."""
+def test_work_counts_rows():
+    """Of each peer's first trial on the spiral."""
     choices = {name: peer.trials[0] for name, peer in plan.peers("spiral").items()}
     configs = [c for c in plan.claimed("spiral", choices) if c.ingredient == "peers"]
-    return [plan.smaller(config, seeds=3, steps=2) for config in configs]
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    for config in quick():
-        write_record(run_ablation(config), folder)
-    return folder
-
-
-def test_work_counts_rows(records):
-    runs = read_records(records, "ablation").groupby("name").first()
-    found = work(runs.reset_index()).to_numpy()
-    found = dict(zip(runs.index, found, strict=True))
+    runs = pd.concat([pd.json_normalize(c.model_dump(mode="json")) for c in configs])
+    found = dict(zip(runs["name"], work(runs), strict=True))
     labeled, others = 16, 64
     assert found["BN"] == found["BN, refreshed"] == found["GroupNorm"] == 3 * labeled
     assert found["UBN"] == 3 * labeled + (labeled + others)
     assert found["UBN, joint gradient"] == 3 * labeled + 3 * (labeled + others)
     assert found["BN, averages see unlabeled"] == 3 * labeled + others
     assert found["mean teacher"] == 4 * (labeled + others)
-
-
-def test_records_are_read_in_order_and_never_made(records, tmp_path):
-    configs = quick()[:3]
-    assert [r.key for r in reader(records)(configs[::-1])] == [c.key for c in configs[::-1]]
-    with pytest.raises(FileNotFoundError):
-        reader(tmp_path)(configs)
-
-
-def test_records_of_real_runs_can_be_compared(records):
-    found = compare(read_records(records, "ablation"))
-    assert len(found) == len(plan.peers("spiral"))
-    # Nets without moving averages have no refreshed statistics.
-    without = found[found["refreshed"].isna()]["name"]
-    assert set(without) == {"GroupNorm", "LayerNorm"}
 
 
 def test_a_panel_a_domain_and_what_is_missing_is_said():
@@ -210,16 +173,4 @@ def test_a_panel_a_domain_and_what_is_missing_is_said():
     assert [axes.get_title() for axes in figure.axes] == ["digits, 5 a class", "drives, 1 in 128"]
     assert [len(axes.texts) for axes in figure.axes] == [0, 1]
     assert figure.axes[1].texts[0].get_text() == "not run"
-    matplotlib.pyplot.close(figure)
-
-
-def test_accuracy_over_labels_has_a_line_a_method():
-    table = pd.concat(
-        compare(some_runs().assign(**{"setting.labels": labels})) for labels in (5, 20)
-    )
-    peers = table[table["ingredient"] == "peers"]
-    figure = ablation.draw_by_labels(peers, {"BN": "gray", "UBN": "blue"})
-    left, _ = figure.axes
-    assert [line.get_label() for line in left.get_lines()] == ["BN", "UBN"]
-    assert left.get_lines()[0].get_xdata().tolist() == [5, 20]
     matplotlib.pyplot.close(figure)

@@ -1,9 +1,11 @@
-"""One trainer for all domains and methods, so that nothing differs but the method."""
+"""One run of the ablation: a method on a domain, for some seeds.
+
+One trainer serves all domains and methods, so that nothing differs but the method.
+"""
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,65 +13,43 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from experiments.ablation.config import Setting
-from experiments.ablation.methods import Method, Pool, Rows, Teacher
+from experiments.ablation.domains import Problem, Scenes, problems_of
+from experiments.ablation.methods import AblationConfig, Method, Pool, Rows, Setting, Teacher
 from experiments.ablation.norms import BatchNormVariant, SplitBatchNorm
+from experiments.common.records import Result, recorded
 from experiments.common.training import initialized_by, random_batches
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.forward import two_passes
 
 
-class Problem(Protocol):
-    """What a domain offers: data of some seeds, a net, losses and measures.
+@recorded
+def run_ablation(
+    config: AblationConfig, scenes: Scenes | None = None, *, progress: str | None = None
+) -> Result:
+    """Train and measure each seed; `scenes` are the frames of a depth domain.
 
-    Where nets of several seeds stand side by side, tensors have the seeds in their second
-    dimension, as in `experiments.toy.ensemble`.
+    The metrics are accuracies: `accuracy` on data for testing, `labeled_accuracy` and
+    `unlabeled_accuracy` on parts of the training data, and `refreshed_accuracy` on data for testing
+    with statistics measured anew after training, None for nets without any. The record names the
+    frames of another distribution.
     """
-
-    seeds: Sequence[int]
-    side_by_side: bool
-
-    def net(self) -> nn.Module:
-        """Return a new net with batch normalization; weights are from torch's generator."""
-
-    def size(self, pool: Pool) -> int:
-        """Return how many rows a pool has."""
-
-    def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
-        """Return rows of a pool as the net's input."""
-
-    def targets(self, rows: Tensor) -> Any:
-        """Return what the loss needs to know of labeled rows."""
-
-    def loss(self, output: Any, targets: Any) -> Tensor:
-        """Return the loss of labeled rows."""
-
-    def disagreement(self, student: Any, teacher: Any) -> Tensor:
-        """Return how far two outputs for the same rows are apart: the mean teacher's loss."""
-
-    def disturbed(self, inputs: Tensor) -> Tensor:
-        """Return inputs with the noise under which a mean teacher asks for the same output."""
-
-    def joined(self, outputs: Any, first: int) -> tuple[Any, Any]:
-        """Cut an output behind its first rows."""
-
-    def measure(self, net: nn.Module) -> dict[str, list[float]]:
-        """Return what an evaluated net is worth, for each seed; `accuracy` is the main one."""
-
-    def refreshing(self) -> Iterator[Tensor]:
-        """Yield training inputs, labeled and unlabeled, to measure statistics anew."""
+    metrics: dict[str, list[float | None]] = {}
+    for problem in problems_of(config, scenes):
+        net = train(config.method, config.setting, problem, progress=progress)
+        found = problem.measure(net)
+        again = refreshed(net, problem)
+        unknown = [None] * len(problem.seeds)
+        found["refreshed_accuracy"] = problem.measure(again)["accuracy"] if again else unknown
+        for name, values in found.items():
+            metrics.setdefault(name, []).extend(values)
+    other = {} if scenes is None else {"other": [scenes.other.fingerprint]}
+    return Result(metrics, {}, other)
 
 
 def train(
     method: Method, setting: Setting, problem: Problem, *, progress: str | None = None
 ) -> nn.Module:
     """Return the trained net, or the teacher; runs of a seed share weights and labeled batches.
-
-    Args:
-        method: What to train.
-        setting: How.
-        problem: On what.
-        progress: Label of a progress bar; None shows none.
 
     Raises:
         FloatingPointError: The loss is not finite; names the step.
@@ -117,7 +97,7 @@ def _loss(
     net: nn.Module,
     average: AveragedModel | None,
     inputs: Tensor,
-    targets: Any,
+    targets: Tensor,
     beside: Tensor | None,
     share: float,
 ) -> Tensor:
@@ -161,11 +141,7 @@ def _average_of(net: nn.Module, teacher: Teacher | None) -> AveragedModel | None
 def row_batches(problem: Problem, pool: Pool, wanted: Rows, salt: int) -> Iterator[Tensor]:
     """Yield index batches of a pool without end: [n], or [n, seeds] for nets side by side.
 
-    Args:
-        problem: Has the pool.
-        pool: Which rows.
-        wanted: How many, and whether they change.
-        salt: Tells generators of one seed apart.
+    `salt` tells the generators of one seed apart.
     """
     size = problem.size(pool)
     number = size if wanted.number == "all" else min(wanted.number, size)
@@ -185,10 +161,7 @@ def refreshed(net: nn.Module, problem: Problem) -> nn.Module | None:
     """Return a copy with statistics measured anew over training rows of both kinds (AdaBN).
 
     All but the normalization is in evaluation mode, and variants of batch normalization are plain
-    ones, as they will be when the statistics are used.
-
-    Returns:
-        The copy; None where the net has no moving averages.
+    ones, as they will be when the statistics are used. None where the net has no moving averages.
     """
     if not any(isinstance(layer, _BatchNorm) for layer in net.modules()):
         return None

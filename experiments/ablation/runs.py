@@ -1,13 +1,38 @@
 """The runs of the ablation: ingredients one at a time, and peers under one budget of tuning.
 
-docs/ablation_study.md says why. A run is a method and a setting under a name.
+docs/ablation_study.md says why. A run is a method and a setting under a name. `STAGES` are the
+study's, by domain; a stopped one goes on where it was.
 """
 
-from collections.abc import Mapping
+import argparse
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.ablation.config import AblationConfig, Domain, Setting
-from experiments.ablation.methods import UBN, Ghost, Group, Method, Renorm, Rows, Split, Teacher
+import numpy as np
+
+from experiments.ablation.domains import Scenes
+from experiments.ablation.methods import (
+    UBN,
+    AblationConfig,
+    Domain,
+    Ghost,
+    Group,
+    Method,
+    Renorm,
+    Rows,
+    Setting,
+    Split,
+    Teacher,
+)
+from experiments.ablation.train import run_ablation
+from experiments.common.parallel import obtain_all
+from experiments.common.records import Experiment, PlannedRun, Record, read_record, record_path
+from experiments.depth.data import CLAIMS, INDOOR, SEARCH, DepthData, study_drives
+from experiments.depth.rgbd import RgbdFrames, split_by_time
+
+EXPERIMENTS = {"ablation": Experiment(AblationConfig, run_ablation)}
 
 LABELS: dict[Domain, tuple[int, ...]] = {
     "spiral": (25,),  # points a class
@@ -40,11 +65,7 @@ MANY = {"drives": 64, "indoor": 64}  # frames that stand for the population, whe
 
 
 def ingredients(domain: Domain) -> dict[str, dict[str, Method]]:
-    """Return, for each ingredient, the methods that differ in it; UBN's defaults are in none.
-
-    Args:
-        domain: Sizes of batches depend on it.
-    """
+    """Return, for each ingredient, the methods that differ in it; UBN's defaults are in none."""
     base = BASE[domain]
     population = MANY.get(domain, "all")
 
@@ -155,17 +176,7 @@ def configured(
     ingredient: str = "",
     name: str = "",
 ) -> AblationConfig:
-    """Return a run with all seeds of its stage.
-
-    Args:
-        domain: On what.
-        method: What.
-        change: What differs from the domain's setting.
-        stage: "tuning" or "claims".
-        data: Fingerprint of the frames, for depth.
-        ingredient: What the run is for.
-        name: Its name there.
-    """
+    """Return a run with all seeds of its stage; `change` is what differs from the usual setting."""
     seeds = CLAIM_SEEDS[domain] if stage == "claims" else TUNING_SEEDS[domain]
     setting = Setting(**BASE[domain].model_dump() | dict(change))
     return AblationConfig(
@@ -185,18 +196,10 @@ def claimed(
 ) -> list[AblationConfig]:
     """Return all runs that conclusions on a domain rest on.
 
-    The tuned methods are those of the ingredient "peers"; those of "baselines" have the domain's
-    setting, which the ingredients share.
-
-    Args:
-        domain: On what.
-        choices: The peers as tuning left them; see `experiments.ablation.tuning.tune`.
-        data: Fingerprint of the frames, for depth.
+    The peers, as tuning left them in `choices`, are those of the ingredient "peers"; those of
+    "baselines" have the domain's setting, which the ingredients share.
     """
-    fixed = {
-        "baselines": {DEFAULT: Method(norm=UBN()), PLAIN: Method()},
-        **ingredients(domain),
-    }
+    fixed = {"baselines": {DEFAULT: Method(norm=UBN()), PLAIN: Method()}, **ingredients(domain)}
     cells = [
         (ingredient, name, method, {})
         for ingredient, methods in fixed.items()
@@ -205,17 +208,12 @@ def claimed(
     cells += [("peers", name, method, change) for name, (method, change) in choices.items()]
     runs = [
         configured(
-            domain,
-            method,
-            {**change, "labels": labels},
-            stage="claims",
-            data=data,
-            ingredient=ingredient,
-            name=name,
+            domain, method, {**change, "labels": labels},
+            stage="claims", data=data, ingredient=ingredient, name=name,
         )
         for labels in LABELS[domain]
         for ingredient, name, method, change in cells
-    ]
+    ]  # fmt: skip
     # A study that is stopped has what matters most: all with the fewest labels, then the peers.
     few = LABELS[domain][0]
     return sorted(
@@ -224,12 +222,7 @@ def claimed(
 
 
 def afterwards(domain: Domain, *, data: str = "") -> list[AblationConfig]:
-    """Return runs that the plan did not have: BN in depth with the batch that tuning gave UBN.
-
-    Args:
-        domain: On what; other domains have none.
-        data: Fingerprint of the frames.
-    """
+    """Return runs that the plan did not have: BN in depth with the batch that tuning gave UBN."""
     if domain not in MANY:
         return []
     base = BASE[domain]
@@ -243,4 +236,155 @@ def afterwards(domain: Domain, *, data: str = "") -> list[AblationConfig]:
 def smaller(config: AblationConfig, seeds: int, steps: int) -> AblationConfig:
     """Return a run with fewer seeds and steps, for a quick look."""
     setting = config.setting.model_copy(update={"steps": min(steps, config.setting.steps)})
-    return config.model_copy(update={"setting": setting, "seeds": config.seeds[:seeds]})
+    run = config.model_copy(update={"setting": setting, "seeds": config.seeds[:seeds]})
+    return AblationConfig.model_validate(run.model_dump())  # no run has no seed and no step
+
+
+Obtain = Callable[[Sequence[AblationConfig]], Sequence[Record]]  # records in the runs' order
+
+
+def tune(domain: Domain, obtain: Obtain, *, data: str = "") -> dict[str, Trial]:
+    """Return the best of each peer's five trials: its method, and what differs in the setting.
+
+    All peers have the same budget: three learning rates, then two other choices of their own.
+    """
+    found = peers(domain)
+
+    def best(trials: Mapping[str, Sequence[Trial]]) -> dict[str, Trial]:
+        """Return each peer's trial with the highest mean of its metric, the first of equal ones."""
+        configs = {
+            name: [configured(domain, *trial, stage="tuning", data=data) for trial in some]
+            for name, some in trials.items()
+        }
+        records = obtain([config for some in configs.values() for config in some])
+        metrics = {record.key: record.metrics for record in records}
+        scores = {
+            name: [np.mean(metrics[config.key][found[name].metric]) for config in some]
+            for name, some in configs.items()
+        }
+        return {name: some[int(np.argmax(scores[name]))] for name, some in trials.items()}
+
+    rates = [{"learning_rate": rate * BASE[domain].learning_rate} for rate in RATES]
+    first = {
+        name: [(method, {**change, **rate}) for rate in rates]
+        for name, peer in found.items()
+        for method, change in peer.trials[:1]
+    }
+    at = {name: (trial, trial[1]["learning_rate"]) for name, trial in best(first).items()}
+    return best(
+        {
+            name: [trial, *((m, {**c, "learning_rate": rate}) for m, c in found[name].trials[1:])]
+            for name, (trial, rate) in at.items()
+        }
+    )
+
+
+def reader(folder: Path | str) -> Obtain:
+    """Return what reads the records of configurations from a folder, and makes none."""
+    return lambda configs: [read_record(record_path(config, folder)) for config in configs]
+
+
+# What notebook 4 runs
+
+
+def sample_runs(
+    tuning: Path | str,
+    *,
+    domains: Sequence[Domain],
+    ingredients: Sequence[str] = (),
+    seeds: int,
+    steps: int,
+) -> list[AblationConfig]:
+    """Return runs that the study's claims rest on, made smaller; its own where nothing is cut.
+
+    The records in the folder `tuning` say how each peer is set. Domains are those without frames;
+    no ingredient named means all.
+
+    Raises:
+        ValueError: There is no such ingredient, or no run of such a size.
+    """
+    runs = [
+        smaller(config, seeds, steps)
+        for domain in domains
+        for config in claimed(domain, tune(domain, reader(tuning)))
+    ]
+    known = list(dict.fromkeys(run.ingredient for run in runs))
+    if unknown := sorted(set(ingredients) - set(known)):
+        raise ValueError(f"There is no ingredient {unknown[0]!r}; there are: {', '.join(known)}.")
+    return [run for run in runs if not ingredients or run.ingredient in ingredients]
+
+
+def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[PlannedRun]:
+    """Return all runs that notebook 4 needs, from its parameters."""
+    names = ("domains", "ingredients", "seeds", "steps")
+    tuning = Path(parameters["study"]) / "ablation_tuning"
+    return [
+        PlannedRun(
+            f"ablation, {run.domain}, {run.ingredient}, {run.name}, {run.setting.labels} labels",
+            run,
+        )
+        for run in sample_runs(tuning, **{name: parameters[name] for name in names})
+    ]
+
+
+# The study
+
+
+def study(domain: Domain, arguments: argparse.Namespace) -> None:
+    """Tune the peers of a domain, then make the records that its claims rest on.
+
+    `indoor` takes the choices of `drives`.
+    """
+    choices = _tuned("drives" if domain == "indoor" else domain, arguments)
+    if arguments.only_tuning:
+        return
+    scenes = _scenes(domain, CLAIMS, arguments)
+    data = scenes.data.fingerprint if scenes else ""
+    later = afterwards(domain, data=data)
+    _obtain(claimed(domain, choices, data=data), scenes, "records", arguments)
+    _obtain(later, scenes, "ablation_after", arguments)
+
+
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    domain: functools.partial(study, domain) for domain in BASE
+}
+
+
+def _tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Trial]:
+    """Return the choices of a domain, from its tuning runs."""
+    scenes = _scenes(domain, SEARCH, arguments)
+    obtain = functools.partial(
+        _obtain, scenes=scenes, folder="ablation_tuning", arguments=arguments
+    )
+    if arguments.tuned:
+        obtain = reader(arguments.results / "ablation_tuning")
+    return tune(domain, obtain, data=scenes.data.fingerprint if scenes else "")
+
+
+def _obtain(
+    configs: Sequence[AblationConfig],
+    scenes: Scenes | None,
+    folder: str,
+    arguments: argparse.Namespace,
+) -> list[Record]:
+    """Return the records of runs, making the missing ones."""
+    run = functools.partial(run_ablation, scenes=scenes)
+    folder = arguments.results / folder
+    return obtain_all(
+        configs, run, folder, processes=arguments.processes, progress=f"ablation, {folder.name}"
+    )
+
+
+def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scenes | None:
+    """Return the frames of a depth domain, with others of another distribution beside them."""
+    if domain == "drives":
+        data, other = (study_drives(arguments.data, number) for number in (seed, 1 - seed))
+        return Scenes(data, other.frames, {})
+    if domain == "indoor":
+        if arguments.rgbd_root is None:
+            raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
+        size = (36, 48)
+        frames = RgbdFrames(arguments.rgbd_root, size=size)
+        data = DepthData(frames, *split_by_time(frames.keys))
+        return Scenes(data, study_drives(arguments.data, CLAIMS, size).frames, INDOOR)
+    return None

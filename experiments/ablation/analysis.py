@@ -1,15 +1,10 @@
 """What the ablation's records say: differences, intervals, corrected tests, effect sizes."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, ttest_rel
 
-from experiments.ablation.config import AblationConfig
-from experiments.ablation.plan import DEFAULT, PLAIN, REFRESHED
-from experiments.common.records import Record, read_record, record_path
+from experiments.ablation.runs import BASE, DEFAULT, PLAIN, REFRESHED
 from experiments.common.stats import interval
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
@@ -18,22 +13,19 @@ OF_USE = 0.02  # a clear difference of at least so much accuracy is of use
 
 # With what the runs of an ingredient are compared; all others with UBN's defaults.
 BASELINES = {"peers": ("peers", PLAIN)}
-ORDER = ["spiral", "digits", "drives", "indoor"]
+ORDER = list(BASE)
+PAIRED = ("difference", "low", "high", "p", "effect size", "seeds")
 
 
 def compare(runs: pd.DataFrame) -> pd.DataFrame:
     """Compare the runs of every ingredient with its baseline, paired by seed.
 
-    Args:
-        runs: As `experiments.common.records.read_records` returns them, of claims.
-
-    Returns:
-        One row for each domain, number of labels, ingredient and name that has a baseline, in the
-        order of the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the
-        baseline, its 95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected
-        over all comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over
-        standard deviation of the differences), `seeds`, and `says`: see `says`. Baselines have
-        neither p nor effect.
+    `runs` are claims as `experiments.common.records.read_records` returns them. The table has one
+    row for each domain, number of labels, ingredient and name that has a baseline, in the order of
+    the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the baseline, its
+    95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected over all
+    comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over standard deviation
+    of the differences), `seeds`, and `says`: see `says`. Baselines have neither p nor effect.
     """
     rows = []
     refreshed = runs["name"] == REFRESHED
@@ -49,10 +41,8 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
             row += [one["accuracy"].mean(), one["refreshed_accuracy"].mean()]
             theirs = cells[baseline]["accuracy"]
             rows.append([*row, *_paired(one["accuracy"] - theirs, baseline == (ingredient, name))])
-    names = ["domain", "labels", "ingredient", "name", "accuracy", "refreshed"]
-    table = pd.DataFrame(
-        rows, columns=[*names, "difference", "low", "high", "p", "effect", "seeds"]
-    )
+    names = ["domain", "labels", "ingredient", "name", "accuracy", "refreshed", *PAIRED]
+    table = pd.DataFrame(rows, columns=names).rename(columns={"effect size": "effect"})
     if table.empty:
         return table.assign(says=[])
     for _, some in table.groupby("domain"):
@@ -89,9 +79,8 @@ def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
 def says(difference: float, p: float) -> str:
     """Put a difference and its corrected p in words.
 
-    Returns:
-        "ahead" or "behind", "a little ..." where it is not of use, "level" where it is nothing, and
-        "open" where it is not clear.
+    "ahead" or "behind", "a little ..." where it is not of use, "level" where it is nothing, and
+    "open" where it is not clear.
     """
     if not p < CLEAR:
         return "open"
@@ -104,14 +93,10 @@ def says(difference: float, p: float) -> str:
 def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what removing bias and adding noise do to accuracy, from the 2x2 design.
 
-    Args:
-        runs: As for `compare`.
-
-    Returns:
-        One row for each domain, number of labels and effect, with `difference`, `low`, `high`, `p`
-        (not corrected: three questions, asked for themselves), `effect size` and `seeds`:
-        "less bias" is unbiased minus biased, "more noise" is a batch minus all rows, each a mean
-        over the other factor, and "interaction" how much more noise does without bias than with.
+    One row for each domain, number of labels and effect, with `difference`, `low`, `high`, `p` (not
+    corrected: three questions, asked for themselves), `effect size` and `seeds`: "less bias" is
+    unbiased minus biased, "more noise" is a batch minus all rows, each a mean over the other
+    factor, and "interaction" how much more noise does without bias than with.
     """
     rows = []
     chosen = _in_order(runs[runs["ingredient"] == "bias and noise"])
@@ -129,16 +114,11 @@ def bias_and_noise(runs: pd.DataFrame) -> pd.DataFrame:
             "interaction": noise_unbiased - noise_biased,
         }.items():
             rows.append([domain, labels, name, *_paired(values, False)])
-    names = ["domain", "labels", "what", "difference", "low", "high", "p", "effect size", "seeds"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=["domain", "labels", "what", *PAIRED])
 
 
 def work(runs: pd.DataFrame) -> pd.Series:
-    """Return how many rows pass through the net in a step of a peer, a pass backward being two.
-
-    Args:
-        runs: As for `compare`, of the peers.
-    """
+    """Return how many rows pass through the net in a step of a peer, a pass backward being two."""
     labeled, others = runs["setting.labeled_batch"], runs["setting.other_batch"]
     both = labeled + others
     passes = 3 * labeled
@@ -153,11 +133,7 @@ def work(runs: pd.DataFrame) -> pd.Series:
 
 
 def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what statistics refreshed after training change in the accuracy of BN and UBN.
-
-    Args:
-        runs: As for `compare`.
-    """
+    """Return what statistics refreshed after training change in the accuracy of BN and UBN."""
     rows = []
     chosen = _in_order(runs[runs["ingredient"] == "baselines"])
     for (domain, labels, name), some in chosen.groupby(
@@ -165,18 +141,4 @@ def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
     ):
         difference = some["refreshed_accuracy"] - some["accuracy"]
         rows.append([domain, labels, name, *_paired(difference, False)])
-    names = ["domain", "labels", "name", "difference", "low", "high", "p", "effect size", "seeds"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def reader(folder: Path | str) -> Callable[[Sequence[AblationConfig]], list[Record]]:
-    """Return what reads the records of configurations from a folder, and makes none.
-
-    Args:
-        folder: Where the records are.
-    """
-
-    def read(configs: Sequence[AblationConfig]) -> list[Record]:
-        return [read_record(record_path(config, folder)) for config in configs]
-
-    return read
+    return pd.DataFrame(rows, columns=["domain", "labels", "name", *PAIRED])
