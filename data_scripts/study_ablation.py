@@ -20,10 +20,8 @@ from experiments.ablation.study import reader
 from experiments.ablation.tuning import tune
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Record
-from experiments.depth import study as depth_study
-from experiments.depth.data import DepthData
+from experiments.depth.data import CLAIMS, INDOOR, SEARCH, DepthData, study_drives
 from experiments.depth.rgbd import RgbdFrames, split_by_time
-from study_depth import CLAIMS, SEARCH, synthetic
 
 ROOM = (36, 48)  # size of the indoor frames
 
@@ -80,14 +78,14 @@ def obtain(
 def scenes_of(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scenes | None:
     """Return the frames of a depth domain, with others of another distribution beside them."""
     if domain == "drives":
-        data, other = (synthetic(arguments.data, number) for number in (seed, 1 - seed))
+        data, other = (study_drives(arguments.data, number) for number in (seed, 1 - seed))
         return Scenes(data, other.frames, {})
     if domain == "indoor":
         if arguments.rgbd_root is None:
             raise ValueError("The indoor domain needs a folder of frames: --rgbd-root.")
         frames = RgbdFrames(arguments.rgbd_root, size=ROOM)
         data = DepthData(frames, *split_by_time(frames.keys))
-        return Scenes(data, synthetic(arguments.data, CLAIMS, ROOM).frames, depth_study.INDOOR)
+        return Scenes(data, study_drives(arguments.data, CLAIMS, ROOM).frames, INDOOR)
     return None
 
 

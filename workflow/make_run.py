@@ -36,7 +36,7 @@ def make_run(
     if not experiment.frames:
         return obtain(config, run, folder)
     from experiments.depth.data import DepthData, usual_split
-    from experiments.depth.train import obtain_depth
+    from experiments.depth.train import obtain_depth, weights_path
     from ubnlib.kitti import PackedDepth
 
     found = json.loads(frames.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def make_run(
     data = DepthData(packed, *split)
     kept = folder.parent / "weights"
     options = {"weights": kept, "checkpoints": folder.parent / "checkpoints", "workers": workers}
-    net = kept / f"{config.key}.npz"
+    net = weights_path(config, kept)
     if weights and record_path(config, folder).exists() and not net.exists():
         # The record alone is not enough: make it where there is none, and put it in its place.
         with tempfile.TemporaryDirectory() as elsewhere:

@@ -32,7 +32,7 @@ from experiments.ablation.tuning import tune
 from experiments.common.provenance import provenance
 from experiments.common.records import Config, read_record
 from experiments.depth.data import DepthData, usual_split
-from experiments.depth.plan import depth_runs
+from experiments.depth.runs import depth_runs
 from experiments.method.runs import method_runs
 from experiments.toy import runs as toy
 from plan import Plan, make_plan

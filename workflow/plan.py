@@ -90,7 +90,7 @@ def look_at(run: Run, results: Path, seen: dict[str, Path]) -> Planned:
 
 def weights_of(results: Path, key: str) -> Path:
     """Return where a run's trained net is kept."""
-    return results / "weights" / f"{key}.npz"
+    return results / "weights" / f"{key}.pt"
 
 
 def _without_data(results: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.depth.plan import pack_split, packed_folder
+from experiments.depth.data import pack_split, packed_folder
 from synthetic_kitti import make_synthetic_kitti
 from terminal import describe, duration, say
 from ubnlib.kitti import PackedDepth

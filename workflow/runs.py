@@ -74,7 +74,7 @@ def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
 
 def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:
     """List the runs of notebook 3."""
-    from experiments.depth.plan import depth_runs
+    from experiments.depth.runs import depth_runs
 
     runs = _call(depth_runs, {**parameters, "data": fingerprint})
     for run in runs:

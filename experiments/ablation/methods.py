@@ -14,7 +14,7 @@ from experiments.ablation.norms import (
 )
 from experiments.common.records import Config
 from experiments.common.training import BNConfig, UBNConfig
-from experiments.depth.forms import NOTHING
+from experiments.depth.config import NOTHING
 from ubnlib.forward import ubn_layers
 
 Where = Literal["all", "first", "last", "first half", "second half"]

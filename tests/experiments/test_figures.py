@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.common import style
-from experiments.depth import depth_training, figure6_label_fraction
+from experiments.depth import figure6_label_fraction, figures
 from experiments.method import figure1_two_steps
 from experiments.toy import figure2_boundaries, split_spiral
 from experiments.toy import plane as spiral_plane
@@ -91,16 +91,16 @@ def test_depth_training_has_a_panel_for_each_method_and_gap():
     curve = {"step": [10, 20], "labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4],
              "test/cnv1": [0.3, 0.2], "averages/cnv1": [0.1, 0.4]}  # fmt: skip
     curves = {"BN": curve, "UBN": curve}
-    accuracy = depth_training.accuracy_table(curves)
+    accuracy = figures.accuracy_table(curves)
     assert len(accuracy) == 2 * 3 * 2
-    axes = depth_training.draw_accuracy(accuracy).axes
+    axes = figures.draw_accuracy(accuracy).axes
     assert [a.get_title() for a in axes] == ["BN", "UBN"]
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes[1].lines}
     assert lines == {"labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4]}
-    statistics = depth_training.statistics_table(curves)
+    statistics = figures.statistics_table(curves)
     by = statistics.set_index(["method", "gap", "layer", "step"])["value"]
     assert (by["UBN", "test", "cnv1", 10], by["UBN", "test", "cnv1", 20]) == (0.3, 0.2)
-    axes = depth_training.draw_statistics(statistics, {"test": "labeled to test"}).axes
+    axes = figures.draw_statistics(statistics, {"test": "labeled to test"}).axes
     solid = [line.get_ydata().tolist() for line in axes[0].lines if line.get_marker() == "o"]
     assert solid == [[0.2], [0.2]]
 

@@ -61,7 +61,7 @@ ALLOWED = {
     "ubnlib": set(),
     "experiments.common": {"ubnlib"},
     "experiments.toy": {"ubnlib", "experiments.common"},
-    "experiments.depth": {"ubnlib", "experiments.common"},
+    "experiments.depth": {"ubnlib", "experiments.common", "synthetic_kitti"},
     "experiments.method": {"ubnlib", "experiments.common"},
     "experiments.ablation": {
         "ubnlib", "experiments.common", "experiments.toy", "experiments.depth",

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.data import DepthData, EveryLabels
 from experiments.depth.evaluate import evaluate_frames
-from experiments.depth.forms import UBNForm
-from experiments.depth.rgbd import RgbdFrames, split_by_time
-from experiments.depth.rgbd_files import frame_keys
-from experiments.depth.train import DepthConfig, run_depth
+from experiments.depth.rgbd import RgbdFrames, frame_keys, split_by_time
+from experiments.depth.train import run_depth
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, keep_every, keep_random
 from ubnlib.kitti.splits import compact, expand
