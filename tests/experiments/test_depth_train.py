@@ -1,11 +1,8 @@
 """Depth runs: their data and configuration, killed and gone on with, and of two processes."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -16,19 +13,9 @@ from experiments.common.records import Record
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.data import DepthData, EveryLabels, RandomLabels, usual_split
-from experiments.depth.engine import Engine, EngineConfig, load_state
-from experiments.depth.train import main, obtain_depth, run_depth, train_depth
-from train_worker import (
-    ALONE,
-    KILLED,
-    TOGETHER,
-    as_rank,
-    depth_config,
-    free_port,
-    start,
-    train_in_float64,
-    until_done,
-)
+from experiments.depth.engine import Engine, EngineConfig, Ranks, load_state
+from experiments.depth.train import main, make_net, obtain_depth, run_depth, train_depth
+from train_worker import ALONE, KILLED, TOGETHER, depth_config, until_done
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +42,6 @@ def test_labels_are_every_kth_frame(data):
     assert len(some) == 12 and len(fewer) == 3 and fewer < some
 
 
-def test_labels_are_in_the_record(data):
-    record = run_depth(depth_config(data, steps=1, evaluations=0), data)
-    assert record.seeds == [0]
-    assert record.frames == {"labeled": ["2000_01_01_drive_0001 2 0-20/4"]}
-
-
 def test_a_frame_is_on_one_side_only(data):
     keys = data.frames.keys
     for train, test in ((keys, keys[-1:]), (keys, []), ([], keys)):
@@ -79,7 +60,6 @@ def test_depth_run_refuses_other_data(data):
     ("change", "message"),
     [
         (dict(steps=None), "steps is None and epochs None: give one of them"),
-        (dict(epochs=2.0), r"steps is 4 and epochs 2\.0: give one of them"),
         (dict(engine=dict(accumulate=3)), "cannot be divided into 3 equal micro-batches"),
         (dict(unlabeled_batch=5, engine=dict(accumulate=2)), "divided into 2 equal"),
         (
@@ -89,8 +69,6 @@ def test_depth_run_refuses_other_data(data):
             ),
             "compile does not go with",
         ),
-        (dict(norm={"kind": "bn", "stats_grad": "none"}), "stats_grad"),
-        (dict(engine=dict(precision="int8")), "precision"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(data, change, message):
@@ -138,16 +116,16 @@ def test_depth_run_is_a_function_of_its_configuration(data):
     config = depth_config(data, norm=UBNForm())
     one, two = (run_depth(config, data, workers=workers) for workers in (0, 2))
     assert one.metrics == two.metrics and one.curves == two.curves
-    assert one.metrics["labeled_frames"] == [6]
+    assert one.seeds == [0] and one.metrics["labeled_frames"] == [6]
+    assert one.frames == {"labeled": ["2000_01_01_drive_0001 2 0-20/4"]}
     assert one.curves["step"] == [[2, 4]]
     assert len(one.curves["test"][0]) == 2
 
 
-@pytest.mark.parametrize("norm", [UBNForm(), UBNForm(gap_weight=1.0)], ids=["UBN", "gap"])
-def test_all_labels_make_ubn_batch_normalization(data, norm):
+def test_all_labels_make_ubn_batch_normalization(data):
     bn, ubn = (
         run_depth(depth_config(data, norm=norm, labels=EveryLabels(k=1)), data)
-        for norm in (BNConfig(), norm)
+        for norm in (BNConfig(), UBNForm(gap_weight=1.0))
     )
     assert bn.metrics == ubn.metrics
 
@@ -258,8 +236,7 @@ def test_the_checkpoint_of_other_frames_or_batches_is_refused(data, tmp_path):
             train_depth(config, other, checkpoint=path)
 
 
-def test_a_run_goes_on_with_another_precision_and_as_many_points(data, tmp_path):
-    """What the state does not depend on may change: how steps are computed, and how many."""
+def test_a_run_goes_on_with_another_precision_and_more_steps(data, tmp_path):
     path = tmp_path / "checkpoint.pt"
     train_depth(depth_config(data, steps=2), data, checkpoint=path)
     config = depth_config(data, steps=4, engine=EngineConfig(precision="bf16"))
@@ -270,61 +247,33 @@ def test_a_run_goes_on_with_another_precision_and_as_many_points(data, tmp_path)
 # Two processes
 
 
-def kill_one_of_two(root, out):
-    """Start the runs in two processes, and kill one of them in the first run, as torchrun would."""
-    port, runs = free_port(), train_worker.main
-    first, second = (start(as_rank, rank, port, runs, root, out) for rank in (0, 1))
-    try:
-        while not (out / "checkpoint.pt").exists() and first.is_alive() and second.is_alive():
-            time.sleep(0.01)
-        time.sleep(random.Random(3).uniform(0, 0.3))
-        second.kill()
-        second.join()
-        assert second.exitcode == -signal.SIGKILL
-        first.terminate()  # unless it has missed the other and failed
-        first.join(timeout=60)
-        assert first.exitcode
-    finally:
-        first.kill()
-        second.kill()
-
-
 @pytest.fixture(scope="module")
 def together(root, tmp_path_factory):
-    """What each of two processes found, of which one was killed in the first run."""
+    """What each of two processes found."""
     out = tmp_path_factory.mktemp("together")
-    kill_one_of_two(root, out)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [train_worker.__file__, str(root), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    torchrun = subprocess.Popen(command, env=environment)
-    try:
-        assert torchrun.wait(timeout=900) == 0
-    finally:
-        torchrun.terminate()  # which ends the processes that it started
-        torchrun.wait()
+    subprocess.run(command, env=environment, check=True, timeout=600)
     return {name: [load_state(out / f"{name} {rank}.pt") for rank in (0, 1)] for name in TOGETHER}
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_two_processes_train_as_one(data, together, name):
-    first, second = together[name]
-    net, curves = train_in_float64(data, name, ranks=ALONE)
-    assert all(torch.equal(first["state"][k], second["state"][k]) for k in first["state"])
-    assert set(second["curves"]) == {"loss"}, "the first process alone looks at the net"
-    assert second["curves"]["loss"] == first["curves"]["loss"]
-    assert first["curves"].keys() == curves.keys()
-    torch.testing.assert_close(first["curves"], curves, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(first["state"], dict(net.state_dict()), rtol=1e-9, atol=1e-9)
+def test_two_processes_stopped_once_train_as_one(data, together, name):
+    (first, curves), (second, others) = together[name]
+    with train_worker.in_float64():
+        net, alone = train_depth(depth_config(data, **TOGETHER[name]), data, ranks=ALONE)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert others["loss"] == curves["loss"]
+    torch.testing.assert_close(curves["loss"], alone["loss"], rtol=1e-9, atol=1e-9)
+    assert curves["test"][-1] == pytest.approx(alone["test"][-1])
+    torch.testing.assert_close(dict(first), dict(net.state_dict()), rtol=1e-9, atol=1e-9)
 
 
-def test_two_processes_go_on_where_one_of_them_was_killed(together):
-    starts = [found["start"] for found in together["killed"]]
-    assert starts[0] == starts[1] and 0 < starts[0] < TOGETHER["killed"]["steps"]
-    for killed, whole in zip(together["killed"], together["not killed"], strict=True):
-        assert killed["curves"] == whole["curves"]
-        assert all(torch.equal(killed["state"][k], whole["state"][k]) for k in whole["state"])
-    assert "with 2 processes: a repair knows the rows of its own" in together["BN"][0]["refused"]
+def test_repairs_are_for_one_process(data):
+    norm = UBNForm(stats_grad="none", repair="both")
+    with pytest.raises(ValueError, match="with 2 processes: a repair knows the rows of its own"):
+        make_net(depth_config(data, norm=norm), Ranks(0, 2, torch.device("cpu")))
 
 
 # From the command line

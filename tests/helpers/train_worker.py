@@ -10,7 +10,6 @@ import os
 import random
 import runpy
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from experiments.common.training import initialized_by
 from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.data import DepthData, EveryLabels
 from experiments.depth.engine import Engine, EngineConfig, Ranks, joined, load_state, save_state
-from experiments.depth.train import make_net, obtain_depth, train_depth
+from experiments.depth.train import obtain_depth, train_depth
 from small_kitti import HEIGHT, WIDTH, write_calibration, write_frame
 from ubnlib.kitti import KittiRaw, LabeledUnlabeledLoader, PackedDepth, prepare
 
@@ -90,8 +89,7 @@ def obtain_killed(root: Path, out: Path) -> None:
 
 ODD = dict(labels=EveryLabels(k=2), labeled_batch=5, unlabeled_batch=7)  # so ranks have uneven rows
 TOGETHER = {
-    "killed": dict(norm=UBNForm(), steps=12, **ODD),  # the first, while the others are not there
-    "not killed": dict(norm=UBNForm(), steps=12, **ODD),
+    "UBN": dict(norm=UBNForm(), steps=9, **ODD),
     "BN": dict(**ODD),
     "all, gap": dict(
         norm=UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both"), loss="log_l1", **ODD
@@ -104,7 +102,7 @@ TOGETHER = {
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Train nets and images in float64, so that only gross differences can be differences."""
+    """Train in float64, so that only gross differences can be differences."""
 
     def to_input(images: Tensor, channels_last: bool = False) -> Tensor:
         return images.double() / 255 - 0.5
@@ -119,37 +117,17 @@ def in_float64() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
-def train_in_float64(data: DepthData, name: str, **options) -> tuple[nn.Module, dict]:
-    """Make a run of `TOGETHER`; return the net and the curves."""
-    with in_float64():
-        return train_depth(depth_config(data, **TOGETHER[name]), data, **options)
-
-
 def main(root: Path, out: Path) -> None:
-    """Make all runs with the other processes."""
+    """Make all runs with the other processes, each stopped once and gone on with."""
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with joined() as ranks, in_float64():
         data = open_walls(root)
-        refused = refusal_of_repairs(data, ranks)
-        for name in TOGETHER:
-            options, start = {}, 0
-            if name == "killed":
-                checkpoint = out / "checkpoint.pt"
-                start = load_state(checkpoint)["step"] if checkpoint.exists() else 0
-                options = dict(checkpoint=checkpoint, every_seconds=0)
-            net, curves = train_in_float64(data, name, ranks=ranks, **options)
-            found = dict(state=net.state_dict(), curves=curves, start=start, refused=refused)
-            save_state(found, out / f"{name} {ranks.rank}.pt")
-
-
-def refusal_of_repairs(data: DepthData, ranks: Ranks) -> str:
-    """What is said to a configuration that only one process can train."""
-    norm = UBNForm(stats_grad="none", repair="both")
-    try:
-        make_net(depth_config(data, norm=norm), ranks)
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+        for name, options in TOGETHER.items():
+            config, checkpoint = depth_config(data, **options), out / f"{name}.pt"
+            part = config.model_copy(update={"steps": config.steps // 2})
+            train_depth(part, data, ranks=ranks, checkpoint=checkpoint)
+            net, curves = train_depth(config, data, ranks=ranks, checkpoint=checkpoint)
+            save_state((net.state_dict(), curves), out / f"{name} {ranks.rank}.pt")
 
 
 # --- the engine alone ---------------------------------------------------------------------------
@@ -227,20 +205,6 @@ def start(target: Callable, *arguments) -> BaseProcess:
     return process
 
 
-def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def as_rank(rank: int, port: int, target: Callable, *arguments) -> None:
-    """Call a target as one of two processes that torchrun would have started."""
-    address = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    os.environ |= address | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    target(*arguments)
-
-
 def run_script(path: Path, *arguments) -> None:
     """Run a script in this process as from the command line."""
     sys.argv = [str(path), *map(str, arguments)]
@@ -250,17 +214,9 @@ def run_script(path: Path, *arguments) -> None:
 def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int) -> list[int]:
     """Start a process until it is done, killing it by SIGKILL again and again.
 
-    First it dies when a checkpoint is half written, then at random moments.
-
-    Args:
-        target: What the process runs.
-        *arguments: Of the target.
-        folder: Where its one checkpoint, *.pt, is written.
-        kills: How often to kill it.
-        seed: Of the moments.
-
-    Returns:
-        The steps from which the starts went on.
+    First it dies when a checkpoint is half written, then at random moments, drawn from the seed.
+    `folder` is where its one checkpoint, *.pt, is written. Returns the steps from which the starts
+    went on.
     """
     moments, starts = random.Random(seed), []
     for kill in range(kills + 1):

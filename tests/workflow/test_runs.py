@@ -110,7 +110,7 @@ def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, par
     write_record(record, tmp_path / "records")
     assert look_at(run, tmp_path, {}).state == "outdated"
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / f"{run.config.key}.npz").touch()
+    (tmp_path / "weights" / f"{run.config.key}.pt").touch()
     assert look_at(run, tmp_path, {}).state == "there"
 
 
