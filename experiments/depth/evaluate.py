@@ -62,15 +62,9 @@ def evaluate_depth(
     Predictions are taken one by one, in any order and of any mixture of sizes. At most
     `batch_size` frames for each size are held at a time.
 
-    Args:
-        predictions: (key, depth [h, w] in meters) of each frame.
-        target: Returns a frame's measured depth [H, W] in meters, 0 = no measurement, such as
-            `ImprovedGroundTruth(root).depth`.
-        crop: As `cap` and `median_scaling`: see `per_image_metrics`.
-        cap: Largest depth evaluated, meters.
-        median_scaling: Whether to scale each prediction to its target's median.
-        batch_size: Frames of one size that are computed together.
-        device: Where to compute; None for where each prediction is.
+    Predictions are (key, depth [h, w]), and `target` returns a frame's measured depth [H, W], such
+    as `ImprovedGroundTruth(root).depth`; both in meters, 0 = no measurement. `crop`, `cap` and
+    `median_scaling` are those of `per_image_metrics`; None computes where each prediction is.
 
     Example:
         >>> maps = {"near": torch.full((2, 2), 8.0), "far": torch.full((2, 2), 40.0)}

@@ -33,14 +33,14 @@ _DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is
 
 
 class RgbdBatch(NamedTuple):
-    """Frames of a step, as `PackedBatch`; depth maps are dense, where codes would save nothing."""
+    """Frames of a step, as `PackedBatch`; depth maps are dense, where codes would save nothing.
 
-    images: Tensor
-    """uint8 [n, 3, H, W]."""
-    maps: Tensor
-    """float32 [n, H, W], meters, 0 = no measurement; [0, H, W] if depth was not asked for."""
-    counts: Tensor
-    """int64 [n], each map's number of measured pixels; all 0 if depth was not asked for."""
+    Without depth there are no maps, and all counts are 0.
+    """
+
+    images: Tensor  # uint8 [n, 3, H, W]
+    maps: Tensor  # float32 [n, H, W], meters, 0 = no measurement
+    counts: Tensor  # int64 [n], each map's number of measured pixels
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "RgbdBatch":
         """Return the batch on a device."""

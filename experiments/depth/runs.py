@@ -100,27 +100,21 @@ def depth_runs(
 ) -> list[DepthRun]:
     """Return the runs of every method and label share; the literal text's only at the first."""
     labeled, unlabeled = batch
+    shared = dict(
+        data=data,
+        labeled_batch=labeled,
+        unlabeled_batch=unlabeled,
+        steps=steps,
+        learning_rate=learning_rate,
+        engine=engine,
+        **net,
+    )
     return [
-        DepthRun(
-            method,
-            every,
-            DepthConfig(
-                data=data,
-                norm=norm,
-                labels=EveryLabels(k=every),
-                seed=seed,
-                labeled_batch=labeled,
-                unlabeled_batch=unlabeled,
-                steps=steps,
-                learning_rate=learning_rate,
-                engine=engine,
-                **net,
-            ),
-        )
+        DepthRun(method, k, DepthConfig(norm=norm, labels=EveryLabels(k=k), seed=seed, **shared))
         for method, norm in FIGURE_6.items()
-        for every in label_every
+        for k in label_every
         for seed in range(seeds)
-        if method != LITERAL or every == label_every[0]
+        if method != LITERAL or k == label_every[0]
     ]
 
 

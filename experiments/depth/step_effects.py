@@ -61,29 +61,11 @@ def step_effects(
 ) -> StepEffects:
     """Make a training step with copies of a net and its optimizer, and measure what it does.
 
-    Args:
-        net: In training mode, without layers that draw at random; its normalization layers are
-            all UBN, or all plain batch normalization, which is measured as the UBN without
-            unlabeled rows that it is, with the belief `"corrected"`.
-        optimizer: Over the net's parameters, with its state. Net and optimizer stay as they are.
-        loss: Of the net's output for the labeled rows.
-        labeled: [N, ...].
-        unlabeled: [M, ...], or None for none.
-        belief: The net's `stats_grad`, or the half of `"corrected"` that a repair makes of
-            `"none"`; see `believed_moments`.
-        length: Share of the optimizer's step that is made.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import UnsupervisedBatchNorm1d
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> x, y, t = (torch.randn(n, 3, generator=generator) for n in (8, 24, 8))
-        >>> norm = UnsupervisedBatchNorm1d(3, stats_grad="none", affine=False)
-        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 3), norm)
-        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        >>> does = step_effects(net, optimizer, lambda z: (z - t).square().mean(), x, y, "none")
-        >>> does.believed < does.happened  # it does less good than it believes
-        True
+    The net is in training mode, without layers that draw at random. Its normalization layers are
+    all UBN, or all plain batch normalization, which is measured as the UBN without unlabeled rows
+    that it is, with the belief `"corrected"`. The loss is of its output for the labeled rows
+    [N, ...]; unlabeled ones are [M, ...]. The belief is the net's `stats_grad`, or what a repair
+    makes of `"none"`; see `believed_moments`. `length` is the share of the step that is made.
     """
     net, optimizer = copy.deepcopy((net, optimizer))
     layers = norm_layers(net)

@@ -149,9 +149,9 @@ def train_depth(
         config: The run.
         data: Its data.
         ranks: The processes that train it together (`engine.joined`); None for this one.
-        checkpoint: File of the run's state, from which a killed run goes on; see `Engine.train`.
+        checkpoint: As `every_seconds` and `progress`: see `Engine.train`.
         every_seconds: How much work may be lost.
-        progress: Label of a progress bar; None shows none.
+        progress: Label of a progress bar.
         workers: Processes that read batches ahead; the result does not depend on them.
 
     Returns:
@@ -286,7 +286,7 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="the run's configuration, a JSON file")
+    parser.add_argument("run", type=Path, help="its configuration, a JSON file")
     parser.add_argument("packed", type=Path, help="folder that prepare_kitti.py made")
     parser.add_argument("--records", type=Path, default=Path("results/depth/records"))
     parser.add_argument("--checkpoints", type=Path, default=Path("results/depth/checkpoints"))
