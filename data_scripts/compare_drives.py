@@ -8,7 +8,7 @@ import pandas as pd
 
 import drive_statistics
 from experiments.common import style
-from experiments.depth import contact_sheet
+from experiments.depth.figures import draw_contact_sheet
 from frame_statistics import measure_drives
 from synthetic_kitti import read_domains
 from ubnlib.kitti import KittiRaw
@@ -64,7 +64,7 @@ def compare(arguments: argparse.Namespace) -> None:
         domains = read_domains(arguments.synthetic)
         titles = {name: ", ".join(domain).replace("_", " ") for name, domain in domains.items()}
         dataset = KittiRaw(arguments.synthetic)
-        sheet = contact_sheet.draw(dataset, titles, drives=dataset.drives[: arguments.sheet])
+        sheet = draw_contact_sheet(dataset, titles, drives=dataset.drives[: arguments.sheet])
         table = pd.DataFrame(domains.values(), index=domains.keys()).reset_index(names="drive")
         style.save(sheet, "contact_sheet", table, out)
 

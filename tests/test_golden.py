@@ -20,10 +20,9 @@ from experiments.ablation.methods import AblationConfig
 from experiments.ablation.train import run_ablation
 from experiments.common.records import Config, Record, read_record, record_path, write_record
 from experiments.common.training import UBNConfig
-from experiments.depth.cancellation_experiment import CancellationConfig, run_cancellation
-from experiments.depth.config import DepthConfig
+from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.data import DepthData, EveryLabels, usual_split
-from experiments.depth.forms import UBNForm
+from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.train import run_depth
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.method.implementation import ImplementationConfig, run_implementation

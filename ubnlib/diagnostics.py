@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from ubnlib.distributed import group_of, pool
 from ubnlib.forward import collecting, ubn_layers, using
 from ubnlib.functional import Statistics, batch_statistics, gap, merge
 
+GapGradient = Literal["labeled", "unlabeled", "both"]
 
-def statistics_gap(model: nn.Module) -> Tensor:
+
+def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Tensor:
     """Return how far the labeled and unlabeled statistics of the last UBN step lie apart.
 
     The mean, over layers and channels, of
@@ -25,9 +28,12 @@ def statistics_gap(model: nn.Module) -> Tensor:
 
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows.
+        gradient: Let it through to the statistics of these rows alone; None lets through all that
+            there is. With one half alone, sigma_n^2 is a constant too.
 
     Raises:
-        RuntimeError: The model has not made a UBN step yet.
+        RuntimeError: The model has not made a UBN step yet, or a gradient is asked for after two
+            passes with `stats_grad="all"`, which keep none of the labeled statistics.
         ValueError: The model has no UBN layer, or the step had no unlabeled rows.
     """
     gaps = []
@@ -42,6 +48,17 @@ def statistics_gap(model: nn.Module) -> Tensor:
                     "The last UBN step had no unlabeled rows beside the labeled ones: there is no "
                     "gap between the two."
                 )
+            if gradient and unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
+                raise RuntimeError(
+                    'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
+                    '": take both halves side by side (`ubnlib.forward.side_by_side`).'
+                )
+            if gradient == "labeled":
+                unlabeled = unlabeled.detach()
+            if gradient == "unlabeled":
+                labeled = labeled.detach()
+            if gradient in ("labeled", "unlabeled"):
+                union = union.detach()
             gaps.append(gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")

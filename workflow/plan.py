@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import experiments.ablation.runs
-import experiments.depth.runs
 import pandas as pd
 
+import experiments.ablation.runs
+import experiments.depth.runs
 import experiments.method.runs
 import experiments.toy.runs
 from experiments.common.files import whole

@@ -1,16 +1,135 @@
-"""The configuration of a depth run: everything that its record depends on."""
+"""The configuration of a depth run: everything that its record depends on.
+
+Its normalization is batch normalization or a form of UBN: where UBN acts, what it adds to the loss,
+and the repairs of the literal reading. With statistics that are constants in backward, the gradient
+of a layer's input has parts that the next collection of statistics cancels: a common shift of a
+channel, and a common scale. Batch normalization's gradient has neither. A repair takes one of them
+out, or both; with both, the gradient is that of `stats_grad="corrected"`.
+"""
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from experiments.common.records import Config
-from experiments.common.training import BNConfig
+from experiments.common.training import BNConfig, UBNConfig
 from experiments.depth.data import LabelsConfig
 from experiments.depth.engine import EngineConfig
-from experiments.depth.forms import NormConfig
+from ubnlib.batchnorm import UnsupervisedBatchNorm
+from ubnlib.convert import convert_ubn
+from ubnlib.diagnostics import GapGradient, statistics_gap
+from ubnlib.forward import ubn_layers
 from ubnlib.losses import Downscale, LossNorm
+
+Repair = Literal["nothing", "shift", "scale", "both"]
+
+NOTHING = 1e-12  # the weight of unlabeled rows in a layer that shall not see them
+
+
+def common_shift(gradient: Tensor) -> Tensor:
+    """Return a gradient's part along a shift of each channel: [N, C, ...] to [1, C, 1, ...]."""
+    return gradient.mean(_across(gradient), keepdim=True)
+
+
+def common_scale(gradient: Tensor, x: Tensor) -> Tensor:
+    """Return the part along a scale of each channel of a gradient with respect to x [N, C, ...]."""
+    across = _across(x)
+    centered = x - x.mean(across, keepdim=True)
+    along = (gradient * centered).sum(across, keepdim=True)
+    return along / centered.square().sum(across, keepdim=True).clamp_min(1e-12) * centered
+
+
+def _across(x: Tensor) -> list[int]:
+    return [0, *range(2, x.dim())]
+
+
+def without_cancelled(gradient: Tensor, x: Tensor, repair: Repair) -> Tensor:
+    """Return a gradient with respect to x without its part along a shift or scale of a channel."""
+    if repair in ("shift", "both"):
+        gradient = gradient - common_shift(gradient)
+    if repair in ("scale", "both"):
+        gradient = gradient - common_scale(gradient, x)
+    return gradient
+
+
+def repair_literal(model: nn.Module, repair: Repair) -> nn.Module:
+    """Let every UBN layer of a model take a part out of its input's gradient, in place."""
+
+    def watch(layer: UnsupervisedBatchNorm, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs
+        if layer.training and x.requires_grad:
+            values = x.detach()
+            x.register_hook(lambda gradient: without_cancelled(gradient, values, repair))
+
+    for layer in ubn_layers(model):
+        layer.register_forward_pre_hook(watch)
+    return model
+
+
+class UBNForm(UBNConfig):
+    """UBN with switches that the paper does not have; the defaults are `UBNConfig`'s."""
+
+    unlabeled_weight: float | None = None
+    where: Literal["all", "first half", "second half"] = "all"  # layers that see unlabeled rows
+    gap_weight: float = 0.0  # of the statistics gap in the loss
+    gap_gradient: GapGradient = "labeled"
+    repair: Repair = "nothing"  # of the literal reading's gradient
+
+    @model_validator(mode="after")
+    def _gradients_exist(self) -> "UBNForm":
+        if self.gap_weight and self.gap_gradient != "labeled" and self.stats_grad != "all":
+            raise ValueError(
+                f"gap_gradient is {self.gap_gradient!r} and stats_grad {self.stats_grad!r}: the "
+                'unlabeled rows have a gradient with stats_grad="all" only.'
+            )
+        if self.needs_both_halves and self.source == "running":
+            raise ValueError(
+                f'gap_weight is {self.gap_weight} with stats_grad="all": the gap\'s gradient needs '
+                'both halves side by side, which source="running" cannot have; use "batch".'
+            )
+        if self.repair != "nothing" and (self.stats_grad, self.source) != ("none", "batch"):
+            raise ValueError(
+                f"repair is {self.repair!r}: it is for the literal reading, "
+                'stats_grad="none" with source="batch".'
+            )
+        if self.repair != "nothing" and self.gap_weight:
+            raise ValueError(
+                f"repair is {self.repair!r} and gap_weight {self.gap_weight}: a repair would take "
+                "its part out of the gap's gradient too; give one of them."
+            )
+        return self
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model, built with batch normalization, with this form of UBN instead."""
+        own = {"kind", "where", "gap_weight", "gap_gradient", "repair"}
+        convert_ubn(model, **self.model_dump(exclude=own))
+        layers = ubn_layers(model)
+        half = len(layers) // 2
+        outside = {"all": [], "first half": layers[half:], "second half": layers[:half]}
+        for layer in outside[self.where]:
+            layer.configure(unlabeled_weight=NOTHING)
+        if self.repair != "nothing":
+            repair_literal(model, self.repair)
+        return model
+
+    @property
+    def needs_both_halves(self) -> bool:
+        """Whether the penalty's gradient needs both halves side by side.
+
+        Two passes with `stats_grad="all"` keep no gradient of the labeled rows' own statistics.
+        """
+        return bool(self.gap_weight) and self.stats_grad == "all"
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """Return what the last UBN step, which had unlabeled rows, adds to the loss."""
+        if not self.gap_weight:
+            return 0.0
+        return self.gap_weight * statistics_gap(model, self.gap_gradient)
+
+
+NormConfig = Annotated[BNConfig | UBNForm, Field(discriminator="kind")]
 
 
 class DepthConfig(Config):
@@ -55,11 +174,7 @@ class DepthConfig(Config):
         return self
 
     def total_steps(self, images: int) -> int:
-        """Return the optimizer steps, which are the same for every method and label share.
-
-        Args:
-            images: Number of training images, labeled or not.
-        """
+        """Return the optimizer steps for so many training images, the same for every method."""
         if self.steps is not None:
             return self.steps
         return math.ceil(self.epochs * images / (self.labeled_batch + self.unlabeled_batch))

@@ -23,10 +23,6 @@ from ubnlib.kitti import (
 )
 from ubnlib.kitti.splits import digest
 
-SEARCH, CLAIMS = 1, 0  # seeds of the studies' two sets of drives, which share none
-# Of the indoor sequence: the paper's range of depth begins behind most of a room.
-INDOOR = dict(scale=2.0, min_disparity=0.1)
-
 
 class Frames(Protocol):
     """What a data set must offer; see `ubnlib.kitti.PackedDepth` and `rgbd.RgbdFrames`."""
@@ -75,20 +71,10 @@ LabelsConfig = Annotated[EveryLabels | RandomLabels, Field(discriminator="kind")
 
 @dataclass(frozen=True, eq=False)
 class DepthData:
-    """Packed frames, and which of them are for training and for testing.
-
-    Args:
-        frames: The packed set, or another one with its interface.
-        train_keys: Frames to train on, labeled or not.
-        test_keys: Frames to test on.
-
-    Raises:
-        ValueError: If a frame is on both sides, or one side is empty.
-        KeyError: If a frame is not in the packed set.
-    """
+    """Packed frames, or others of their interface, and which are for training and for testing."""
 
     frames: Frames
-    train_keys: Sequence[FrameKey]
+    train_keys: Sequence[FrameKey]  # labeled or not
     test_keys: Sequence[FrameKey]
 
     def __post_init__(self):
@@ -127,11 +113,8 @@ def usual_split(
     """Return the frames to train on and those to test on, so that no street is on both sides.
 
     Where all of KITTI Raw is there, these are the lists that stand in for the paper's 42,304 and
-    2,480 images; else the last quarter of the drives is for testing.
-
-    Args:
-        keys: The frames that there are.
-        test_every: Test on one frame in so many, by frame number.
+    2,480 images; else the last quarter of the drives is for testing. Of the test frames, one in
+    `test_every` is taken, by its number.
     """
     lists = [select(keys, load_split(f"paper_standin_{part}")) for part in ("train", "val")]
     train, test = (list(part.present) for part in lists)
@@ -142,13 +125,34 @@ def usual_split(
     return train, [key for key in test if key.frame % test_every == 0]
 
 
-def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> DepthData:
-    """Return one of the studies' two sets of drives, rendered and packed if need be."""
-    from synthetic_kitti import make_synthetic_kitti
+def packed_folder(data_root: Path | str, size: Sequence[int], kind: str) -> Path:
+    """Return where frames of a size are packed; `kind` says of what, such as "kitti"."""
+    return Path(data_root) / f"packed-{kind}-{size[0]}x{size[1]}"
 
-    root = make_synthetic_kitti(
-        folder / f"drives-{seed}", drives=32, frames=128, scale=0.125, seed=seed
-    )
+
+def pack_split(
+    root: Path | str, folder: Path | str, *, cameras: Sequence[int], size: Sequence[int],
+    test_every: int = 1,
+) -> DepthData:  # fmt: skip
+    """Pack all frames of the usual split of KITTI Raw that are not packed yet; return them."""
+    keys = KittiRaw(root, cameras=tuple(cameras)).keys
+    listed = [key for side in usual_split(keys) for key in side]
+    packed = prepare(KittiRaw(root, size=tuple(size), keys=listed), Path(folder))
+    return DepthData(packed, *usual_split(keys, test_every))
+
+
+# The studies' range of depth indoors: the paper's begins behind most of a room.
+INDOOR = dict(scale=2.0, min_disparity=0.1)
+# The studies' two sets of synthetic drives, which share none, by the renderer's seed.
+SEARCH, CLAIMS = 1, 0
+
+
+def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> DepthData:
+    """Return one of the studies' sets of drives, rendered and packed if need be."""
+    from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
+
+    root = folder / f"drives-{seed}"
+    make_synthetic_kitti(root, drives=32, frames=128, scale=0.125, seed=seed)
     raw = KittiRaw(root, cameras=(2,), size=size)
     packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
     return DepthData(packed, *usual_split(packed.keys, test_every=4))

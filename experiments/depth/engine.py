@@ -7,20 +7,147 @@ goes on from its last checkpoint to the same end.
 """
 
 import math
+import os
+import pickle
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from experiments.common.files import whole
 from experiments.common.records import Config
-from experiments.depth.checkpoints import load_checkpoint, save_checkpoint
-from experiments.depth.ranks import Ranks
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# --- states on disk -------------------------------------------------------------------------------
+
+# What reading a damaged file raises, or one that holds something else.
+DAMAGE = (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError, LookupError,
+          TypeError, RuntimeError)  # fmt: skip
+
+
+def save_state(state: Any, path: Path) -> Path:
+    """Write tensors, numbers and texts in dictionaries and lists; safe on the disk at the end."""
+    with whole(path) as partial, partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def load_state(path: Path) -> Any:
+    """Return what `save_state` wrote, tensors on the CPU; raises one of `DAMAGE`."""
+    with zipfile.ZipFile(path) as archive:  # torch checks no checksums
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _said(error: Exception) -> str:
+    """Return an error's words in one line."""
+    return " ".join(str(error).split())
+
+
+def load_weights(model: Model, path: Path | str) -> Model:
+    """Load the saved state of a model of the same layers, and return the model."""
+    try:
+        model.load_state_dict(load_state(Path(path)))
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path} does not hold the weights of this {type(model).__name__} ({_said(error)}): "
+            "delete the run's record and run it again."
+        ) from error
+    return model
+
+
+# --- the processes that train one model together --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return a model whose gradients are averaged over the ranks."""
+        if self.world == 1:
+            return model
+        # UBN keeps the averages alike on all ranks by itself.
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks, without gradient."""
+        value = value.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return a tensor of each rank, all of one shape, to all ranks."""
+        if self.world == 1:
+            return [value]
+        here = value.to(self.device)
+        every = [torch.empty_like(here) for _ in range(self.world)]
+        dist.all_gather(every, here)
+        return [one.cpu() for one in every]
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def alone() -> Ranks:
+    """Return this process as the only one, on a GPU where there is one."""
+    return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, each with a GPU of its own or on the CPU.
+
+    Outside torchrun there is one process, this one.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield alone()
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    gpus = torch.cuda.device_count()
+    if 0 < gpus <= local:
+        raise RuntimeError(
+            f"torchrun started process {local} on a machine with {gpus} GPUs: start one a GPU, "
+            f"--nproc-per-node={gpus}."
+        )
+    device = torch.device("cuda", local) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpus else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+# --- training -------------------------------------------------------------------------------------
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,25 +176,15 @@ class EngineConfig(Config):
 class Engine:
     """One run: its state, and the loop that moves it on.
 
-    Args:
-        model: On its device, in training mode, wrapped for its ranks.
-        optimizer: Over the model's parameters.
-        loss: Of the model and of one item of the loader; over the rows of all ranks where there
-            are several, scaled so that the mean over ranks is the loss.
-        loader: Has `step`, `steps`, `state_dict` and `load_state_dict`, and iterating goes on at
-            `step`; one item is one micro-batch.
-        config: How steps are computed.
-        ranks: The processes that train.
-        seed: Of layers that draw at random, such as dropout.
-
-    Attributes:
-        step: Optimizer steps made.
-        curves: Numbers by name, each list in the order in which they came; `loss` has one a step.
+    The loss is of the model and of one item of the loader, a micro-batch; over the rows of all
+    ranks where there are several, scaled so that the mean over ranks is the loss. The loader has
+    `step`, `steps`, `state_dict` and `load_state_dict`, and iterating goes on at `step`. The seed
+    is that of layers that draw at random, such as dropout.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module,  # on its device, in training mode, wrapped for its ranks
         optimizer: torch.optim.Optimizer,
         loss: Callable[[nn.Module, Any], Tensor],
         loader: Any,
@@ -77,8 +194,8 @@ class Engine:
     ):
         self.model, self.optimizer, self.loader, self.loss = model, optimizer, loader, loss
         self.config, self.ranks, self.seed = config, ranks, seed
-        self.step = 0
-        self.curves: dict[str, list[float]] = {"loss": []}
+        self.step = 0  # optimizer steps made
+        self.curves: dict[str, list[float]] = {"loss": []}  # which has one number a step
         scaled = config.precision == "fp16" and ranks.device.type == "cuda"
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
         self._random: dict[str, list[Tensor]] | None = None  # of a checkpoint, until training
@@ -105,11 +222,6 @@ class Engine:
                 written again when the time has come, and at the end.
             every_seconds: How much work may be lost.
             progress: Label of a progress bar; None shows none.
-
-        Raises:
-            FloatingPointError: The loss or the gradient is not finite; names the step, and the
-                weights are those before it.
-            ValueError: The checkpoint is damaged, or of another run.
         """
         if checkpoint is not None and checkpoint.exists():
             self._go_on_from(checkpoint)
@@ -180,7 +292,7 @@ class Engine:
         """Write the run's state; all ranks must call it, and the first one writes."""
         state = self.state_dict()
         if self.ranks.first:
-            save_checkpoint(state, path)
+            save_state(state, path)
         self.ranks.wait()
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,11 +311,7 @@ class Engine:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another engine was.
-
-        Raises:
-            ValueError: The state is that of another order of the data or number of processes.
-        """
+        """Go on where another engine was."""
         processes = len(state["random"]["cpu"])
         if processes != self.ranks.world:
             raise ValueError(
@@ -219,15 +327,17 @@ class Engine:
 
     def _go_on_from(self, path: Path) -> None:
         """Load a checkpoint, and say which file it is that does not fit."""
-        state = load_checkpoint(path)
+        try:
+            state = load_state(path)
+        except DAMAGE as error:
+            raise ValueError(
+                f"{path} is no whole checkpoint ({_said(error)}): delete it, and the run starts "
+                "anew."
+            ) from error
         try:
             self.load_state_dict(state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-            reason = (
-                f"it has no {error}"
-                if isinstance(error, KeyError)
-                else " ".join(str(error).split())
-            )
+            reason = f"it has no {error}" if isinstance(error, KeyError) else _said(error)
             raise ValueError(
                 f"{path} is the checkpoint of another run ({reason}): move it away, or delete it, "
                 "and the run starts anew."

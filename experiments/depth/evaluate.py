@@ -6,21 +6,22 @@ of frames that agree in it.
 """
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.training import evaluating
 from experiments.depth.data import DepthData, Frames, LabelsConfig
-from experiments.depth.layer_statistics import distances, layer_averages, layer_statistics
 from ubnlib.diagnostics import refresh_statistics
 from ubnlib.dispnet import DispNet
+from ubnlib.functional import Statistics, batch_statistics, gap
 from ubnlib.kitti import FrameKey
 from ubnlib.metrics import METRICS, Crop, as_depth, average_metrics, per_image_metrics
 
@@ -29,16 +30,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Generic[Key]):
-    """The metrics of each frame, in the order in which the predictions came.
-
-    Attributes:
-        keys: Names of the frames.
-        per_frame: Arrays [len(keys)] float64 by metric; NaN in all of them where the frame's
-            target had no pixel to evaluate.
-    """
+    """The metrics of each frame, in the order in which the predictions came."""
 
     keys: tuple[Key, ...]
-    per_frame: dict[str, np.ndarray]
+    per_frame: dict[str, np.ndarray]  # by metric: [len(keys)] float64, NaN if nothing was measured
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -67,23 +62,9 @@ def evaluate_depth(
     Predictions are taken one by one, in any order and of any mixture of sizes. At most
     `batch_size` frames for each size are held at a time.
 
-    Args:
-        predictions: (key, depth [h, w] in meters) of each frame.
-        target: Returns a frame's measured depth [H, W] in meters, 0 = no measurement, such as
-            `ImprovedGroundTruth(root).depth`.
-        crop: As `cap` and `median_scaling`: see `per_image_metrics`.
-        cap: Largest depth evaluated, meters.
-        median_scaling: Whether to scale each prediction to its target's median.
-        batch_size: Frames of one size that are computed together.
-        device: Where to compute; None for where each prediction is.
-
-    Returns:
-        The metrics of each frame, their means, and the frames left out.
-
-    Raises:
-        ValueError: If a prediction or a target is no map, a frame comes twice, there is no frame
-            or none with a pixel to evaluate, or an option is none.
-        FileNotFoundError: If `target` has no file for a frame.
+    Predictions are (key, depth [h, w]), and `target` returns a frame's measured depth [H, W], such
+    as `ImprovedGroundTruth(root).depth`; both in meters, 0 = no measurement. `crop`, `cap` and
+    `median_scaling` are those of `per_image_metrics`; None computes where each prediction is.
 
     Example:
         >>> maps = {"near": torch.full((2, 2), 8.0), "far": torch.full((2, 2), 40.0)}
@@ -135,20 +116,10 @@ def evaluate_depth(
 
 
 def resize_depth(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring predicted depth maps to another size, bilinearly in disparity (1 / depth).
+    """Bring depth maps [N, h, w], dense and in meters, to another size: [N, height, width].
 
-    The borders of both sizes lie on each other (`align_corners=False`), as they do when images
-    are resized. Maps of this size already come back unchanged.
-
-    Args:
-        depth: [N, h, w], meters, dense: above 0 everywhere.
-        size: (height, width) of the result.
-
-    Returns:
-        [N, height, width], meters, in float32 or float64.
-
-    Raises:
-        ValueError: If depth is not [N, h, w].
+    Bilinearly in disparity (1 / depth), in float32 or float64. The borders of both sizes lie on
+    each other (`align_corners=False`), as they do when images are resized.
     """
     if depth.ndim != 3:
         raise ValueError(f"depth has shape {tuple(depth.shape)}, expected [N, h, w].")
@@ -239,15 +210,56 @@ def _some_of_parts(labels: LabelsConfig, data: DepthData, frames: int) -> dict[s
 
 
 def refreshed(net: DispNet, data: DepthData, frames: int = 512) -> DispNet:
-    """Return a copy of a net with statistics measured anew on training images, labeled or not.
-
-    Args:
-        net: The net; it stays as it is.
-        data: Its data.
-        frames: Use about so many images, from all over the training set.
-    """
+    """Return a copy of a net with statistics measured anew on about so many training images."""
     device = next(net.parameters()).device
     some = torch.from_numpy(data.train[:: max(1, len(data.train) // frames)])
     images = (data.frames.batch(part, depth=False).images for part in some.split(64))
     batches = (to_input(batch.to(device)) for batch in images)
     return refresh_statistics(copy.deepcopy(net), batches)
+
+
+# --- statistics, layer by layer -------------------------------------------------------------------
+
+
+def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return a model's normalization layers by name, without a final `.norm`."""
+    return {
+        name.removesuffix(".norm"): module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
+
+
+def layer_statistics(model: nn.Module, images: Tensor) -> dict[str, Statistics]:
+    """Return the statistics of each normalization layer's input, in evaluation."""
+    found: dict[str, Statistics] = {}
+
+    def watch(name: str):
+        def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            found[name] = batch_statistics(inputs[0])
+
+        return note
+
+    hooks = [layer.register_forward_pre_hook(watch(n)) for n, layer in norm_layers(model).items()]
+    try:
+        with evaluating(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def layer_averages(model: nn.Module) -> dict[str, Statistics]:
+    """Return the moving averages of each normalization layer."""
+    return {
+        name: Statistics(layer.running_mean.clone(), layer.running_var.clone(), 1)
+        for name, layer in norm_layers(model).items()
+    }
+
+
+def distances(
+    a: Mapping[str, Statistics], b: Mapping[str, Statistics], eps: float = 1e-5
+) -> dict[str, float]:
+    """Return `statistics_gap`'s distance by layer, in units of b's variance, over channels."""
+    return {name: gap(a[name], b[name], b[name], eps).mean().item() for name in a}

@@ -11,17 +11,14 @@ from torch import Tensor
 
 from experiments.common.stats import interval
 from experiments.common.style import GRAY, METHOD_COLORS
-from experiments.depth.depth_colors import add_depth_bar, depth_scale, draw_lidar
+from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
 
 
 def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:
     """Draw each method's metric against the share of labeled images, one dot a seed.
 
     Lines are means over seeds, bands their 95 % bootstrap intervals where there are three seeds.
-
-    Args:
-        table: Columns `method`, `fraction`, `seed` and the metric.
-        metric: The column to draw.
+    The table has the columns `method`, `fraction`, `seed` and the metric.
     """
     figure, axes = plt.subplots(figsize=(5, 3.2))
     for method, rows in table.groupby("method", sort=False):
@@ -39,12 +36,10 @@ def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:
 
 
 def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> pd.DataFrame:
-    """Return how far each method is ahead of the baseline, paired by seed.
+    """Return how far each method is ahead of the baseline, paired by seed: a row for each share.
 
-    Returns:
-        One row for each method and share: `method`, `fraction`, `seeds`, `gain` (difference of
-        the metric), its 95 % interval `low` and `high`, and `relative`, the gain as a share of the
-        baseline's mean.
+    `gain` is the difference of the metric, `low` and `high` its 95 % interval, and `relative` the
+    gain as a share of the baseline's mean.
     """
     wide = table.pivot_table(index=["fraction", "seed"], columns="method", values=metric)
     rows = []
@@ -99,13 +94,9 @@ def _label_fractions(axes: Axes, table: pd.DataFrame) -> None:
 def draw_predictions(
     images: Tensor, lidar: Tensor, predictions: dict[str, Tensor], *, cap: float = 80.0
 ) -> Figure:
-    """Draw, for each frame, the image, the lidar over it, and each method's depth.
+    """Draw, for each frame, the image, the lidar over it, and each method's depth, by title.
 
-    Args:
-        images: uint8 [N, 3, H, W].
-        lidar: [N, H, W], meters, 0 = no return.
-        predictions: Depth maps [N, H, W], in meters, by title.
-        cap: Depth of the color scale's far end, meters.
+    Images are uint8 [N, 3, H, W], depth maps [N, H, W] in meters; `cap` ends the color scale.
     """
     titles = ["image", "lidar", *predictions]
     height, width = images.shape[-2:]

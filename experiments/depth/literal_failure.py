@@ -1,33 +1,161 @@
 """Why the literal reading fails in deep nets: what its steps promise, and what is left of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import model_validator
+from torch import Tensor, nn
 
-from experiments.common.style import BLUE, GRAY, ORANGE, SKY
+from experiments.common.records import Record, Result, recorded
+from experiments.common.style import GRAY, ORANGE
+from experiments.depth.config import DepthConfig
+from experiments.depth.data import DepthData
+from experiments.depth.engine import Engine, alone
+from experiments.depth.evaluate import accuracy_of_parts, refreshed, to_input
+from experiments.depth.step_effects import Belief, StepEffects, step_effects
+from experiments.depth.train import loss_of_step, make_loader, make_net, make_optimizer
+from ubnlib.kitti.loader import StepData
+from ubnlib.losses import multiscale_depth_loss
+
+LOSSES = ("loss_before", "promised", "believed", "happened")
+
+
+class CancellationConfig(DepthConfig):
+    """A depth run of which `evaluations` training steps are measured, the first one among them."""
+
+    version: ClassVar[int] = 1
+    experiment: Literal["cancellation"] = "cancellation"
+    evaluations: int = 12
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> "CancellationConfig":
+        if self.engine.accumulate > 1 or self.engine.precision != "fp32":
+            raise ValueError(
+                f"The engine has accumulate={self.engine.accumulate} and "
+                f"precision={self.engine.precision!r}: steps are measured whole and in fp32."
+            )
+        if getattr(self.norm, "gap_weight", 0):
+            raise ValueError(
+                f"gap_weight is {self.norm.gap_weight}: what a step does is measured for the "
+                "labeled rows' loss alone, so train on that alone."
+            )
+        return self
+
+    @property
+    def belief(self) -> Belief:
+        """What the gradients of this reading believe in."""
+        if self.norm.kind == "bn" or self.norm.repair == "both":
+            return "corrected"
+        return self.norm.stats_grad if self.norm.repair == "nothing" else self.norm.repair
+
+
+@recorded
+def run_cancellation(
+    config: CancellationConfig, data: DepthData, *, progress: str | None = None
+) -> Result:
+    """Train as `train.run_depth` does, and measure steps on the way.
+
+    A step is measured just before it is made, with copies of the net and the optimizer, so that
+    training goes as if nobody looked.
+
+    Returns:
+        Curves `step`, the number of steps before the one measured; accuracies (delta < 1.25)
+        `labeled`, `unlabeled` and `test` there; `loss_before`, `promised`, `believed` and
+        `happened` of `StepEffects`, and its layers' columns as `COLUMN/LAYER`; and `loss` of all
+        steps, thinned out. The metrics are the accuracies at the end, also as
+        `refreshed_...` with statistics measured anew on training images: where the two differ, the
+        moving averages have not kept up with the net.
+    """
+    ranks = alone()
+    loader = make_loader(config, data, ranks)
+    steps = config.total_steps(len(data.train))
+    net = make_net(config, ranks)
+    every = max(1, steps // max(1, config.evaluations))
+
+    def loss(model: nn.Module, batch: StepData) -> Tensor:
+        if engine.step % every == 0:
+            here = {"step": engine.step, **accuracy_of_parts(net, config.labels, data)}
+            effects = _effects(config, net, engine.optimizer, batch)
+            for name, value in (here | _flat(effects)).items():
+                engine.curves.setdefault(name, []).append(value)
+        return loss_of_step(model, batch, config, ranks)
+
+    optimizer = make_optimizer(net, config)
+    engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed)
+    engine.train(progress=progress)
+    engine.curves["loss"] = engine.curves["loss"][:: max(1, steps // 100)]
+    metrics = {
+        f"{kind}{name}_delta1": value
+        for kind, trained in (("", net), ("refreshed_", refreshed(net, data)))
+        for name, value in accuracy_of_parts(trained, config.labels, data).items()
+    }
+    return Result.of_one_seed(metrics, engine.curves)
+
+
+def _effects(
+    config: CancellationConfig, net: nn.Module, optimizer: Any, batch: StepData
+) -> StepEffects:
+    """Measure the step that a batch is about to make."""
+    ranks = alone()
+    labeled = batch.labeled.to(ranks.device)
+    target = labeled.depth()
+    others = None if batch.unlabeled is None else batch.unlabeled.to(ranks.device).images
+    return step_effects(
+        net,
+        optimizer,
+        lambda maps: multiscale_depth_loss(maps, target, mode=config.downscale, norm=config.loss),
+        to_input(labeled.images),
+        None if others is None else to_input(others),
+        config.belief,
+    )
+
+
+def _flat(effects: StepEffects) -> dict[str, float]:
+    """Return an effect's numbers by the names of their curves."""
+    losses = (effects.loss, effects.promised, effects.believed, effects.happened)
+    columns = effects.layers.to_dict()
+    layers = {f"{c}/{layer}": value for c, by in columns.items() for layer, value in by.items()}
+    return dict(zip(LOSSES, losses, strict=True)) | layers
+
+
+def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what steps did by records of `run_cancellation`, of one seed each, by their reading.
+
+    Returns:
+        Of losses and accuracies, one row a step: `reading`, `step`, `labeled`, `unlabeled`, `test`,
+        `loss_before`, `promised`, `believed`, `happened`. Of layers, one row each: `reading`,
+        `step`, `layer`, and the columns of `StepEffects.layers`.
+    """
+    losses, layers = [], []
+    for reading, record in records.items():
+        curves = {name: values[0] for name, values in record.curves.items() if name != "loss"}
+        table = pd.DataFrame(curves, dtype=float).assign(reading=reading)
+        per_layer = [name for name in curves if "/" in name]
+        losses.append(table.drop(columns=per_layer))
+        long = table.melt(["reading", "step"], per_layer)
+        long[["measure", "layer"]] = long.pop("variable").str.split("/", expand=True)
+        order = dict(index=["reading", "step", "layer"], columns="measure", values="value")
+        layers.append(long.pivot_table(**order, sort=False).reset_index())
+    return pd.concat(losses, ignore_index=True), pd.concat(layers, ignore_index=True)
+
+
+# --- the figure -----------------------------------------------------------------------------------
 
 LINES = {  # what is drawn of each step's loss
     "promised": dict(color=GRAY, linestyle="--", label="what the gradient promises"),
     "happened": dict(color=ORANGE, marker="o", label="what happens"),
-}
-SHARES = {  # beginnings of the layers' columns, and what they are shares of
-    "gradient": "common to a channel, of the\ngradient at the layer's input",
-    "weight": "common to a channel, of the\ngradient of its weight",
-    "cancelled": "cancelled, of the change of\nthe layer's output",
 }
 
 
 def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Draw, for each reading, its steps' effect on the loss and what of it each layer loses.
 
-    Args:
-        losses: Columns `reading`, `step`, `promised`, `happened`.
-        layers: Columns `reading`, `step`, `layer`, `cancelled`; layers in their order in the net.
-        titles: Readings to draw, from left to right, and what to write above them.
+    The tables are those of `effects_of`; `titles` says what to write above which readings.
     """
     size = (2.1 * len(titles) + 1.6, 5.2)
     figure, grid = plt.subplots(2, len(titles), figsize=size, squeeze=False, sharex="col",
@@ -68,69 +196,3 @@ def _shares_by_step(axes: Axes, table: pd.DataFrame, *, first: bool) -> plt.cm.S
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     return image
-
-
-def draw_directions(layers: pd.DataFrame, readings: Sequence[str]) -> Figure:
-    """Draw how a small part of the gradient comes to be most of what a step does, by layer.
-
-    Args:
-        layers: Columns `reading`, `step`, `layer`, those of `gradient_shift` and `_scale`,
-            `weight_shift` and `_scale`, and `cancelled`.
-        readings: What to draw, one below the other; medians over steps.
-    """
-    size = (3.0 * len(SHARES), 2.0 * len(readings) + 0.7)
-    figure, grid = plt.subplots(len(readings), len(SHARES), figsize=size, squeeze=False,
-                                sharex=True, sharey=True)  # fmt: skip
-    for reading, panels in zip(readings, grid, strict=True):
-        table = layers[layers["reading"] == reading].drop(columns="reading")
-        medians = table.groupby("layer", sort=False).median()
-        places = np.arange(len(medians))
-        for axes, kind in zip(panels, SHARES, strict=True):
-            if kind == "cancelled":
-                axes.bar(places, medians["cancelled"], color=ORANGE)
-                continue
-            scale, shift = medians[f"{kind}_scale"], medians[f"{kind}_shift"]
-            axes.bar(places - 0.2, shift, 0.4, color=BLUE, label="common shift of a channel")
-            axes.bar(places + 0.2, scale, 0.4, color=SKY, label="common scale of a channel")
-        panels[0].set_ylabel(f"{reading}\nshare")
-    for axes, text in zip(grid[0], SHARES.values(), strict=True):
-        axes.set_title(text)
-    for axes in grid[-1]:
-        axes.set_xticks(places, medians.index, rotation=90, fontsize=7)
-    grid[0, 0].set_ylim(-0.1, 1.05)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
-def draw_growth(
-    layers: pd.DataFrame, titles: dict[str, str], column: str = "weight_norm", *, to_first=True
-) -> Figure:
-    """Draw a number of each layer through training, such as the norm of its weight.
-
-    Args:
-        layers: Columns `reading`, `step`, `layer` and the one to draw; layers in the order in
-            which they are colored.
-        titles: Readings to draw, from left to right, and what to write above them.
-        column: What to draw.
-        to_first: Whether to divide it by its value at the first step.
-    """
-    size = (2.1 * len(titles) + 1.6, 2.6)
-    figure, grid = plt.subplots(1, len(titles), figsize=size, squeeze=False, sharey=True)
-    names = layers["layer"].drop_duplicates()
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(names)))
-    for (reading, title), axes in zip(titles.items(), grid[0], strict=True):
-        table = layers[layers["reading"] == reading]
-        for (_, values), color in zip(table.groupby("layer", sort=False), colors, strict=True):
-            first = values[column].iloc[0] if to_first else 1.0
-            axes.plot(values["step"], values[column] / first, color=color, linewidth=1)
-        axes.set_title(title)
-        axes.set_xlabel("training step")
-    unit = ", 1 at the first step" if to_first else ""
-    grid[0, 0].set_ylabel(f"{column.replace('_', ' ')}{unit}")
-    if not to_first:
-        grid[0, 0].set_yscale("log")
-    layer_bar = figure.colorbar(
-        plt.cm.ScalarMappable(plt.Normalize(0, 0.95), "viridis"), ax=grid[0]
-    )
-    layer_bar.set_ticks([0, 0.95], labels=[names.iloc[0], names.iloc[-1]])
-    return figure

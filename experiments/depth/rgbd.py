@@ -6,6 +6,7 @@ never by position. `RgbdFrames` offers what training and evaluation use of `Pack
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,22 +16,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from experiments.depth.rgbd_files import IMAGE_SUFFIXES, LAYOUT, find_files, frame_keys, read_frame
 from ubnlib.kitti.packed import positions
-from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.raw import FrameKey, read_png
+from ubnlib.kitti.splits import LAST_FRAME
+from ubnlib.losses import downscale_depth
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LAYOUT = "image/NAME.jpg or .png, and depth/NAME.png of the same names"
+SATURATED = 65535  # no measurement either: the distance does not fit into 16 bits
+
+_DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is of this day
 
 
 class RgbdBatch(NamedTuple):
-    """Frames of a step, as `PackedBatch`; depth maps are dense, where codes would save nothing."""
+    """Frames of a step, as `PackedBatch`; depth maps are dense, where codes would save nothing.
 
-    images: Tensor
-    """uint8 [n, 3, H, W]."""
-    maps: Tensor
-    """float32 [n, H, W], meters, 0 = no measurement; [0, H, W] if depth was not asked for."""
-    counts: Tensor
-    """int64 [n], each map's number of measured pixels; all 0 if depth was not asked for."""
+    Without depth there are no maps, and all counts are 0.
+    """
+
+    images: Tensor  # uint8 [n, 3, H, W]
+    maps: Tensor  # float32 [n, H, W], meters, 0 = no measurement
+    counts: Tensor  # int64 [n], each map's number of measured pixels
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "RgbdBatch":
         """Return the batch on a device."""
@@ -57,14 +67,8 @@ class RgbdFrames:
     Attributes:
         keys: The frames, sorted; `keys[i]` names frame i.
         names: Their files' names below `image` and `depth`, without suffix.
-        size: (height, width).
         fingerprint: 16 hex digits that stand for the keys and every byte of images and depth maps.
         left_out: (path, reason) for each file without its partner or without a measurement.
-
-    Raises:
-        FileNotFoundError: If `image` or `depth` is missing.
-        ValueError: If an option is none, a file is broken or of the wrong kind, a name gives no
-            frame number, an image and its depth map differ in shape, or no frame is complete.
 
     Example:
         >>> frames = RgbdFrames("kitchen", size=(48, 64))  # doctest: +SKIP
@@ -109,11 +113,7 @@ class RgbdFrames:
         return len(self.keys)
 
     def index(self, key: FrameKey) -> int:
-        """Return the position of a frame.
-
-        Raises:
-            KeyError: If the frame is not in this folder.
-        """
+        """Return the position of a frame."""
         return self._index[key]
 
     def image(self, index: int) -> Tensor:
@@ -125,16 +125,7 @@ class RgbdFrames:
         return torch.from_numpy(self._maps[index].copy())
 
     def batch(self, indices: Sequence[int], *, depth: bool = True) -> RgbdBatch:
-        """Copy frames into one batch.
-
-        Args:
-            indices: Positions of the frames; repetitions are allowed.
-            depth: Whether to take the depth maps; unlabeled frames need none.
-
-        Raises:
-            IndexError: If there is no such frame.
-            ValueError: If `indices` is a mask.
-        """
+        """Copy frames, repeated ones too, into one batch; unlabeled frames need no depth."""
         chosen = positions(indices, len(self))
         maps = torch.from_numpy(self._maps[chosen if depth else chosen[:0]])
         counts = (maps > 0).sum((1, 2)) if depth else torch.zeros(len(chosen), dtype=torch.int64)
@@ -164,17 +155,7 @@ def split_by_time(
 
     Neighboring frames are almost the same picture: drawn at random, test frames would be known
     from training. Blocks are shares of the frames that are there, rounded; a gap has at least one.
-
-    Args:
-        keys: Frames in any order.
-        train: Share of each sequence to train on.
-        gap: Share that belongs to neither side.
-
-    Returns:
-        The frames to train on and those to test on, both sorted.
-
-    Raises:
-        ValueError: If the shares leave nothing for one side, or a sequence is too short.
+    Returns the frames to train on and those to test on, both sorted.
     """
     if not (train > 0 and gap >= 0 and train + gap < 1):
         raise ValueError(
@@ -193,3 +174,118 @@ def split_by_time(
         blocks[0].extend(sequence[:end])
         blocks[1].extend(sequence[start:])
     return blocks
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Return a folder's files and those of its subfolders: path by name without suffix."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Folder {folder} is missing: expected {LAYOUT}.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            if other != path:
+                raise ValueError(
+                    f"Files {other} and {path.name} have the same name: expected one of them; "
+                    f"remove the other."
+                )
+    return found
+
+
+def frame_keys(names: list[str]) -> dict[FrameKey, str]:
+    """Give each frame its key: subfolders are drives, and the last number in a name is the frame.
+
+    Names come with their subfolder and without suffix, and go back by key, in the keys' order.
+    Drives count from 0000 in the order of the subfolders' names.
+
+    Example:
+        >>> for key, name in frame_keys(["kitchen/frame-07", "kitchen/frame-08"]).items():
+        ...     print(key.drive, key.frame, name)
+        0000 7 kitchen/frame-07
+        0000 8 kitchen/frame-08
+    """
+    folders = sorted({name.rpartition("/")[0] for name in names})
+    drives = {folder: f"{number:04d}" for number, folder in enumerate(folders)}
+    keys: dict[FrameKey, str] = {}
+    firsts: dict[str, tuple[str, str]] = {}
+    for name in names:
+        folder, _, stem = name.rpartition("/")
+        match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", stem)
+        if not match or int(match[2]) > LAST_FRAME:
+            raise ValueError(
+                f"Frame {name} has no number from 0 to {LAST_FRAME} in its name: expected names "
+                f"that give each frame's place in time, such as 000123; rename the files."
+            )
+        first, rest = firsts.setdefault(folder, (name, (match[1], match[3])))
+        if (match[1], match[3]) != rest:
+            raise ValueError(
+                f"Frames {first} and {name} differ in more than their last number: expected one "
+                f"sequence; rename the files, or give each sequence a subfolder."
+            )
+        key = FrameKey(_DATE, drives[folder], 0, int(match[2]))
+        other = keys.setdefault(key, name)
+        if other != name:
+            raise ValueError(
+                f"Frames {other} and {name} have the same number: expected each once; rename one."
+            )
+    return dict(sorted(keys.items()))
+
+
+def read_frame(
+    image_path: Path, depth_path: Path, size: tuple[int, int], depth_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image and its depth map and bring both to one size, at most the depth map's own.
+
+    Returns:
+        The image, uint8 [3, height, width], resized bilinearly with antialiasing, and the nearest
+        surface measured in each cell, float32 [height, width], meters, 0 = no measurement. A pixel
+        that lies in two cells counts in both.
+    """
+    image, depth = _read_image(image_path), _read_depth(depth_path)
+    height, width = depth.shape
+    if abs(image.width * height - width * image.height) > max(height, image.height):
+        raise ValueError(
+            f"Image {image_path} is {image.width}x{image.height} pixels and its depth map "
+            f"{width}x{height}: expected one aspect ratio; crop both to the same view."
+        )
+    if size[0] > height or size[1] > width:
+        raise ValueError(
+            f"Depth map {depth_path} is {height}x{width} (height x width): expected at least the "
+            f"size {size[0]}x{size[1]}; choose a smaller size."
+        )
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    resized = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+    depth[depth == SATURATED] = 0
+    nearest = downscale_depth(torch.from_numpy(depth.astype(np.float32))[None], size)[0]
+    return resized.contiguous().numpy(), nearest.numpy() / np.float32(depth_scale)
+
+
+def _read_image(path: Path) -> Image.Image:
+    expected = "a whole 8-bit JPEG or PNG, as its suffix says"
+    if path.suffix.lower() == ".png":
+        image = read_png(path, "Image", expected)
+    else:
+        try:
+            with Image.open(path, formats=["JPEG"]) as image:
+                image.load()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"Image {path} is missing: copy it again.") from None
+        # What Pillow raises for broken files.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"Image {path} cannot be read ({error}): expected {expected}; copy it again."
+            ) from error
+    if image.mode.startswith(("I", "F")):  # a conversion would clip it to white
+        raise ValueError(f"Image {path} is of Pillow's mode {image.mode}: expected {expected}.")
+    return image
+
+
+def _read_depth(path: Path) -> np.ndarray:
+    expected = "a whole 16-bit grayscale PNG"
+    image = read_png(path, "Depth map", expected)
+    if image.mode != "I;16":
+        raise ValueError(f"Depth map {path} is of Pillow's mode {image.mode}: expected {expected}.")
+    return np.array(image)

@@ -1,22 +1,133 @@
-"""The depth experiment of section 4: DispNet trained with few depth maps and all images."""
+"""The depth experiment of section 4: DispNet trained with few depth maps and all images.
 
+    python -m experiments.depth.train RUN.json data/packed --records results/paper/records
+    torchrun --nproc-per-node 8 -m experiments.depth.train RUN.json data/packed ...
+
+RUN.json is a run's configuration, as notebook 3 writes it for every run that it needs. A run that
+was killed goes on from its checkpoint.
+"""
+
+import argparse
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
-from experiments.common.records import Record, Result, obtain, recorded
-from experiments.depth.config import DepthConfig
-from experiments.depth.data import DepthData
+import torch
+from torch import Tensor, nn
+
+from experiments.common.records import Record, Result, current_record, obtain, recorded
+from experiments.common.training import initialized_by
+from experiments.depth.config import DepthConfig, UBNForm
+from experiments.depth.data import DepthData, usual_split
+from experiments.depth.engine import Engine, Ranks, alone, joined, save_state
 from experiments.depth.evaluate import (
     accuracy_of_parts,
     evaluate_frames,
     refreshed,
     statistics_of_parts,
+    to_input,
 )
-from experiments.depth.ranks import Ranks, alone
-from experiments.depth.steps import make_engine, make_loader, make_net
-from experiments.depth.weights import save_weights
 from ubnlib.dispnet import DispNet
+from ubnlib.forward import side_by_side, two_passes, ubn_forward
+from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth
+from ubnlib.kitti.loader import StepData
 from ubnlib.kitti.splits import compact
+from ubnlib.losses import multiscale_depth_loss
+
+# --- what a run is made of ------------------------------------------------------------------------
+
+
+def make_loader(
+    config: DepthConfig, data: DepthData, ranks: Ranks, workers: int = 0
+) -> LabeledUnlabeledLoader:
+    """Return a rank's batches of a run; batch normalization gets no unlabeled images."""
+    if config.data != data.fingerprint:
+        raise ValueError(
+            f"The configuration is for data {config.data} and the frames given are "
+            f"{data.fingerprint}: make the configuration with data=data.fingerprint."
+        )
+    labeled, unlabeled = data.labeled(config.labels)
+    parts = config.engine.accumulate
+    return LabeledUnlabeledLoader(
+        data.frames,
+        labeled,
+        unlabeled if config.norm.kind == "ubn" else (),
+        labeled_batch=config.labeled_batch // parts,
+        unlabeled_batch=config.unlabeled_batch // parts,
+        steps=config.total_steps(len(data.train)) * parts,
+        seed=config.seed,
+        workers=workers,
+        pin_memory=ranks.device.type == "cuda",
+        part=(ranks.rank, ranks.world),
+    )
+
+
+def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
+    """Return the net of a run before training, on its device."""
+    with initialized_by(config.seed):
+        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+    norm = config.norm
+    if ranks.world > 1 and norm.kind == "ubn" and norm.repair != "nothing":
+        raise ValueError(
+            f"repair is {norm.repair!r} with {ranks.world} processes: a repair knows the rows of "
+            "its own process only; start one."
+        )
+    if ranks.world > 1 and norm.kind == "bn":
+        # Without unlabeled rows UBN is batch normalization, and over the rows of all ranks.
+        norm = UBNForm(momentum=norm.momentum)
+    return config.engine.prepare(norm.apply(net).to(ranks.device))
+
+
+def make_optimizer(net: nn.Module, config: DepthConfig) -> torch.optim.Optimizer:
+    """Return the run's optimizer: the paper's Adam; weights may decay, by AdamW's rule."""
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
+def make_engine(config: DepthConfig, net: nn.Module, loader: Any, ranks: Ranks) -> Engine:
+    """Return a run's engine over its net and its batches."""
+    return Engine(
+        ranks.wrap(net),
+        make_optimizer(net, config),
+        lambda model, batch: loss_of_step(model, batch, config, ranks),
+        loader,
+        config.engine,
+        ranks,
+        config.seed,
+    )
+
+
+def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks) -> Tensor:
+    """Return the loss of one batch, over the rows of all ranks; see `Engine`."""
+    labeled = batch.labeled.to(ranks.device, non_blocking=True)
+    rows = to_input(labeled.images, config.engine.channels_last)
+    others = rows[:0] if ranks.world > 1 else None
+    if batch.unlabeled is not None:
+        others = batch.unlabeled.to(ranks.device, non_blocking=True).images
+        others = to_input(others, config.engine.channels_last)
+    if others is None:
+        predictions = ubn_forward(model, rows, None)
+    elif config.norm.kind == "ubn" and config.norm.needs_both_halves:
+        predictions = side_by_side(model, rows, others)
+    elif config.engine.passes == "two":
+        predictions = two_passes(model, rows, others)
+    else:
+        predictions = ubn_forward(model, rows, others)
+    loss = multiscale_depth_loss(
+        predictions,
+        labeled.depth(),
+        mode=config.downscale,
+        norm=config.loss,
+        total=ranks.total if ranks.world > 1 else None,
+        shares=ranks.world,
+    )
+    if batch.unlabeled is None:  # and so on all ranks
+        return loss
+    return loss + config.norm.penalty(model)
+
+
+# --- a run ----------------------------------------------------------------------------------------
 
 
 def train_depth(
@@ -37,22 +148,18 @@ def train_depth(
     Args:
         config: The run.
         data: Its data.
-        ranks: The processes that train it together (`ranks.joined`); None for this one.
-        checkpoint: File of the run's state, from which a killed run goes on; see `Engine.train`.
+        ranks: The processes that train it together (`engine.joined`); None for this one.
+        checkpoint: As `every_seconds` and `progress`: see `Engine.train`.
         every_seconds: How much work may be lost.
-        progress: Label of a progress bar; None shows none.
+        progress: Label of a progress bar.
         workers: Processes that read batches ahead; the result does not depend on them.
 
     Returns:
         The net, and curves: the loss of each step and, at `config.evaluations` points, accuracies
         (delta < 1.25) of labeled, unlabeled and test frames and the layers' statistics.
-
-    Raises:
-        ValueError: The data is not that of the configuration.
-        FloatingPointError: The loss or the gradient is not finite.
     """
     ranks = ranks or alone()
-    loader = make_loader(config, data, ranks, workers=workers)
+    loader = make_loader(config, data, ranks, workers)
     net = make_net(config, ranks)
     steps = config.total_steps(len(data.train))
     points = {math.ceil(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
@@ -72,36 +179,18 @@ def train_depth(
 
 @recorded
 def run_depth(
-    config: DepthConfig,
-    data: DepthData,
-    *,
-    weights: Path | None = None,
-    ranks: Ranks | None = None,
-    checkpoint: Path | None = None,
-    every_seconds: float = 60.0,
-    progress: str | None = None,
-    workers: int = 0,
+    config: DepthConfig, data: DepthData, *, weights: Path | None = None, **training: Any
 ) -> Result:
     """Train one net and measure it on all test frames, at the frames' resolution, uncropped.
 
     The metrics are those of the moving averages, and `refreshed_delta1` the accuracy with
     statistics that were measured anew on training images, unlabeled ones too, after training:
-    what a user of batch normalization can have without UBN.
-
-    Where `weights` names a file, the trained net is kept there; see `weights`. The record
-    names the labeled frames. See `train_depth` for the other arguments.
+    what a user of batch normalization can have without UBN. The record names the labeled frames.
+    `weights` is a file for the trained net; the other options are those of `train_depth`.
     """
-    net, curves = train_depth(
-        config,
-        data,
-        ranks=ranks,
-        checkpoint=checkpoint,
-        every_seconds=every_seconds,
-        progress=progress,
-        workers=workers,
-    )
+    net, curves = train_depth(config, data, **training)
     if weights is not None:
-        save_weights(net, weights)
+        save_state(net.state_dict(), weights)
     metrics = evaluate_frames(net, data.frames, data.test).means
     parts = accuracy_of_parts(net, config.labels, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
@@ -116,7 +205,12 @@ def run_depth(
 
 def checkpoint_path(config: DepthConfig, folder: Path | str) -> Path:
     """Return where a run's state is kept, which another version of it would not go on from."""
-    return Path(folder) / f"{config.key}-v{config.version}.npz"
+    return Path(folder) / f"{config.key}-v{config.version}.pt"
+
+
+def weights_path(config: DepthConfig, folder: Path | str) -> Path:
+    """Return where a run's trained net is kept."""
+    return Path(folder) / f"{config.key}.pt"
 
 
 def obtain_depth(
@@ -124,40 +218,20 @@ def obtain_depth(
     data: DepthData,
     records: Path | str,
     *,
-    ranks: Ranks | None = None,
     checkpoints: Path | None = None,
     weights: Path | None = None,
-    every_seconds: float = 60.0,
-    progress: str | None = None,
-    workers: int = 0,
+    **training: Any,
 ) -> Record:
     """Return a run's record, making it where it is missing, from its checkpoint if there is one.
 
-    Args:
-        config: The run.
-        data: Its data.
-        records: Folder of the records.
-        ranks: The processes that train it together; None for this one.
-        checkpoints: Folder of checkpoints, each of which goes when its record is there; None
-            writes none.
-        weights: Folder of trained weights, KEY.npz; None keeps none.
-        every_seconds: How much work may be lost.
-        progress: Label of a progress bar; None shows none.
-        workers: Processes that read batches ahead.
+    `checkpoints` and `weights` are folders, None for none; a checkpoint goes when the record is
+    there. The other options are those of `train_depth`.
     """
     checkpoint = None if checkpoints is None else checkpoint_path(config, checkpoints)
+    kept = None if weights is None else weights_path(config, weights)
 
     def run(config: DepthConfig) -> Record:
-        return run_depth(
-            config,
-            data,
-            weights=None if weights is None else Path(weights) / f"{config.key}.npz",
-            ranks=ranks,
-            checkpoint=checkpoint,
-            every_seconds=every_seconds,
-            progress=progress,
-            workers=workers,
-        )
+        return run_depth(config, data, weights=kept, checkpoint=checkpoint, **training)
 
     record = obtain(config, run, records)
     if checkpoint is not None:
@@ -165,3 +239,63 @@ def obtain_depth(
         for partial in checkpoint.parent.glob(f"{checkpoint.name}.*.partial"):
             partial.unlink()  # of a run that was killed while it wrote
     return record
+
+
+# --- from the command line ------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Train, and print the record's key and accuracy."""
+    arguments = parse()
+    try:
+        config = DepthConfig.model_validate_json(arguments.run.read_text())
+        frames = PackedDepth(arguments.packed)
+        data = DepthData(frames, *usual_split(frames.keys, arguments.test_every))
+        with joined() as ranks:
+            record = make_record(config, data, ranks, arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command goes on where it was.", file=sys.stderr)
+        return 130
+    if record is not None:
+        print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")
+    return 0
+
+
+def make_record(
+    config: DepthConfig, data: DepthData, ranks: Ranks, arguments: argparse.Namespace
+) -> Record | None:
+    """Make the record if it is missing; the first process writes it, and the others help."""
+    how = dict(ranks=ranks, every_seconds=arguments.every_seconds, workers=arguments.workers)
+    if ranks.first:
+        label = f"1/{config.labels.k}, seed {config.seed}"
+        folders = dict(checkpoints=arguments.checkpoints, weights=arguments.weights)
+        return obtain_depth(config, data, arguments.records, progress=label, **folders, **how)
+    # The first process writes after all have trained, so that all see the same here.
+    if current_record(config, arguments.records) is None:
+        run_depth(config, data, checkpoint=checkpoint_path(config, arguments.checkpoints), **how)
+    return None
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.depth.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="its configuration, a JSON file")
+    parser.add_argument("packed", type=Path, help="folder that prepare_kitti.py made")
+    parser.add_argument("--records", type=Path, default=Path("results/depth/records"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("results/depth/checkpoints"))
+    parser.add_argument("--weights", type=Path, help="folder for the trained net; none: not kept")
+    parser.add_argument("--every-seconds", type=float, default=600.0, help="between checkpoints")
+    parser.add_argument("--test-every", type=int, default=1, help="test on one frame in so many")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read ahead")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 import drive_statistics
-from experiments.depth import contact_sheet
+from experiments.depth.figures import draw_contact_sheet
 from frame_statistics import (
     BINS,
     EDGES,
@@ -229,7 +229,7 @@ def test_the_figure_shows_every_drive(measured):
 
 
 def test_the_contact_sheet_shows_image_and_lidar(dataset):
-    figure = contact_sheet.draw(dataset, {dataset.drives[1]: "dusk"}, columns=2)
+    figure = draw_contact_sheet(dataset, {dataset.drives[1]: "dusk"}, columns=2)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:6:2] == [dataset.drives[0], "dusk", dataset.drives[2]]
     index = [n for n, key in enumerate(dataset.keys) if key.drive_name == dataset.drives[0]][2]
@@ -241,7 +241,7 @@ def test_the_contact_sheet_shows_image_and_lidar(dataset):
     u, v = dots.get_offsets().T.astype(int)
     assert (depth[v, u] > 0).all()
     with pytest.raises(ValueError, match="Drive nowhere is not in the dataset"):
-        contact_sheet.draw(dataset, drives=["nowhere"])
+        draw_contact_sheet(dataset, drives=["nowhere"])
 
 
 def run_script(monkeypatch, *arguments):

@@ -4,9 +4,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from experiments.common import style
-from experiments.depth import figure6_label_fraction
+from experiments.depth import figure6_label_fraction, figures
 from experiments.method import figure1_two_steps
 from experiments.toy import plane as spiral_plane
 
@@ -59,3 +60,32 @@ def test_gains_are_paired_by_seed():
     left, right = figure6_label_fraction.draw_gains(figure6_label_fraction.gains(table)).axes
     assert right.lines[0].get_ydata() == pytest.approx([100 * row["relative"]])
     assert left.get_legend().get_texts()[0].get_text() == "UBN"
+
+
+def test_depth_training_has_a_panel_for_each_method_and_gap():
+    curve = {"step": [10, 20], "labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4],
+             "test/cnv1": [0.3, 0.2], "averages/cnv1": [0.1, 0.4]}  # fmt: skip
+    curves = {"BN": curve, "UBN": curve}
+    accuracy = figures.accuracy_table(curves)
+    assert len(accuracy) == 2 * 3 * 2
+    axes = figures.draw_accuracy(accuracy).axes
+    assert [a.get_title() for a in axes] == ["BN", "UBN"]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes[1].lines}
+    assert lines == {"labeled": [0.1, 0.9], "unlabeled": [0.1, 0.5], "test": [0.1, 0.4]}
+    statistics = figures.statistics_table(curves)
+    by = statistics.set_index(["method", "gap", "layer", "step"])["value"]
+    assert (by["UBN", "test", "cnv1", 10], by["UBN", "test", "cnv1", 20]) == (0.3, 0.2)
+    axes = figures.draw_statistics(statistics, {"test": "labeled to test"}).axes
+    solid = [line.get_ydata().tolist() for line in axes[0].lines if line.get_marker() == "o"]
+    assert solid == [[0.2], [0.2]]
+
+
+def test_predictions_are_beside_the_lidar():
+    images = torch.randint(0, 255, (2, 3, 8, 20), dtype=torch.uint8)
+    lidar = torch.zeros(2, 8, 20)
+    lidar[:, 4, 3] = 10.0
+    figure = figure6_label_fraction.draw_predictions(images, lidar, {"BN": lidar + 5})
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["image", "lidar", "BN"]
+    (points,) = figure.axes[1].collections
+    assert points.get_offsets().tolist() == [[3, 4]]

@@ -10,7 +10,6 @@ import os
 import random
 import runpy
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +25,9 @@ from pytest import MonkeyPatch
 from torch import Tensor, nn
 
 from experiments.common.training import initialized_by
-from experiments.depth import evaluate as depth_curves
-from experiments.depth import steps as depth_steps
-from experiments.depth.checkpoints import load_checkpoint, save_checkpoint
-from experiments.depth.config import DepthConfig
+from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.data import DepthData, EveryLabels
-from experiments.depth.engine import Engine, EngineConfig
-from experiments.depth.forms import UBNForm
-from experiments.depth.ranks import Ranks, joined
-from experiments.depth.steps import make_net
+from experiments.depth.engine import Engine, EngineConfig, Ranks, joined, load_state, save_state
 from experiments.depth.train import obtain_depth, train_depth
 from small_kitti import HEIGHT, WIDTH, write_calibration, write_frame
 from ubnlib.kitti import KittiRaw, LabeledUnlabeledLoader, PackedDepth, prepare
@@ -76,58 +69,47 @@ def depth_config(data: DepthData, **options) -> DepthConfig:
     return DepthConfig(**settings | options)
 
 
-KILLED = {
-    "BN": dict(),
-    "UBN": dict(norm=UBNForm()),
-    "running std, accumulated": dict(
-        norm=UBNForm(source="running", running_stat="std"), engine=EngineConfig(accumulate=2)
-    ),
-}
+KILLED_STEPS = 16
+KILLED = dict(
+    norm=UBNForm(source="running", running_stat="std"),
+    engine=EngineConfig(accumulate=2),
+    steps=KILLED_STEPS,
+)
 
 
-KILLED_STEPS = 24
-
-
-def obtain_killed(root: Path, out: Path, name: str) -> None:
-    """Make a run of `KILLED`, with a checkpoint after each step."""
+def obtain_killed(root: Path, out: Path) -> None:
+    """Make the run `KILLED`, with a checkpoint after each step."""
     torch.set_num_threads(1)
     data = open_walls(root)
-    config = depth_config(data, steps=KILLED_STEPS, **KILLED[name])
     folders = dict(checkpoints=out / "checkpoints", weights=out / "weights")
-    obtain_depth(config, data, out, every_seconds=0, **folders)
+    obtain_depth(depth_config(data, **KILLED), data, out, every_seconds=0, **folders)
 
 
 # --- runs of several processes ------------------------------------------------------------------
 
 ODD = dict(labels=EveryLabels(k=2), labeled_batch=5, unlabeled_batch=7)  # so ranks have uneven rows
 TOGETHER = {
-    "killed": dict(norm=UBNForm(), steps=12, **ODD),  # the first, while the others are not there
-    "not killed": dict(norm=UBNForm(), steps=12, **ODD),
+    "UBN": dict(norm=UBNForm(), steps=9, **ODD),
     "BN": dict(**ODD),
-    "UBN": dict(norm=UBNForm(), **ODD),
-    "averages": dict(norm=UBNForm(stats_grad="none", source="running"), **ODD),
     "all, gap": dict(
         norm=UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both"), loss="log_l1", **ODD
     ),
-    "first half, gap": dict(norm=UBNForm(where="first half", gap_weight=0.3), **ODD),
-    "one labeled row": dict(norm=UBNForm(), labeled_batch=1, labels=EveryLabels(k=2)),
-    "all labels": dict(norm=UBNForm(gap_weight=1.0), labels=EveryLabels(k=1)),
-    "accumulated": dict(
-        norm=UBNForm(), labeled_batch=6, unlabeled_batch=10, engine=EngineConfig(accumulate=2)
+    "accumulated, one labeled row": dict(
+        norm=UBNForm(), labeled_batch=2, unlabeled_batch=10, engine=EngineConfig(accumulate=2)
     ),
 }
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Train nets and images in float64, so that only gross differences can be differences."""
+    """Train in float64, so that only gross differences can be differences."""
 
     def to_input(images: Tensor, channels_last: bool = False) -> Tensor:
         return images.double() / 255 - 0.5
 
     with MonkeyPatch.context() as patch:
-        patch.setattr(depth_steps, "to_input", to_input)
-        patch.setattr(depth_curves, "to_input", to_input)
+        patch.setattr("experiments.depth.train.to_input", to_input)
+        patch.setattr("experiments.depth.evaluate.to_input", to_input)
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -135,37 +117,17 @@ def in_float64() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
-def train_in_float64(data: DepthData, name: str, **options) -> tuple[nn.Module, dict]:
-    """Make a run of `TOGETHER`; return the net and the curves."""
-    with in_float64():
-        return train_depth(depth_config(data, **TOGETHER[name]), data, **options)
-
-
 def main(root: Path, out: Path) -> None:
-    """Make all runs with the other processes."""
+    """Make all runs with the other processes, each stopped once and gone on with."""
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with joined() as ranks, in_float64():
         data = open_walls(root)
-        refused = refusal_of_repairs(data, ranks)
-        for name in TOGETHER:
-            options, start = {}, 0
-            if name == "killed":
-                checkpoint = out / "checkpoint.npz"
-                start = load_checkpoint(checkpoint)["step"] if checkpoint.exists() else 0
-                options = dict(checkpoint=checkpoint, every_seconds=0)
-            net, curves = train_in_float64(data, name, ranks=ranks, **options)
-            found = dict(state=net.state_dict(), curves=curves, start=start, refused=refused)
-            save_checkpoint(found, out / f"{name} {ranks.rank}.npz")
-
-
-def refusal_of_repairs(data: DepthData, ranks: Ranks) -> str:
-    """What is said to a configuration that only one process can train."""
-    norm = UBNForm(stats_grad="none", repair="both")
-    try:
-        make_net(depth_config(data, norm=norm), ranks)
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+        for name, options in TOGETHER.items():
+            config, checkpoint = depth_config(data, **options), out / f"{name}.pt"
+            part = config.model_copy(update={"steps": config.steps // 2})
+            train_depth(part, data, ranks=ranks, checkpoint=checkpoint)
+            net, curves = train_depth(config, data, ranks=ranks, checkpoint=checkpoint)
+            save_state((net.state_dict(), curves), out / f"{name} {ranks.rank}.pt")
 
 
 # --- the engine alone ---------------------------------------------------------------------------
@@ -230,19 +192,6 @@ def make_engine(
     return Engine(net, optimizer, loss, loader, config, ALONE, seed)
 
 
-def dropout_engine() -> Engine:
-    """An engine whose every step draws at random, in two micro-batches."""
-    return make_engine(small_net(dropout=0.5), accumulate=2, steps=160, seed=5)
-
-
-def train_dropout(out: Path) -> None:
-    """Train `dropout_engine` with a checkpoint after each step, and keep its end."""
-    torch.set_num_threads(1)
-    engine = dropout_engine()
-    engine.train(checkpoint=out / "checkpoint.npz", every_seconds=0)
-    save_checkpoint(dict(state=engine.model.state_dict(), curves=engine.curves), out / "end.npz")
-
-
 # --- processes, also to be killed ---------------------------------------------------------------
 
 
@@ -256,20 +205,6 @@ def start(target: Callable, *arguments) -> BaseProcess:
     return process
 
 
-def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def as_rank(rank: int, port: int, target: Callable, *arguments) -> None:
-    """Call a target as one of two processes that torchrun would have started."""
-    address = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    os.environ |= address | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    target(*arguments)
-
-
 def run_script(path: Path, *arguments) -> None:
     """Run a script in this process as from the command line."""
     sys.argv = [str(path), *map(str, arguments)]
@@ -279,22 +214,14 @@ def run_script(path: Path, *arguments) -> None:
 def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int) -> list[int]:
     """Start a process until it is done, killing it by SIGKILL again and again.
 
-    First it dies when a checkpoint is half written, then at random moments.
-
-    Args:
-        target: What the process runs.
-        *arguments: Of the target.
-        folder: Where its one checkpoint, *.npz, is written.
-        kills: How often to kill it.
-        seed: Of the moments.
-
-    Returns:
-        The steps from which the starts went on.
+    First it dies when a checkpoint is half written, then at random moments, drawn from the seed.
+    `folder` is where its one checkpoint, *.pt, is written. Returns the steps from which the starts
+    went on.
     """
     moments, starts = random.Random(seed), []
     for kill in range(kills + 1):
         before = _state(folder)
-        starts.append(0 if before is None else load_checkpoint(before[0])["step"])
+        starts.append(0 if before is None else load_state(before[0])["step"])
         if kill == 0:
             process = start(die_in_writing, 5, target, *arguments)
         else:
@@ -312,24 +239,24 @@ def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int
 
 def die_in_writing(number: int, target: Callable, *arguments) -> None:
     """Run a target until half of the number-th file is written, and die by SIGKILL."""
-    write, numbers = np.savez, itertools.count(1)
+    write, numbers = torch.save, itertools.count(1)
 
-    def write_half(file, **arrays):
+    def write_half(state, file):
         if next(numbers) < number:
-            return write(file, **arrays)
+            return write(state, file)
         whole = io.BytesIO()
-        write(whole, **arrays)
+        write(state, whole)
         file.write(whole.getvalue()[: whole.tell() // 2])
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    np.savez = write_half
+    torch.save = write_half
     target(*arguments)
 
 
 def _state(folder: Path) -> tuple[Path, int] | None:
     """The checkpoint, and what tells it from those before and after."""
-    for path in folder.glob("*.npz"):
+    for path in folder.glob("*.pt"):
         try:
             return path, path.stat().st_mtime_ns
         except FileNotFoundError:  # the run is done

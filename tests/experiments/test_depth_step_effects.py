@@ -11,22 +11,15 @@ from torch import nn
 
 from experiments.common.training import BNConfig
 from experiments.depth import literal_failure
-from experiments.depth.cancellation import step_effects
-from experiments.depth.cancellation_experiment import (
-    CancellationConfig,
-    effects_of,
-    run_cancellation,
-)
-from experiments.depth.data import DepthData, EveryLabels
+from experiments.depth.config import UBNForm, repair_literal
+from experiments.depth.data import EveryLabels
 from experiments.depth.engine import EngineConfig
-from experiments.depth.forms import UBNForm
-from experiments.depth.layer_gradients import gradient_flows, measure_gradients
-from experiments.depth.repairs import repair_literal
+from experiments.depth.literal_failure import CancellationConfig, effects_of, run_cancellation
+from experiments.depth.step_effects import gradient_flows, measure_gradients, step_effects
 from experiments.depth.train import train_depth
-from small_kitti import write_calibration, write_frame
+from train_worker import write_walls
 from ubnlib import UnsupervisedBatchNorm1d, collecting, convert_ubn, revert_ubn, ubn_forward, using
 from ubnlib.forward import side_by_side
-from ubnlib.kitti import KittiRaw, prepare
 
 BELIEFS = {
     "none": ("none", "nothing"),
@@ -103,22 +96,6 @@ def test_a_bias_before_ubn_believes_in_a_shift_that_never_happens():
     assert layer["believed"] == pytest.approx(move.square().mean().sqrt().item())
     assert layer["happened"] < 1e-12
     assert layer["cancelled"] == pytest.approx(1, abs=1e-12)
-
-
-@pytest.mark.parametrize(("belief", "knows"), [("none", False), ("scale", True)])
-def test_a_scale_of_the_weight_never_happens(belief, knows):
-    """One input feature: its weight is the scale, and a gradient without it has nothing to do."""
-    x, y, target = draw((6, 1), (10, 1), (6, 1))
-    norm = UnsupervisedBatchNorm1d(1, eps=1e-12, affine=False, stats_grad="none")
-    net = repair_literal(nn.Sequential(nn.Linear(1, 1), norm).double(), BELIEFS[belief][1])
-    nn.init.ones_(net[0].weight)
-    nn.init.zeros_(net[0].bias)
-    x -= x.mean()  # so that a scale of the weight does not shift x
-    weight = torch.optim.SGD([net[0].weight], lr=1e-3)
-    effects = step_effects(net, weight, lambda z: (z - target).square().sum(), x, y, belief)
-    assert abs(effects.happened) < 1e-9
-    assert (abs(effects.promised) < 1e-9) == knows
-    assert (abs(effects.believed) < 1e-9) == knows
 
 
 def test_a_moving_average_cancels_its_momentum_of_a_shift():
@@ -264,10 +241,9 @@ def test_share_of_a_weights_gradient_that_a_repair_takes_out():
         assert measured[f"weight_{repair}"] == pytest.approx(taken.item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("stats_grad", ["none", "all"])
-def test_flows_are_those_of_labeled_rows_also_side_by_side(stats_grad):
+def test_flows_are_those_of_labeled_rows_also_side_by_side():
     x, y = draw((4, 3, 6, 7), (4, 3, 6, 7))
-    net = convert_ubn(deep_net(), stats_grad=stats_grad)
+    net = convert_ubn(deep_net(), stats_grad="all")
     with gradient_flows(net) as flows:
         side_by_side(net, x, y).pow(3).mean().backward()
     assert torch.equal(flows["1"].before, x)
@@ -289,19 +265,7 @@ def test_drift_is_the_distance_of_the_statistics_collected_before_and_after():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kitti")
-    generator = np.random.default_rng(0)
-    for drive in (1, 2):
-        for frame in range(6):
-            pixels = generator.integers(0, 255, (20, 60, 3), dtype=np.uint8)
-            write_frame(folder, drive, frame, cameras=(2,), pixels=pixels)
-    write_calibration(folder)
-    raw = KittiRaw(folder, cameras=(2,), size=(16, 32))
-    frames = prepare(raw, folder / "packed", progress=False)
-    keys = frames.keys
-    return DepthData(
-        frames, [k for k in keys if k.drive == "0001"], [k for k in keys if k.drive == "0002"]
-    )
+    return write_walls(tmp_path_factory.mktemp("kitti"))
 
 
 def config_of(data, norm, **options):
@@ -370,9 +334,7 @@ def tables():
     steps, layers = [0.0, 10.0, 20.0], ["late", "early"]  # in the net's order, not the alphabet's
     keys = [(r, s, n) for r in ("one", "two") for s in steps for n in layers]
     by_layer = pd.DataFrame(keys, columns=["reading", "step", "layer"])
-    numbers = np.random.default_rng(0).uniform(0.1, 1, (len(keys), 6))
-    names = [f"{kind}_{part}" for kind in ("gradient", "weight") for part in ("shift", "scale")]
-    by_layer[["cancelled", "weight_norm"]], by_layer[names] = numbers[:, :2], numbers[:, 2:]
+    by_layer["cancelled"] = np.random.default_rng(0).uniform(0.1, 1, len(keys))
     losses = by_layer.loc[by_layer["layer"] == "late", ["reading", "step"]]
     return losses.assign(promised=-1.0, happened=range(6)), by_layer
 
@@ -394,23 +356,3 @@ def test_picture_of_promises_and_of_what_each_layer_loses(tables):
     shown = below[0].collections[0].get_array()
     wanted = layers[layers["reading"] == "two"]["cancelled"].to_numpy().reshape(3, 2).T
     np.testing.assert_array_equal(np.asarray(shown).reshape(2, 3), wanted)
-
-
-def test_picture_of_directions_shows_medians_over_steps(tables):
-    _, layers = tables
-    figure = literal_failure.draw_directions(layers, ["two"])
-    of = layers[(layers["reading"] == "two") & (layers["layer"] == "early")].median(
-        numeric_only=True
-    )
-    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
-    assert heights[1][1] == of["weight_shift"]
-    assert heights[1][3] == of["weight_scale"]
-    assert heights[2][1] == of["cancelled"]
-
-
-def test_picture_of_growth_is_relative_to_the_first_step(tables):
-    _, layers = tables
-    figure = literal_failure.draw_growth(layers, {"one": "First"})
-    norms = layers[(layers["reading"] == "one") & (layers["layer"] == "early")]["weight_norm"]
-    drawn = figure.axes[0].lines[1].get_ydata()
-    np.testing.assert_allclose(drawn, norms / norms.iloc[0])

@@ -9,9 +9,7 @@ import yaml
 
 from experiments.common.records import Result, recorded, write_record
 from experiments.common.stats import interval
-from experiments.depth import study as depth_study
-from experiments.depth.config import DepthConfig
-from experiments.depth.data import EveryLabels
+from experiments.depth import runs as depth_study
 from small_project import ROOT
 
 
@@ -50,14 +48,12 @@ def test_the_standard_profile_runs_the_claims():
     profile = yaml.safe_load((ROOT / "profiles" / "standard.yaml").read_text())
     given |= profile["notebooks"]["03_depth_experiments"]
     assert given["label_every"] == list(depth_study.FRACTIONS)
-    forms = {**depth_study.METHODS, depth_study.LITERAL: depth_study.REPAIRS["literal"]}
-    for name, norm in forms.items():
-        run = DepthConfig(
-            data="data", norm=norm, labels=EveryLabels(k=128), seed=2, **given["net"],
-            labeled_batch=given["batch"][0], unlabeled_batch=given["batch"][1],
-            steps=given["steps"], learning_rate=given["learning_rate"], engine=given["engine"],
-        )  # fmt: skip
-        assert run == depth_study.claimed(name, 128, "data", 2)
+    runs = depth_study.notebook_runs(given, "data")
+    named = {run.label: run for run in runs}
+    for name in depth_study.FIGURE_6:
+        run = named[f"depth, {name}, 1/128, seed 2"]
+        assert run.config == depth_study.claimed(name, 128, "data", 2) and not run.weights
+    assert sum(run.weights for run in runs) == len(depth_study.FIGURE_6)
 
 
 def record(config, **metrics):

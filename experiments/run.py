@@ -1,0 +1,51 @@
+"""Make the records of a study, stage by stage: docs/depth_study.md, docs/ablation_study.md.
+
+    python -m experiments.run depth.claims --processes 2
+
+Synthetic drives are rendered and packed where they are missing. A stopped stage goes on where it
+was.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.depth.runs import STAGES as DEPTH
+
+STAGES = {f"depth.{name}": make for name, make in DEPTH.items()}
+
+
+def main() -> int:
+    """Make the stage named on the command line."""
+    arguments = parse()
+    try:
+        STAGES[arguments.stage](arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{arguments.stage}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{arguments.stage}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("--data", type=Path, default=Path("data/depth"), help="where drives go")
+    parser.add_argument("--results", type=Path, default=Path("results/standard"))
+    parser.add_argument("--rgbd-root", type=Path, help="folder of RGB-D frames, for `indoor`")
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time, a thread each")
+    ablation = parser.add_argument_group("of the ablation")
+    ablation.add_argument("--tuned", action="store_true", help="take tuning records as they are")
+    ablation.add_argument("--only-tuning", action="store_true", help="make no claim's run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
