@@ -33,7 +33,7 @@ from experiments.common.provenance import provenance
 from experiments.common.records import Config, read_record
 from experiments.depth.data import DepthData, usual_split
 from experiments.depth.plan import depth_runs
-from experiments.method.runs import method_runs
+from experiments.method import runs as method
 from experiments.toy import runs as toy
 from plan import Plan, make_plan
 from prepare_data import prepare_data
@@ -53,20 +53,18 @@ NET = {"width": 0.25, "levels": 4}
 
 def method_configs() -> list[Config]:
     """Return the runs of section 3, of one seed; timings have a few."""
-    return [config for config in method_runs(1) if config.seed < 3]
+    return [run.config for run in method.notebook_runs({"seeds": 1}) if run.config.seed < 3]
 
 
 def toy_configs() -> list[Config]:
     """Return runs of the toy, short and less short, of few and of many nets."""
     configs = []
     for seeds, steps, labeled in itertools.product((3, 12), (20, 80), (25, 100)):
-        setting = toy.toy_setting(
-            seeds=seeds, steps=steps, noise=0.0, labeled_per_class=labeled, unlabeled_per_class=200
-        )
-        runs = toy.toy_runs(
-            setting, uncertainty_samples=2 * seeds, ensemble_nets=2, with_ubn_ensemble=False,
-            augmentations=1,
-        )  # fmt: skip
+        runs = toy.toy_runs(dict(
+            seeds=seeds, first_seed=0, steps=steps, noise=0.0, labeled_per_class=labeled,
+            unlabeled_per_class=200, uncertainty_samples=2 * seeds, ensemble_nets=2,
+            with_ubn_ensemble=False, augmentations=1,
+        ))  # fmt: skip
         purposes = ["training", "steps of all points"]
         purposes += ["features", "uncertainty", "augmentation"] * (labeled == 25 and steps == 20)
         configs += [config for purpose in purposes for config in runs[purpose].values()]

@@ -33,16 +33,13 @@ EXPERIMENTS = {
     ),
     "spiral": Experiment("experiments.toy.train", "SpiralConfig", "run_spiral"),
     "spiral_features": Experiment(
-        "experiments.toy.feature_study", "FeaturesConfig", "run_features"
+        "experiments.toy.figure3_features", "FeaturesConfig", "run_features"
     ),
     "spiral_uncertainty": Experiment(
-        "experiments.toy.uncertainty",
-        "UncertaintyConfig",
-        "run_uncertainty",
-        config_module="experiments.toy.uncertainty_methods",
+        "experiments.toy.figure4_uncertainty", "UncertaintyConfig", "run_uncertainty"
     ),
     "spiral_augmentation": Experiment(
-        "experiments.toy.augmentation_study", "AugmentationConfig", "run_augmentation"
+        "experiments.toy.figure5_augmentation", "AugmentationConfig", "run_augmentation"
     ),
     "depth": Experiment(
         "experiments.depth.train",

@@ -50,26 +50,18 @@ def runs_of(notebooks: dict[str, Parameters], fingerprint: str = "") -> list[Run
 
 def of_method(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 1."""
-    from experiments.method.runs import method_runs
+    from experiments.method.runs import notebook_runs
 
-    for config in method_runs(parameters["seeds"]):
-        yield Run(f"{config.experiment.replace('_', ' ')}, seed {config.seed}", config)
+    for run in notebook_runs(parameters):
+        yield Run(*run)
 
 
 def of_toy(parameters: Parameters, _: str) -> Iterator[Run]:
     """List the runs of notebook 2: those of the figures, then those of the maps."""
-    from experiments.toy import runs as plan
+    from experiments.toy.runs import notebook_runs
 
-    setting = _call(plan.toy_setting, parameters)
-    for purpose, some in _call(plan.toy_runs, {**parameters, "setting": setting}).items():
-        for method, config in some.items():
-            yield Run(f"spiral, {purpose}, {method}", config)
-    if parameters["make_regimes"]:
-        for title, pairs in plan.map_pairs().items():
-            for pair in pairs:
-                cell = ", ".join(f"{name} {value}" for name, value in pair.setting.items())
-                yield Run(f"spiral, {title}: {cell}", pair.ubn, "regimes")
-                yield Run(f"spiral, {title}: BN, {cell}", pair.bn, "regimes")
+    for run in notebook_runs(parameters):
+        yield Run(*run)
 
 
 def of_depth(parameters: Parameters, fingerprint: str) -> Iterator[Run]:

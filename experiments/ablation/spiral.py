@@ -9,8 +9,7 @@ from torch.nn.functional import cross_entropy
 from experiments.ablation.methods import Pool
 from experiments.common.training import evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import make_spiral, split_spiral
+from experiments.toy.spiral import SpiralNet, make_spiral, split_spiral
 
 UNLABELED = 200  # points a class
 OTHER_NOISE = 2.0  # of the points of another distribution; turns are 1.4 apart

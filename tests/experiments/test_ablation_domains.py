@@ -18,8 +18,7 @@ from experiments.ablation.spiral import SpiralProblem
 from experiments.ablation.training import train
 from experiments.common.training import initialized_by
 from experiments.depth.data import DepthData
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import make_spiral
+from experiments.toy.spiral import SpiralNet, make_spiral
 from ubnlib.dispnet import DispNet
 from ubnlib.kitti import FrameKey
 

@@ -9,8 +9,9 @@ import torch
 from experiments.common import style
 from experiments.depth import depth_training, figure6_label_fraction
 from experiments.method import figure1_two_steps
-from experiments.toy import figure2_boundaries, split_spiral
+from experiments.toy import figure2_boundaries
 from experiments.toy import plane as spiral_plane
+from experiments.toy.spiral import split_spiral
 
 
 @pytest.fixture(autouse=True)
