@@ -34,7 +34,7 @@ def test_the_quick_runs_answer_the_ledgers_claims(tmp_path):
     """With the timing's settings and fewer repeats on a small image: its verdicts are not asked."""
     for _, config, *_ in notebook_runs({"seeds": 3}):
         if config.experiment == "step_cost":
-            config = config.model_copy(update={"size": (16, 32), "repeats": 1})
+            config = config.model_copy(update={"width": 0.05, "size": (16, 32), "repeats": 1})
         write_record(EXPERIMENTS[config.experiment].run(config), tmp_path)
     table = read_evidence(tmp_path).table
     judgements = {claim.id: judge(claim, table, "quick") for claim in CLAIMS}
