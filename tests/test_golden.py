@@ -27,11 +27,10 @@ from experiments.depth.train import run_depth
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.method.implementation import ImplementationConfig, run_implementation
 from experiments.method.step_cost import StepCostConfig
-from experiments.toy.augmentation_study import AugmentationConfig, run_augmentation
-from experiments.toy.feature_study import FeaturesConfig, run_features
+from experiments.toy.figure3_features import FeaturesConfig, run_features
+from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
+from experiments.toy.figure5_augmentation import AugmentationConfig, run_augmentation
 from experiments.toy.train import SpiralConfig, run_spiral
-from experiments.toy.uncertainty import run_uncertainty
-from experiments.toy.uncertainty_methods import UncertaintyConfig
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import KittiRaw, prepare
 

@@ -19,8 +19,7 @@ from experiments.common.training import evaluating, initialized_by
 from experiments.depth.data import DepthData, EveryLabels, Frames
 from experiments.depth.evaluate import evaluate_frames, to_input
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import make_spiral, split_spiral
+from experiments.toy.spiral import SpiralNet, make_spiral, split_spiral
 from ubnlib.dispnet import DispNet
 from ubnlib.losses import multiscale_depth_loss
 

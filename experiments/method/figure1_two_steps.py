@@ -17,6 +17,8 @@ STEPS = pd.DataFrame(
     columns=["step", "input", "passes", "updates"],
 )
 
+Point = tuple[float, float]
+
 
 def draw() -> Figure:
     """Draw both steps above each other, the statistics handed from the first to the second."""
@@ -49,23 +51,12 @@ def draw() -> Figure:
     return figure
 
 
-def _box(axes: Axes, x: float, y: float, label: str, color: str, *, text: str = "white") -> None:
-    shape = FancyBboxPatch(
-        (x, y - 2.5), 17, 5, boxstyle="round,pad=0.2", facecolor=color, edgecolor=GRAY
-    )
-    axes.add_patch(shape)
+def _box(axes: Axes, x: float, y: float, label: str, color: str, text: str = "white") -> None:
+    place, style = (x, y - 2.5), "round,pad=0.2"
+    axes.add_patch(FancyBboxPatch(place, 17, 5, boxstyle=style, facecolor=color, edgecolor=GRAY))
     axes.text(x + 8.5, y, label, ha="center", va="center", color=text)
 
 
-def _arrow(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    *,
-    color: str = "black",
-    width: float = 1.2,
-) -> None:
-    arrow = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=11, color=color, linewidth=width
-    )
-    axes.add_patch(arrow)
+def _arrow(axes: Axes, start: Point, end: Point, color: str = "black", width: float = 1.2) -> None:
+    style = dict(arrowstyle="-|>", mutation_scale=11, color=color, linewidth=width)
+    axes.add_patch(FancyArrowPatch(start, end, **style))

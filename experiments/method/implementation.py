@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from experiments.common.records import Config, Result, recorded
 from experiments.common.training import initialized_by
 from experiments.method import minimal
+from experiments.method.equations import largest, make_net
 from experiments.method.minimal import MinimalUBN, two_steps
 from ubnlib.convert import convert_ubn
 from ubnlib.forward import ubn_forward
@@ -36,26 +37,24 @@ def run_implementation(config: ImplementationConfig) -> Result:
     docstrings, comments and empty lines; the largest absolute difference, over all steps, of
     `outputs`, `gradients` and running `averages`, and `largest_difference` of all of these.
     """
-    lines = code_lines(inspect.getsource(minimal))
     with initialized_by(config.seed):
-        plain = make_net(nn.BatchNorm2d)
+        plain = make_net()
         shape = (config.steps, config.labeled + config.unlabeled, 3, 12, 12)
         batches = torch.randn(shape, dtype=torch.float64)
-    ours, theirs = make_net(MinimalUBN), convert_ubn(make_net(nn.BatchNorm2d), preset="paper")
+    ours, theirs = make_net(MinimalUBN), convert_ubn(make_net(), preset="paper")
     for net in (ours, theirs):
         net.load_state_dict(plain.state_dict())
 
-    differences = dict.fromkeys(("outputs", "gradients", "averages"), 0.0)
+    pairs = {"outputs": [], "gradients": [], "averages": []}
     for batch in batches:
         labeled, unlabeled = batch[: config.labeled], 1 + 2 * batch[config.labeled :]
         one = train_step(ours, two_steps, labeled, unlabeled, config.learning_rate)
         other = train_step(theirs, ubn_forward, labeled, unlabeled, config.learning_rate)
-        for name in differences:
-            pairs = zip(one[name], other[name], strict=True)
-            largest = max((a - b).abs().max().item() for a, b in pairs)
-            differences[name] = max(differences[name], largest)
-    largest = max(differences.values())
-    metrics = {"code_lines": float(lines), "largest_difference": largest, **differences}
+        for name, each in pairs.items():
+            each += zip(one[name], other[name], strict=True)
+    found = {name: largest(each) for name, each in pairs.items()}
+    lines = code_lines(inspect.getsource(minimal))
+    metrics = {"code_lines": float(lines), "largest_difference": max(found.values()), **found}
     return Result.of_one_seed(metrics, {})
 
 
@@ -69,19 +68,11 @@ def code_lines(source: str) -> int:
     return len([line for line in ast.unparse(tree).splitlines() if line])
 
 
-def make_net(norm: type[nn.BatchNorm2d]) -> nn.Sequential:
-    """Make a net in float64 of [N, 3, 12, 12] to [N, 4, 8, 8]."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 4, 3), norm(4)
-    ).double()
+Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def train_step(
-    net: nn.Module,
-    forward: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    labeled: Tensor,
-    unlabeled: Tensor,
-    learning_rate: float,
+    net: nn.Module, forward: Forward, labeled: Tensor, unlabeled: Tensor, learning_rate: float
 ) -> dict[str, list[Tensor]]:
     """Make a step of gradient descent in place; return outputs, gradients and averages after it."""
     output = forward(net, labeled, unlabeled)

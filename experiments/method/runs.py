@@ -1,38 +1,28 @@
 """The runs behind the claims of sections 3.1 and 3.2: which there are, and what makes each."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
-from experiments.common.records import Config, Record
+from experiments.common.records import Experiment, PlannedRun
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.method.implementation import ImplementationConfig, run_implementation
 from experiments.method.step_cost import StepCostConfig, run_step_cost
 
-EXPERIMENTS: dict[str, tuple[type[Config], Callable[..., Record]]] = {
-    "identities": (IdentitiesConfig, run_identities),
-    "implementation": (ImplementationConfig, run_implementation),
-    "step_cost": (StepCostConfig, run_step_cost),
+EXPERIMENTS = {
+    "identities": Experiment(IdentitiesConfig, run_identities),
+    "implementation": Experiment(ImplementationConfig, run_implementation),
+    "step_cost": Experiment(StepCostConfig, run_step_cost, alone=True),
 }
 LEAST_TIMINGS = 5  # of the steps, whose times scatter: what the ledger asks for
 
 
-def method_runs(seeds: int) -> list[Config]:
-    """Return the configurations of all runs, seeds from 0 on.
-
-    Args:
-        seeds: Random nets behind each claim; steps are timed with five nets at least.
-
-    Raises:
-        ValueError: There is no seed.
-    """
+def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[PlannedRun]:
+    """List the runs of notebook 1, of seeds from 0 on; steps are timed with five nets at least."""
+    seeds = parameters["seeds"]
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}: at least one run of each kind is needed.")
     return [
-        kind(seed=seed)
-        for name, (kind, _) in EXPERIMENTS.items()
-        for seed in range(max(seeds, LEAST_TIMINGS) if name == "step_cost" else seeds)
+        PlannedRun(f"{name.replace('_', ' ')}, seed {seed}", experiment.config(seed=seed))
+        for name, experiment in EXPERIMENTS.items()
+        for seed in range(max(seeds, LEAST_TIMINGS) if experiment.alone else seeds)
     ]
-
-
-def make_run(config: Config) -> Record:
-    """Make a configuration's record."""
-    return EXPERIMENTS[config.experiment][1](config)

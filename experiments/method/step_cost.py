@@ -4,17 +4,14 @@ The methods take turns step by step, so that a busy machine slows all of them al
 forward, loss and backward; the optimizer's part is the same for all.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from experiments.common.records import Config, Result, recorded
 from experiments.common.training import initialized_by
@@ -25,7 +22,7 @@ from ubnlib.forward import two_passes, ubn_forward
 WARM_UP = 1  # round that is not counted
 METHODS = ("bn", "ubn", "two_steps", "joint")
 
-Step = Callable[[], object]
+Step = Callable[[], None]
 
 
 class StepCostConfig(Config):
@@ -33,7 +30,7 @@ class StepCostConfig(Config):
 
     version: ClassVar[int] = 1
     experiment: Literal["step_cost"] = "step_cost"
-    net: Literal["dispnet", "resnet"] = "dispnet"
+    net: Literal["dispnet"] = "dispnet"
     width: float = Field(0.5, gt=0)
     size: tuple[int, int] = (64, 208)  # height and width of the images
     labeled: int = Field(4, ge=1)
@@ -54,8 +51,12 @@ def run_step_cost(config: StepCostConfig) -> Result:
     (batch normalization on all rows, with gradient); `ubn_to_joint`; and `bn_milliseconds`.
     Curves: `milliseconds/METHOD`, one entry a round.
     """
-    with _threads(config.threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
         seconds = take_turns(make_steps(config), config.repeats, config.device)
+    finally:
+        torch.set_num_threads(before)
     bn, ubn, two_steps, joint = (np.array(seconds[method]) for method in METHODS)
     metrics = {
         "ubn_ratio": np.median(ubn / bn),
@@ -70,45 +71,35 @@ def run_step_cost(config: StepCostConfig) -> Result:
 
 def make_steps(config: StepCostConfig) -> dict[str, Step]:
     """Make each method's training step, which leaves gradients behind; weights and data agree."""
-    rows = config.labeled + config.unlabeled
+    rows = [config.labeled, config.unlabeled]
     with initialized_by(config.seed):
-        images = torch.randn(rows, 3, *config.size).to(config.device)
-    labeled, unlabeled = images.split([config.labeled, config.unlabeled])
+        images = torch.randn(sum(rows), 3, *config.size).to(config.device)
+    labeled, unlabeled = images.split(rows)
 
-    def net() -> nn.Module:
+    def net() -> DispNet:
         with initialized_by(config.seed):
-            made = DispNet(width=config.width) if config.net == "dispnet" else resnet(config.width)
-        return made.to(config.device).train()
+            return DispNet(width=config.width).to(config.device).train()
 
     bn, joint, ubn = net(), net(), convert_ubn(net())
     paper = convert_ubn(net(), preset="paper")
-    everything = torch.cat([labeled, unlabeled])
     return {
         "bn": _step(bn, lambda: bn(labeled)),
         "ubn": _step(ubn, lambda: ubn_forward(ubn, labeled, unlabeled)),
         "two_steps": _step(paper, lambda: two_passes(paper, labeled, unlabeled)),
-        "joint": _step(joint, lambda: joint(everything)),
+        "joint": _step(joint, lambda: joint(images)),
     }
 
 
-def _step(net: nn.Module, forward: Callable[[], Tensor | tuple[Tensor, ...]]) -> Step:
+def _step(net: nn.Module, forward: Callable[[], tuple[Tensor, ...]]) -> Step:
     def step() -> None:
         net.zero_grad(set_to_none=True)
-        outputs = forward()
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        torch.stack([output.square().mean() for output in outputs]).sum().backward()
+        torch.stack([output.square().mean() for output in forward()]).sum().backward()
 
     return step
 
 
 def take_turns(steps: dict[str, Step], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Time each step once a round, in rotating order; return seconds by name, one a round.
-
-    Args:
-        steps: What is timed, by name.
-        rounds: How many are counted, after `WARM_UP` others.
-        device: Waited for before and after each step.
-    """
+    """Time each step once a round, in rotating order; return seconds by name, one a round."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     names, seconds = list(steps), {name: [] for name in steps}
     for turn in range(-WARM_UP, rounds):
@@ -121,43 +112,3 @@ def take_turns(steps: dict[str, Step], rounds: int, device: str = "cpu") -> dict
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, as in ResNets; [N, inputs, H, W] halves its sides."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the branch to the shortcut."""
-        return F.relu(self.branch(x) + self.shortcut(x))
-
-
-def resnet(width: float) -> nn.Sequential:
-    """Make three residual blocks and a classifier of ten classes, for [N, 3, H, W]."""
-    channels = [3, *(max(1, round(width * wanted)) for wanted in (64, 128, 256))]
-    blocks = [ResidualBlock(*pair) for pair in itertools.pairwise(channels)]
-    return nn.Sequential(
-        *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 10)
-    )

@@ -21,17 +21,9 @@ POINTWISE = (
 class Ensemble(nn.Module):
     """Side-by-side copies of nets made of linear, batch normalization and pointwise layers.
 
-    Args:
-        nets: At least one; all with the same layers. They are copied. Dropout draws anew for each
-            member, from torch's generator.
+    [N, E, inputs] to [N, E, outputs], for E members of the same layers. Dropout draws anew for each
+    member, from torch's generator.
 
-    Raises:
-        ValueError: There is no net, the nets differ in their layers, or a layer is of another kind.
-
-    Shape:
-        [N, E, inputs] to [N, E, outputs], for E members.
-
-    Example:
         >>> import torch
         >>> nets = [nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(5)]
         >>> Ensemble(nets)(torch.randn(7, 5, 2)).shape

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.points import SpiralData
-from experiments.toy.train import SpiralTraining
+from experiments.toy.spiral import SpiralData
+from experiments.toy.train import SpiralTraining, random_batch
 from ubnlib.batchnorm import Call
 from ubnlib.convert import convert_ubn
 from ubnlib.forward import collecting, ubn_layers, using
@@ -39,15 +39,9 @@ class StatisticsError(NamedTuple):
 def statistics_errors(
     net: Ensemble, batches: Iterable[Tensor], population: Tensor
 ) -> list[StatisticsError]:
-    """Return, for each layer, how wrong the statistics of batches are for the population.
+    """Return, for each layer, how wrong statistics are that should describe a population [M, E, 2].
 
-    Args:
-        net: Nets side by side; they are left as they were.
-        batches: [N, E, 2], as training steps collect them; at least two.
-        population: Points [M, E, 2] that the statistics should describe.
-
-    Raises:
-        ValueError: There are fewer than two batches.
+    They are those of batches [N, E, 2] as training steps collect them; at least two.
     """
     model = convert_ubn(copy.deepcopy(net), source="batch", stats_grad="none").eval()
     layers = ubn_layers(model)
@@ -73,11 +67,8 @@ def statistics_errors(
 
 
 def _errors(call: Call, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the errors of the means and of the scales, [E * C] each, of one call of a layer.
-
-    Step 1 collected the batch; step 2's rows are the population.
-    """
-    batch, population = call.union, call.labeled
+    """Return the errors of the means and of the scales, [E * C] each, of one call of a layer."""
+    batch, population = call.union, call.labeled  # of step 1, and of step 2's rows
     var = population.var + eps
     return (batch.mean - population.mean) / var.sqrt(), ((batch.var + eps) / var).log() / 2
 
@@ -94,19 +85,10 @@ def _split(errors: Sequence[Tensor], members: int) -> tuple[Tensor, Tensor]:
 
 
 def step_batches(config: SpiralTraining, data: SpiralData, count: int) -> Iterator[Tensor]:
-    """Yield batches [N, E, 2] whose statistics a training step would use.
-
-    They are random labeled points, and for UBN random unlabeled ones with them. Each member's are
-    drawn by its own seed.
-    """
+    """Yield batches [N, E, 2] whose statistics a step would use: for UBN, also unlabeled points."""
     parts = [(data.labeled, config.labeled_batch)]
     if config.norm.kind == "ubn":
         parts.append((data.unlabeled, config.unlabeled_batch))
-    generators = [torch.Generator().manual_seed(seed) for seed in config.seeds]
-    members = torch.arange(len(generators))
+    generators = config.generators()
     for _ in range(count):
-        batch = []
-        for points, size in parts:
-            rows = [torch.randperm(len(points), generator=g)[:size] for g in generators]
-            batch.append(points[torch.stack(rows, 1), members])
-        yield torch.cat(batch)
+        yield torch.cat([random_batch(points, size, generators) for points, size in parts])

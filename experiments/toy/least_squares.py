@@ -15,18 +15,14 @@ FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-9, 1e12  # shares of the s
 class Match(NamedTuple):
     """Where a search ended, for each of its points [..., 2].
 
-    Attributes:
-        moved: The points [..., 2] where they ended; none is worse than where it began.
-        residual: What is left between the function there and its target, [..., K].
-        matched: Whether the largest residual is within the tolerance, [...].
-        settled: Whether the search came to its end, [...]: at a match, or where a step no longer
-            than the shortest one gains little or nothing. False: it ran out of steps.
+    A search is settled at a match, or where a step no longer than the shortest one gains little or
+    nothing; otherwise it ran out of steps.
     """
 
-    moved: Tensor
-    residual: Tensor
-    matched: Tensor
-    settled: Tensor
+    moved: Tensor  # the points [..., 2]; none is worse than where it began
+    residual: Tensor  # what is left between the function there and its target, [..., K]
+    matched: Tensor  # whether the largest residual is within the tolerance, [...]
+    settled: Tensor  # whether the search came to its end, [...]
 
 
 def match(

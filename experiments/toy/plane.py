@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from experiments.common.style import CLASS_COLORS
-from experiments.toy import SpiralData
+from experiments.toy.spiral import SpiralData
 
 EXTENT = 6.0
 

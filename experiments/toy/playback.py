@@ -1,21 +1,27 @@
-"""One net of the spiral while it trains: what the reading aid shows, step by step."""
+"""The reading aid: one net of the spiral while it trains, step by step, and its picture."""
 
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from experiments.common.style import BLUE, CLASS_MAP, GRAY, GREEN, PURPLE
 from experiments.common.training import evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import SpiralData
-from experiments.toy.reference import frozen, random_batch
+from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.plane import show_boundary, show_map, show_points
+from experiments.toy.spiral import SpiralData, SpiralNet
 from experiments.toy.train import (
     SpiralTraining,
-    accuracy,
     dense_spiral,
+    frozen,
     member_data,
+    random_batch,
     train_spiral,
 )
 
@@ -61,9 +67,6 @@ class Playback(NamedTuple):
 def snapshot_steps(total: int, count: int = 12) -> list[int]:
     """Return at most `count` numbers of steps from 0 to `total`, denser early, each once.
 
-    Raises:
-        ValueError: There is no place for both ends.
-
     Example:
         >>> snapshot_steps(400, 6)
         [0, 16, 64, 144, 256, 400]
@@ -81,26 +84,14 @@ def play(
     count: int = 12,
     batches: int = 24,
 ) -> Playback:
-    """Train one net and keep snapshots; training is as without them.
+    """Train one net and keep at most `count` snapshots; training is as without them.
 
-    Args:
-        config: What to train, with one seed.
-        points: Where to keep the class probability, [P, 2].
-        channel: Whose features and statistics to keep.
-        count: Most snapshots, the first before the first step and the last at the end.
-        batches: How many random batches of each kind to take statistics of. They hold the same
-            points in each snapshot, so what moves from one to the next is the net.
-
-    Raises:
-        ValueError: There are several seeds, or no such channel.
+    They hold its class probability at points [P, 2], and one channel's features and statistics over
+    so many random batches of each kind: the same points in each snapshot, so that what moves from
+    one to the next is the net.
     """
     if len(config.seeds) != 1:
         raise ValueError(f"A playback shows one seed, and got {config.seeds}: give one.")
-    if not 0 <= channel < config.width:
-        raise ValueError(
-            f"channel is {channel}: it must be from 0 to {config.width - 1}, as the layers have "
-            f"{config.width}."
-        )
     with initialized_by(0):  # its weights are never used
         template = SpiralNet(config.width, dropout=config.dropout)
     steps = set(snapshot_steps(config.steps, count))
@@ -120,43 +111,27 @@ def play(
             )
         with evaluating(net):
             probability = net(points[:, None])[:, 0].softmax(-1)[:, 1]
-        snapshot = Snapshot(
-            step,
-            probability,
-            _channel_features(fixed, data.labeled, channel),
-            _channel_features(fixed, data.unlabeled, channel),
-            labeled,
-            combined,
-            accuracy(net, data.labeled, data.labels).item(),
-            accuracy(net, *test).item(),
+        features = (
+            torch.stack(
+                [layer[:, 0, channel] for layer in fixed.normalized_features(some)[:LAYERS]]
+            )
+            for some in (data.labeled, data.unlabeled)
         )
-        snapshots.append(snapshot)
+        accuracies = (accuracy(net, *some).item() for some in ((data.labeled, data.labels), test))
+        snapshots.append(Snapshot(step, probability, *features, labeled, combined, *accuracies))
 
     run = train_spiral(config, after_step=keep)
     return Playback(member_data(run.data, 0), snapshots)
 
 
-def _channel_features(net: Ensemble, points: Tensor, channel: int) -> Tensor:
-    features = net.normalized_features(points)[:LAYERS]
-    return torch.stack([feature[:, 0, channel] for feature in features])
-
-
 def statistics_offsets(
     net: Ensemble, template: nn.Sequential, population: Tensor, batches: Tensor, channel: int
 ) -> Offsets:
-    """Measure the statistics that one net has for batches, in units of its population's.
+    """Measure one channel's statistics for batches [rows, B, 2], in units of its population's.
 
-    As in training, each batch is normalized by its own statistics on its way to the next layer.
-
-    Args:
-        net: Of one member.
-        template: A net of the member's layers.
-        population: [N, 1, 2].
-        batches: [rows, B, 2], one batch a column.
-        channel: Whose statistics to return.
-
-    Returns:
-        Offsets; NaN where the channel has one value for the whole population.
+    The net has one member, of the template's layers, and the population [N, 1, 2]. As in training,
+    each batch is normalized by its own statistics on its way to the next layer. NaN stands where
+    the channel has one value for the whole population.
     """
     member = net.member(0, template)
     copies = Ensemble([member] * batches.size(1))  # one for each batch, side by side
@@ -169,20 +144,98 @@ def statistics_offsets(
 def _statistics(net: Ensemble, channel: int) -> tuple[Tensor, Tensor]:
     """Return one channel's running mean and variance in the first normalizations, [3, E] each."""
     norms = [layer for layer in net.layers if isinstance(layer, _BatchNorm)][:LAYERS]
-    return tuple(
-        torch.stack([getattr(norm, name).unflatten(0, (net.members, -1)) for norm in norms])[
-            ..., channel
-        ]
-        for name in ("running_mean", "running_var")
-    )
+    kinds = ([norm.running_mean for norm in norms], [norm.running_var for norm in norms])
+    return tuple(torch.stack(each).unflatten(1, (net.members, -1))[..., channel] for each in kinds)
 
 
 def _random_batches(config: SpiralTraining, data: SpiralData, count: int) -> tuple[Tensor, Tensor]:
     """Return labeled batches and combined ones, [rows, count, 2], the same at each call."""
-    generator = torch.Generator().manual_seed(config.seeds[0])
+    generators = config.generators() * count
+    labeled, unlabeled = (
+        random_batch(points.expand(-1, count, -1), size, generators)
+        for points, size in (
+            (data.labeled, config.labeled_batch),
+            (data.unlabeled, config.unlabeled_batch),
+        )
+    )
+    return labeled, torch.cat([labeled, unlabeled])
 
-    def draw(points: Tensor, size: int) -> Tensor:
-        return torch.cat([random_batch(points, size, generator) for _ in range(count)], 1)
 
-    labeled = draw(data.labeled, config.labeled_batch)
-    return labeled, torch.cat([labeled, draw(data.unlabeled, config.unlabeled_batch)])
+BINS = 24
+PLACES = dict(left=0.01, right=0.9, bottom=0.1, top=0.93, wspace=0.3, hspace=0.5)
+BATCHES = {"labeled_batches": ("labeled", BLUE), "combined_batches": ("combined", PURPLE)}
+MOSAIC = """
+    pppabc
+    pppdef
+    pppttt
+"""
+
+
+def draw(playback: Playback, index: int = -1) -> Figure:
+    """Draw one snapshot: the plane, one channel's features and statistics, and the accuracy.
+
+    All snapshots of a playback have the same axes, so that what moves is the net.
+    """
+    now = playback.snapshots[index]
+    # Placed by hand: the same in every picture, and faster than a layout engine.
+    options = dict(figsize=(10, 4.8), layout="none", gridspec_kw=PLACES)
+    figure, axes = plt.subplot_mosaic(MOSAIC, **options)
+    _draw_plane(axes["p"], playback, now)
+    for layer, (top, middle) in enumerate(zip("abc", "def", strict=True)):
+        _draw_features(axes[top], playback.snapshots, now, layer)
+        _draw_statistics(axes[middle], playback.snapshots, now, layer)
+    axes["a"].set_ylabel("features")
+    axes["d"].set_ylabel("std, relative")
+    axes["e"].set_xlabel("mean of a batch, from that of all points")
+    for inner in "ef":
+        axes[inner].tick_params(labelleft=False)
+    for outer, title in (("c", "points"), ("f", "batches")):
+        axes[outer].legend(title=title, loc="upper left", bbox_to_anchor=(1, 1.1), handlelength=1)
+    _draw_accuracy(axes["t"], playback.snapshots, now)
+    return figure
+
+
+def _draw_plane(axes: Axes, playback: Playback, now: Snapshot) -> None:
+    show_map(axes, now.probability, cmap=CLASS_MAP, vmin=0, vmax=1)
+    show_boundary(axes, now.probability, colors="k", linewidths=1.2)
+    show_points(axes, playback.data)
+    axes.set_title(f"step {now.step}: test accuracy {now.test_accuracy:.3f}")
+
+
+def _draw_features(axes: Axes, snapshots: list[Snapshot], now: Snapshot, layer: int) -> None:
+    of_all = [features[layer] for s in snapshots for features in (s.labeled, s.unlabeled)]
+    edges = np.histogram_bin_edges(torch.cat(of_all), BINS)
+    for name, features, color in (
+        ("unlabeled", now.unlabeled, GREEN),
+        ("labeled", now.labeled, BLUE),
+    ):
+        density, _ = np.histogram(features[layer], edges, density=True)
+        axes.stairs(density, edges, fill=True, color=color, alpha=0.45, label=name)
+        axes.axvline(features[layer].mean(), color=color, linewidth=1)
+    axes.set(title=f"layer {layer + 1}", yticks=[], xlim=(edges[0], edges[-1]))
+
+
+def _draw_statistics(axes: Axes, snapshots: list[Snapshot], now: Snapshot, layer: int) -> None:
+    every = [getattr(snapshot, field) for snapshot in snapshots for field in BATCHES]
+    farthest = max(0.2, *(offsets.mean.nan_to_num(0).abs().max().item() for offsets in every))
+    widest = max(1.8, *(offsets.deviation.nan_to_num(1).max().item() for offsets in every))
+    axes.axhline(1, color=GRAY, linewidth=0.8)
+    axes.axvline(0, color=GRAY, linewidth=0.8)
+    for field, (name, color) in BATCHES.items():
+        mean, deviation = (values[layer] for values in getattr(now, field))
+        axes.scatter(mean, deviation, s=9, color=color, alpha=0.6, linewidths=0, label=name)
+    axes.set(xlim=(-1.1 * farthest, 1.1 * farthest), ylim=(0, 1.1 * widest))
+
+
+def _draw_accuracy(axes: Axes, snapshots: list[Snapshot], now: Snapshot) -> None:
+    so_far = [snapshot for snapshot in snapshots if snapshot.step <= now.step]
+    steps = [snapshot.step for snapshot in so_far]
+    for field, name, color in (
+        ("labeled_accuracy", "labeled points", BLUE),
+        ("test_accuracy", "test points", "k"),
+    ):
+        values = [getattr(snapshot, field) for snapshot in so_far]
+        axes.plot(steps, values, ".-", color=color, label=name)
+    axes.set(xlim=(0, 1.02 * snapshots[-1].step), ylim=(0.4, 1.02))
+    axes.set_xlabel("step")
+    axes.legend(title="accuracy", loc="lower right")

@@ -3,25 +3,32 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.common.records import Config
+from experiments.common.records import Config, Experiment, PlannedRun
 from experiments.common.training import BNConfig, UBNConfig
-from experiments.toy import regimes
-from experiments.toy.augmentation_study import AugmentationConfig
-from experiments.toy.feature_study import FeaturesConfig
-from experiments.toy.train import SpiralConfig
-from experiments.toy.uncertainty_methods import UncertaintyConfig
+from experiments.toy import regime_map
+from experiments.toy.figure3_features import FeaturesConfig, run_features
+from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
+from experiments.toy.figure5_augmentation import AugmentationConfig, run_augmentation
+from experiments.toy.train import SpiralConfig, run_spiral
+
+EXPERIMENTS = {
+    "spiral": Experiment(SpiralConfig, run_spiral),
+    "spiral_features": Experiment(FeaturesConfig, run_features),
+    "spiral_uncertainty": Experiment(UncertaintyConfig, run_uncertainty),
+    "spiral_augmentation": Experiment(AugmentationConfig, run_augmentation),
+}
 
 METHODS = {"BN": BNConfig(), "UBN": UBNConfig()}
 
-# Ways to doubt a prediction, and what each resamples.
+# Ways to doubt a prediction, and which of the notebook's parameters says how many it has.
 UNCERTAINTY = {
     "bn": None,
-    "mc_bn": "samples",
-    "mc_dropout": "samples",
-    "bn_ensemble": "nets",
+    "mc_bn": "uncertainty_samples",
+    "mc_dropout": "uncertainty_samples",
+    "bn_ensemble": "ensemble_nets",
     "ubn": None,
-    "mc_ubn": "samples",
-    "ubn_ensemble": "nets",
+    "mc_ubn": "uncertainty_samples",
+    "ubn_ensemble": "ensemble_nets",
 }
 
 # The maps of where UBN is ahead, by title: readings, and the settings that change.
@@ -38,87 +45,63 @@ MAPS: dict[str, tuple[list[str], dict[str, list]]] = {
         ),
     ),
     "readings and labeled batch": (
-        list(regimes.READINGS),
+        list(regime_map.READINGS),
         dict(labeled_batch=[8, 16, 32, 50]),
     ),
 }
 
 
-def toy_setting(
-    *,
-    seeds: int,
-    first_seed: int = 0,
-    steps: int,
-    noise: float,
-    labeled_per_class: int,
-    unlabeled_per_class: int,
-) -> dict[str, Any]:
-    """Return what all runs of the toy share, as keywords of their configurations.
-
-    Args:
-        seeds: How many, each with its own labeled points, weights and batches.
-        first_seed: The first of them.
-        steps: Optimizer steps.
-        noise: Half-width of the uniform noise on each point.
-        labeled_per_class: Points.
-        unlabeled_per_class: Points.
-    """
-    return dict(
-        seeds=tuple(range(first_seed, first_seed + seeds)),
-        steps=steps,
-        noise=noise,
-        labeled_per_class=labeled_per_class,
-        unlabeled_per_class=unlabeled_per_class,
-    )
+def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[PlannedRun]:
+    """List the runs of notebook 2: those of the figures, then those of the maps."""
+    runs = [
+        PlannedRun(f"spiral, {purpose}, {method}", config)
+        for purpose, some in toy_runs(parameters).items()
+        for method, config in some.items()
+    ]
+    if parameters["make_regimes"]:
+        for title, pairs in map_pairs().items():
+            for pair in pairs:
+                cell = ", ".join(f"{name} {value}" for name, value in pair.setting.items())
+                runs.append(PlannedRun(f"spiral, {title}: {cell}", pair.ubn, "regimes"))
+                runs.append(PlannedRun(f"spiral, {title}: BN, {cell}", pair.bn, "regimes"))
+    return runs
 
 
-def toy_runs(
-    setting: Mapping[str, Any],
-    *,
-    uncertainty_samples: int,
-    ensemble_nets: int,
-    with_ubn_ensemble: bool,
-    augmentations: int,
-) -> dict[str, dict[str, Config]]:
+def toy_runs(parameters: Mapping[str, Any]) -> dict[str, dict[str, Config]]:
     """Return all runs of the toy but those of the maps, by what they are for and by method.
 
-    Args:
-        setting: As `toy_setting` returns it.
-        uncertainty_samples: Resampled batches, or dropout masks, behind Figure 4.
-        ensemble_nets: Nets of a deep ensemble.
-        with_ubn_ensemble: Whether to have an ensemble of UBN nets too.
-        augmentations: Changes of statistics behind Figure 5.
+    The parameters are the notebook's, which says what each is.
     """
-    everything = dict(
-        labeled_batch=2 * setting["labeled_per_class"],
-        unlabeled_batch=2 * setting["unlabeled_per_class"],
-    )
-    samples = {"samples": uncertainty_samples, "nets": ensemble_nets}
+    first = parameters["first_seed"]
+    points = ("labeled_per_class", "unlabeled_per_class")
+    setting = {name: parameters[name] for name in ("steps", "noise", *points)}
+    setting["seeds"] = tuple(range(first, first + parameters["seeds"]))
+    labeled, unlabeled = (2 * setting[name] for name in points)
+    everything = setting | dict(labeled_batch=labeled, unlabeled_batch=unlabeled)
     return {
         "training": {name: SpiralConfig(norm=norm, **setting) for name, norm in METHODS.items()},
         "features": {name: FeaturesConfig(norm=norm, **setting) for name, norm in METHODS.items()},
         "steps of all points": {
-            name: SpiralConfig(norm=norm, **{**setting, **everything})
-            for name, norm in METHODS.items()
+            name: SpiralConfig(norm=norm, **everything) for name, norm in METHODS.items()
         },
         "labeled for unlabeled": {
             "UBN": SpiralConfig(norm=METHODS["UBN"], unlabeled_from="labeled", **setting)
         },
         "uncertainty": {
             method: UncertaintyConfig(
-                method=method, **setting, **({"samples": samples[of]} if of else {})
+                method=method, **setting, **({"samples": parameters[many]} if many else {})
             )
-            for method, of in UNCERTAINTY.items()
-            if with_ubn_ensemble or method != "ubn_ensemble"
+            for method, many in UNCERTAINTY.items()
+            if parameters["with_ubn_ensemble"] or method != "ubn_ensemble"
         },
         "augmentation": {
-            name: AugmentationConfig(norm=norm, changes=augmentations, **setting)
+            name: AugmentationConfig(norm=norm, changes=parameters["augmentations"], **setting)
             for name, norm in METHODS.items()
         },
     }
 
 
-def map_pairs() -> dict[str, list[regimes.Pair]]:
-    """Return the pairs of runs behind each map, by title; see `regimes.pairs`."""
+def map_pairs() -> dict[str, list[regime_map.Pair]]:
+    """Return the pairs of runs behind each map, by title; see `regime_map.pairs`."""
     base = SpiralConfig(seeds=tuple(range(15)))
-    return {title: regimes.pairs(base, some, **given) for title, (some, given) in MAPS.items()}
+    return {title: regime_map.pairs(base, some, **given) for title, (some, given) in MAPS.items()}

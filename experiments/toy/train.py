@@ -1,11 +1,12 @@
 """The toy experiment of section 3.3: train the spiral's nets, the seeds side by side."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments.common.records import Config, Result, recorded
@@ -18,9 +19,10 @@ from experiments.common.training import (
     random_batches,
 )
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import LabeledAt, SpiralData, make_spiral, split_spiral
-from experiments.toy.regions import accuracy, regions, stretches
+from experiments.toy.figure2_boundaries import accuracy, regions, stretches
+from experiments.toy.spiral import LabeledAt, SpiralData, SpiralNet, make_spiral, split_spiral
+from ubnlib.convert import convert_ubn
+from ubnlib.forward import collecting, ubn_layers
 
 
 class SpiralTraining(Config):
@@ -45,6 +47,10 @@ class SpiralTraining(Config):
     initialization: int = 0  # another one draws other weights and batches for the same data
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
+    def generators(self, offset: int = 0) -> list[torch.Generator]:
+        """Return a generator for each seed, so that none depends on the nets beside it."""
+        return [torch.Generator().manual_seed(offset + seed) for seed in self.seeds]
+
 
 class SpiralConfig(SpiralTraining):
     """One run: what is trained, and measured for Figure 2."""
@@ -68,10 +74,10 @@ def spiral_data(config: SpiralTraining) -> SpiralData:
             config.labeled_per_class,
             config.unlabeled_per_class,
             config.noise,
-            torch.Generator().manual_seed(seed),
+            generator,
             config.labeled_at,
         )
-        for seed in config.seeds
+        for generator in config.generators()
     ]
     labeled, labels, unlabeled = zip(*parts, strict=True)
     return SpiralData(torch.stack(labeled, 1), labels[0], torch.stack(unlabeled, 1))
@@ -90,11 +96,8 @@ def train_spiral(
 ) -> SpiralRun:
     """Train a net for each seed; runs of one seed share data, initial weights and labeled batches.
 
-    Args:
-        config: What to train.
-        progress: Label of a progress bar; None shows none.
-        after_step: Called with the number of steps made, the nets and their data: before the
-            first step with 0, and after each.
+    `after_step` is called with the number of steps made, the nets and their data: before the first
+    step with 0, and after each.
     """
     data = spiral_data(config)
     nets = []
@@ -157,8 +160,10 @@ def _batches(config: SpiralTraining, data: SpiralData) -> Iterator[Batch]:
 
 def dense_spiral(config: SpiralTraining, points_per_class: int = 2000) -> tuple[Tensor, Tensor]:
     """Return test points [N, E, 2] and labels [N]: dense spirals, drawn apart from the training."""
-    generators = [torch.Generator().manual_seed(10_000 + seed) for seed in config.seeds]
-    spirals = [make_spiral(points_per_class, config.noise, generator) for generator in generators]
+    spirals = [
+        make_spiral(points_per_class, config.noise, generator)
+        for generator in config.generators(10_000)
+    ]
     return torch.stack([points for points, _ in spirals], 1), spirals[0][1]
 
 
@@ -178,3 +183,31 @@ def run_spiral(config: SpiralConfig, *, progress: str | None = None) -> Result:
         {name: values.tolist() for name, values in metrics.items()},
         {"loss": [[round(loss, 4) for loss in each] for each in curve]},
     )
+
+
+def frozen(model: Ensemble, reference: Tensor) -> Ensemble:
+    """Return a copy in eval mode whose running statistics are those of a reference batch [M, ...].
+
+    They are equation 4's: each layer's mean and biased variance over the batch as it passes through
+    the model with its normalization layers, and only them, in training mode. So the copy is a plain
+    function of each of its inputs: that of `monte_carlo_predictions` with this batch.
+    """
+    plain = copy.deepcopy(model)
+    collector = convert_ubn(copy.deepcopy(model)).eval()
+    for layer in ubn_layers(collector):
+        layer.train()
+    with collecting(collector):
+        collector(reference)
+    norms = [module for module in plain.modules() if isinstance(module, nn.BatchNorm1d)]
+    with torch.no_grad():
+        for norm, layer in zip(norms, ubn_layers(collector), strict=True):
+            ((union, *_),) = layer.last_step
+            norm.running_mean.copy_(union.mean)
+            norm.running_var.copy_(union.var)
+    return plain.eval().requires_grad_(False)
+
+
+def random_batch(points: Tensor, size: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return random points [size, E, 2] of [N, E, 2], each net's by its generator; at most all."""
+    rows = [torch.randperm(len(points), generator=generator)[:size] for generator in generators]
+    return points[torch.stack(rows, 1), torch.arange(len(generators))]

@@ -28,8 +28,7 @@ from experiments.ablation.methods import (
 from experiments.ablation.train import run_ablation, train
 from experiments.common.training import initialized_by
 from experiments.depth.data import DepthData
-from experiments.toy.net import SpiralNet
-from experiments.toy.points import make_spiral
+from experiments.toy.spiral import SpiralNet, make_spiral
 from ubnlib.kitti import FrameKey
 
 METHODS = {

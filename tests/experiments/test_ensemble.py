@@ -18,8 +18,6 @@ METHODS = {  # options of convert_ubn; None is batch normalization
     "BN": None,
     "corrected": dict(stats_grad="corrected"),
     "none": dict(stats_grad="none"),
-    "labeled": dict(stats_grad="labeled"),
-    "all": dict(stats_grad="all"),
     "running": dict(stats_grad="corrected", source="running", momentum=0.3),
     "deviations": dict(stats_grad="none", running_stat="std"),
 }
@@ -84,8 +82,9 @@ def numbers(net):
     return {name: v for name, v in net.state_dict().items() if "num_batches" not in name}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [*((method, "adam") for method in METHODS), ("none", "sgd")]
+)
 def test_members_learn_what_they_would_learn_alone(method, optimizer):
     nets, (x, targets, y) = make_nets(), make_batches(steps=25)
     ensemble, losses = train_together(nets, x, targets, y, METHODS[method], optimizer)
@@ -98,17 +97,6 @@ def test_members_learn_what_they_would_learn_alone(method, optimizer):
         assert [norm.num_batches_tracked.item() for norm in norms_of(member)] == [25, 25]
         moved = (alone[0].weight - net[0].weight).abs().max()
         assert moved > 0.01, "nothing was learned, so nothing was compared"
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_in_single_precision_members_stay_close_for_some_steps(method):
-    """Losses to 1e-4, over eight steps."""
-    nets, (x, targets, y) = make_nets(dtype=torch.float32), make_batches(8, torch.float32)
-    _, losses = train_together(nets, x, targets, y, METHODS[method], "adam")
-    for e, net in enumerate(nets):
-        single = x[:, :, e], targets[:, :, e], y[:, :, e]
-        _, expected = train_alone(net, *single, METHODS[method], "adam")
-        torch.testing.assert_close(losses[:, e], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,7 +147,7 @@ def test_any_shape_gives_what_its_nets_give(members, widths, rows, seed):
         torch.testing.assert_close(ensemble(x), torch.stack(each, 1), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["BN", "corrected"])
 def test_members_do_not_influence_each_other(method):
     nets, (x, targets, y) = make_nets(), make_batches(steps=20)
     before, losses = train_together(nets, x, targets, y, METHODS[method], "adam")
@@ -187,15 +175,6 @@ def test_member_gives_the_net_back():
     assert all(torch.equal(v, template.state_dict()[k]) for k, v in kept.items())
     member[0].weight.data.zero_()
     assert ensemble.layers[0].weight.abs().min() > 0, "a member must be a copy"
-
-
-def test_nets_are_copied():
-    nets, (x, targets, y) = make_nets(), make_batches(steps=3)
-    before = copy.deepcopy([net.state_dict() for net in nets])
-    train_together(nets, x, targets, y, METHODS["corrected"], "sgd")
-    for net, state in zip(nets, before, strict=True):
-        assert type(net[1]) is nn.BatchNorm1d
-        assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
 
 
 def test_features_are_what_the_normalizations_give():
@@ -240,19 +219,11 @@ def test_dropout_draws_for_each_member():
     [
         ([], "no nets"),
         ([nn.Sequential(nn.Linear(2, n)) for n in (3, 3, 4)], "Net 2 has other layers than net 0"),
-        ([nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh())], "Net 1 has other layers"),
         ([nn.Sequential(nn.BatchNorm1d(3, eps=e)) for e in (1e-5, 1e-3)], "with the same settings"),
         ([nn.Sequential(nn.Linear(2, 2)), nn.Sequential()], "Net 1 has other layers"),
-        (
-            [nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(convert_ubn(nn.BatchNorm1d(3)))],
-            "Net 1 has other layers",
-        ),
         ([nn.Sequential(nn.Linear(2, 2, bias=False))], "Layer 0 is Linear.*with a bias"),
         ([nn.Sequential(nn.ReLU(), nn.Softmax(1))], r"Layer 1 is Softmax\(dim=1\): an ensemble"),
-        ([nn.Sequential(nn.PReLU())], "Layer 0 is PReLU"),
-        ([nn.Sequential(nn.LayerNorm(2))], "Layer 0 is LayerNorm"),
         ([nn.Sequential(nn.BatchNorm2d(2))], "Layer 0 is BatchNorm2d"),
-        ([nn.Sequential(nn.Sequential(nn.Linear(2, 2)))], "Layer 0 is Sequential"),
     ],
 )
 def test_nets_that_cannot_stand_side_by_side_are_refused(nets, said):

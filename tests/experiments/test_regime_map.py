@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.common.records import Result, recorded
-from experiments.toy import regime_map, regimes
-from experiments.toy.regimes import compare, outcome, pairs
+from experiments.toy.regime_map import compare, draw, outcome, pairs
 from experiments.toy.train import SpiralConfig
 
 
@@ -26,13 +25,6 @@ def test_batch_normalization_is_run_once_for_what_it_does_not_see():
     assert cells[0].ubn != cells[1].ubn
     assert cells[0].bn == cells[1].bn
     assert cells[0].bn.norm.kind == "bn"
-
-
-def test_a_setting_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="nois"):
-        pairs(SpiralConfig(), nois=[0.1])
-    with pytest.raises(ValueError, match="noise"):
-        pairs(SpiralConfig(), noise=[-1.0])
 
 
 @pytest.mark.parametrize(
@@ -69,10 +61,6 @@ def test_comparison_is_paired_by_seed():
     assert set(table["ahead"]) == {1.0} and set(table["seeds"]) == {4}
 
 
-def test_every_reading_has_its_own_configuration():
-    assert len({norm.model_dump_json() for norm in regimes.READINGS.values()}) == 6
-
-
 def test_the_map_shows_each_cell():
     @recorded
     def run(config):
@@ -87,7 +75,7 @@ def test_the_map_shows_each_cell():
         "a map": (compare(cells, run), "labeled_per_class", "noise"),
         "another": (batches, "batch", "noise"),
     }
-    axes, other = regime_map.draw(maps).axes[:2]
+    axes, other = draw(maps).axes[:2]
     assert [label.get_text() for label in other.get_yticklabels()] == ["8 + 64", "16 + 4"]
     assert [text.get_text() for text in axes.texts] == ["+0.000 =", "+0.100 +"] * 2
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0", "0.1"]

@@ -1,11 +1,12 @@
-"""The points of the toy: the TensorFlow Playground's spiral, of which a few have labels."""
+"""The toy: the TensorFlow Playground's spiral, of which a few points have labels, and its net."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from scipy.spatial import cKDTree
-from torch import Tensor
+from torch import Tensor, nn
 
 TURNS = 1.75
 RADIUS = 5.0
@@ -16,24 +17,11 @@ LabeledAt = Literal["random", "even", "inner"]
 def make_spiral(
     points_per_class: int, noise: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the Playground's two-armed spiral.
+    """Return the Playground's two-armed spiral: points [2n, 2] and labels [2n], class 0 first.
 
     Point i of n on the arm with phase delta (0 or pi) lies at radius 5 i/n and angle
-    1.75 * 2 pi i/n + delta, plus uniform noise:
-
-        (r sin t, r cos t) + noise * U(-1, 1)
-
-    Args:
-        points_per_class: n, at least 1.
-        noise: Half the width of the noise in both directions, in the spiral's units.
-        generator: Source of the noise; not read when noise is 0.
-
-    Returns:
-        Points [2n, 2] and labels [2n] (int64): the n points of class 0 along its arm, then those
-        of class 1.
-
-    Raises:
-        ValueError: There is no point to draw, or the noise is negative.
+    1.75 * 2 pi i/n + delta, plus uniform noise: (r sin t, r cos t) + noise * U(-1, 1). The
+    generator is not read when noise is 0.
     """
     if points_per_class < 1 or noise < 0:
         raise ValueError(
@@ -72,13 +60,8 @@ def split_spiral(
 ) -> SpiralData:
     """Draw one spiral and keep the labels of a part of each class.
 
-    Args:
-        labeled_per_class: Labeled points of each class; the paper has 25.
-        unlabeled_per_class: Unlabeled points of each class; the paper has 200.
-        noise: As in `make_spiral`.
-        generator: Source of the noise and of the choice of labeled points.
-        labeled_at: Which points of an arm are labeled: a `"random"` part, every so many
-            (`"even"`), or a random part of the `"inner"` half.
+    Labeled are a `"random"` part of an arm, every so many of its points (`"even"`), or a random
+    part of its `"inner"` half.
     """
     total = labeled_per_class + unlabeled_per_class
     points, labels = make_spiral(total, noise, generator)
@@ -122,3 +105,24 @@ def distance_to(points: Tensor, others: Tensor) -> Tensor:
 def distance_to_arms(points: Tensor) -> Tensor:
     """Return how far points [..., 2] lie from the nearest arm of the noiseless spiral, [...]."""
     return distance_to(points, make_spiral(2000, 0.0)[0])
+
+
+class SpiralNet(nn.Sequential):
+    """Five fully connected layers; behind each of the first four are normalization and ReLU.
+
+    Points [N, 2] to class logits [N, 2]. `norm` makes a normalization layer for so many units.
+    """
+
+    def __init__(
+        self,
+        width: int = 64,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
+        dropout: float = 0.0,
+    ) -> None:
+        layers: list[nn.Module] = []
+        inputs = 2
+        for _ in range(4):
+            layers += [nn.Linear(inputs, width), norm(width), nn.ReLU()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            inputs = width
+        super().__init__(*layers, nn.Linear(inputs, 2))

@@ -1,5 +1,6 @@
 """The toy experiment: what it trains on, that it is what a plain loop does, and its record."""
 
+import copy
 import itertools
 
 import pytest
@@ -8,36 +9,37 @@ from pydantic import ValidationError
 from torch import nn
 
 from experiments.common.records import read_records, write_record
-from experiments.common.training import BNConfig, UBNConfig, random_batches
-from experiments.toy import SpiralNet, make_spiral, split_spiral
+from experiments.common.training import BNConfig, UBNConfig, initialized_by, random_batches
 from experiments.toy import train as experiment
+from experiments.toy.ensemble import Ensemble
+from experiments.toy.spiral import SpiralNet, make_spiral, split_spiral
 from experiments.toy.train import (
     SpiralConfig,
-    SpiralTraining,
     dense_spiral,
+    frozen,
     member_data,
+    random_batch,
     run_spiral,
     spiral_data,
     train_spiral,
 )
 from oracle import oracle_training
+from ubnlib import convert_ubn, monte_carlo_predictions, revert_ubn, ubn_forward
+from ubnlib.forward import ubn_layers
 
-METHODS = {
-    "BN": BNConfig(),
-    "slow BN": BNConfig(momentum=0.02),
-    "corrected": UBNConfig(),
-    "none": UBNConfig(stats_grad="none"),
-    "labeled": UBNConfig(stats_grad="labeled"),
-    "all": UBNConfig(stats_grad="all"),
-    "running": UBNConfig(source="running", momentum=0.3),
-    "deviations": UBNConfig(running_stat="std"),
-}
 PAIR = [BNConfig(), UBNConfig()]
 SEEDS = (3, 0, 8)
 
 
-def small(norm=METHODS["corrected"], **options):
-    settings = dict(norm=norm, steps=20, width=8, labeled_batch=12, unlabeled_batch=20, seeds=SEEDS)
+def small(norm=None, **options):
+    settings = dict(
+        norm=norm or UBNConfig(),
+        steps=20,
+        width=8,
+        labeled_batch=12,
+        unlabeled_batch=20,
+        seeds=SEEDS,
+    )
     return SpiralConfig(**settings | options)
 
 
@@ -55,9 +57,6 @@ def state_of(run):
 
 def equal(one, two):
     return all(torch.equal(value, two[name]) for name, value in one.items())
-
-
-# --- what is trained ------------------------------------------------------------------------------
 
 
 def train_alone(config, seed, optimizer_of):
@@ -91,42 +90,35 @@ def train_alone(config, seed, optimizer_of):
     return net, oracle_training(net, batches, optimizer_of(net.parameters()), options)
 
 
-ADAM = ("adam", lambda parameters: torch.optim.Adam(parameters, lr=0.01))
-SGD = ("sgd", lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9))
-CASES = [
-    *((name, ADAM, {}) for name in METHODS),
-    *((name, SGD, {}) for name in ("BN", "corrected", "none")),
-    ("corrected", ADAM, dict(labeled_at="even", noise=0.3, initialization=2)),
-    # Without noise, a batch of all points has mean 0, where one of them lies: on a kink of ReLU.
-    ("none", SGD, dict(labeled_at="inner", labeled_per_class=4, unlabeled_per_class=7, noise=0.1)),
-]
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
+}
 
 
 @pytest.mark.parametrize(
-    ("method", "optimizer", "options"),
-    [pytest.param(*case, id=f"{case[0]}-{case[1][0]}-{len(case[2])}") for case in CASES],
-)
-def test_each_seed_is_trained_as_in_a_plain_loop(double, method, optimizer, options):
+    ("norm", "options"),
+    [
+        (BNConfig(momentum=0.02), {}),
+        (UBNConfig(), dict(labeled_at="even", noise=0.3, initialization=2)),
+        (UBNConfig(source="running", momentum=0.3), {}),
+        # Without noise, a batch of all points has mean 0, where one of them lies: on ReLU's kink.
+        (UBNConfig(stats_grad="none"), dict(optimizer="sgd", labeled_at="inner",
+                                            labeled_per_class=4, unlabeled_per_class=7, noise=0.1)),
+    ],
+    ids=["BN", "UBN", "running", "none"],
+)  # fmt: skip
+def test_each_seed_is_trained_as_in_a_plain_loop(double, norm, options):
     """To 1e-7: Adam makes small steps even of gradients that are nothing but rounding errors."""
-    name, optimizer_of = optimizer
-    config = small(METHODS[method], optimizer=name, **options)
+    config = small(norm, **options)
     run = train_spiral(config)
     points = torch.randn(50, 2)
     outputs = run.net.eval()(points[:, None].expand(-1, len(SEEDS), -1))
     for e, seed in enumerate(SEEDS):
-        net, losses = train_alone(config, seed, optimizer_of)
+        net, losses = train_alone(config, seed, OPTIMIZERS[config.optimizer])
         torch.testing.assert_close(run.losses[:, e], torch.tensor(losses), rtol=0, atol=1e-7)
         torch.testing.assert_close(outputs[:, e], net.eval()(points), rtol=0, atol=1e-6)
         assert abs(losses[-1] - losses[0]) > 0.01, "nothing was learned, so nothing was compared"
-
-
-def test_seeds_train_as_they_would_in_any_company():
-    """In single precision, over ten steps: losses to 1e-4."""
-    config = small(steps=10)
-    losses = train_spiral(config).losses
-    for e, seed in enumerate(SEEDS):
-        alone = train_spiral(config.model_copy(update=dict(seeds=(seed,)))).losses[:, 0]
-        torch.testing.assert_close(losses[:, e], alone, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", PAIR, ids=["BN", "UBN"])
@@ -135,23 +127,12 @@ def test_a_run_is_a_function_of_its_configuration(norm):
     torch.manual_seed(0)
     one = run_spiral(config)
     torch.manual_seed(1)
+    state = torch.get_rng_state()
     two = run_spiral(config)
+    assert torch.equal(torch.get_rng_state(), state), "torch's generator is left alone"
     assert one.metrics == two.metrics and one.curves == two.curves
     first, *_, last = zip(*one.curves["loss"], strict=True)
     assert sum(last) < sum(first)
-
-
-def test_torchs_generator_is_left_alone():
-    state = torch.get_rng_state()
-    run_spiral(small(steps=2, dropout=0.2))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_losses_are_those_of_each_step_and_seed():
-    run = train_spiral(small(steps=7))
-    assert run.losses.shape == (7, 3) and not run.losses.requires_grad
-    assert (run.losses[0] - 0.7).abs().max() < 0.5  # two classes, nothing learned
-    assert run.losses[0].unique().numel() == 3
 
 
 def test_after_step_sees_every_step_and_the_net_as_it_is_then():
@@ -172,12 +153,8 @@ def test_after_step_sees_every_step_and_the_net_as_it_is_then():
     assert equal(state_of(run), state_of(train_spiral(config))), "looking must change nothing"
 
 
-# --- what methods share ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "BN"])
-def test_methods_of_one_seed_differ_by_the_method_only(method):
-    configs = small(BNConfig()), small(METHODS[method])
+def test_methods_of_one_seed_differ_by_the_method_only():
+    configs = small(BNConfig()), small(UBNConfig())
     starts, data = [], []
     for config in configs:
         run = train_spiral(config.model_copy(update=dict(learning_rate=0.0, steps=1)))
@@ -188,7 +165,7 @@ def test_methods_of_one_seed_differ_by_the_method_only(method):
     pairs = (experiment._batches(config, data[0]) for config in configs)
     for bn, other in zip(*pairs, strict=True):
         assert torch.equal(bn.labeled, other.labeled) and torch.equal(bn.target, other.target)
-        assert (other.unlabeled is None) == (configs[1].norm.kind == "bn")
+        assert bn.unlabeled is None and other.unlabeled is not None
 
 
 def test_batch_normalization_never_sees_unlabeled_points(monkeypatch):
@@ -221,19 +198,6 @@ def test_batches_go_through_each_seeds_own_points():
         assert sum(counts) == 600 and set(counts) == {12}, "50 points, 12 epochs"
 
 
-def test_batches_larger_than_the_data_are_all_of_it():
-    config = small(labeled_per_class=3, unlabeled_per_class=5, labeled_batch=16, unlabeled_batch=64)
-    data = spiral_data(config)
-    for batch in experiment._batches(config, data):
-        for e in range(len(SEEDS)):
-            assert sorted(batch.labeled[:, e].tolist()) == sorted(data.labeled[:, e].tolist())
-            assert sorted(batch.unlabeled[:, e].tolist()) == sorted(data.unlabeled[:, e].tolist())
-    assert train_spiral(config).losses.isfinite().all()
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("labeled_at", ["random", "even", "inner"])
 def test_each_seed_has_the_data_it_would_have_alone(labeled_at):
     config = small(labeled_at=labeled_at, noise=0.2, labeled_per_class=9, unlabeled_per_class=30)
@@ -256,12 +220,6 @@ def test_test_points_are_dense_and_drawn_apart_from_the_training():
     seen = torch.cat([data.labeled, data.unlabeled]).transpose(0, 1)
     assert torch.cdist(points.transpose(0, 1), seen).min() > 0
     assert not torch.equal(points[:, 0], points[:, 1])
-    assert torch.equal(
-        dense_spiral(config.model_copy(update=dict(norm=BNConfig())), 225)[0], points
-    )
-
-
-# --- options --------------------------------------------------------------------------------------
 
 
 def test_another_initialization_draws_other_weights_and_batches_for_the_same_data():
@@ -279,11 +237,12 @@ def test_another_initialization_draws_other_weights_and_batches_for_the_same_dat
         assert not torch.equal(a.labeled, b.labeled) and not torch.equal(a.unlabeled, b.unlabeled)
 
 
-@pytest.mark.parametrize("norm", PAIR, ids=["BN", "UBN"])
-def test_dropout_trains_and_is_off_afterwards(norm):
-    config = small(norm, dropout=0.2)
-    run, again, without = (train_spiral(c) for c in (config, config, small(norm)))
+def test_dropout_trains_and_is_off_afterwards():
+    config = small(dropout=0.2)
+    state = torch.get_rng_state()
+    run, again, without = (train_spiral(c) for c in (config, config, small()))
     assert equal(state_of(run), state_of(again))
+    assert torch.equal(torch.get_rng_state(), state)
     assert (run.losses - without.losses).abs().max() > 0.01
     assert sum(isinstance(layer, nn.Dropout) for layer in run.net.layers) == 4
     points, labels = dense_spiral(config, 100)
@@ -295,13 +254,8 @@ def test_dropout_trains_and_is_off_afterwards(norm):
     "wrong",
     [
         dict(seeds=()),
-        dict(seed=1),
-        dict(labeled_at="outer"),
         dict(labeled_batch=1),
-        dict(steps=0),
         dict(dropout=1.0),
-        dict(noise=-0.1),
-        dict(optimizer="lbfgs"),
         dict(norm={"kind": "bn", "stats_grad": "none"}),
     ],
     ids=str,
@@ -309,19 +263,6 @@ def test_dropout_trains_and_is_off_afterwards(norm):
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         SpiralConfig(**wrong)
-
-
-def test_analyses_of_their_own_take_the_same_training():
-    class OtherConfig(SpiralTraining):
-        experiment: str = "other"
-        samples: int = 5
-
-    options = small().model_dump(exclude={"experiment"})
-    one, two = train_spiral(small()), train_spiral(OtherConfig(**options))
-    assert equal(state_of(one), state_of(two))
-
-
-# --- the record -----------------------------------------------------------------------------------
 
 
 def test_a_record_has_a_row_for_each_seed(tmp_path):
@@ -345,15 +286,6 @@ def test_a_record_has_a_row_for_each_seed(tmp_path):
     assert (table["regions"] >= 1).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", PAIR, ids=["BN", "UBN"])
-def test_both_methods_learn_the_spiral(norm):
-    """Every one of four seeds well above chance, which is 0.5, and on the labeled points too."""
-    metrics = run_spiral(SpiralConfig(norm=norm, steps=400, seeds=range(100, 104))).metrics
-    assert min(metrics["test_accuracy"]) > 0.65
-    assert min(metrics["labeled_accuracy"]) > 0.9
-
-
 def test_the_control_takes_labeled_points_for_unlabeled_ones():
     config = SpiralConfig(norm=UBNConfig(), steps=3, seeds=(0, 1), unlabeled_from="labeled")
     data = spiral_data(config)
@@ -361,3 +293,96 @@ def test_the_control_takes_labeled_points_for_unlabeled_ones():
     batches = list(experiment._batches(config, other))
     assert all(batch.unlabeled.shape == (50, 2, 2) for batch in batches)  # all that there are
     assert all(batch.unlabeled.max() < 10 for batch in batches)
+
+
+# --- the nets under one batch's statistics --------------------------------------------------------
+
+OPTIONS = [{}, dict(source="running"), dict(running_stat="std")]
+
+
+def trained(options=None, members=2):
+    """An ensemble some steps into its training, with a step's statistics still on it."""
+    generator = torch.Generator().manual_seed(0)
+    with initialized_by(0):
+        net = Ensemble([SpiralNet(width=6) for _ in range(members)]).double()
+    if options is not None:
+        convert_ubn(net, **options)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        x, y = (torch.randn(n, members, 2, generator=generator).double() for n in (8, 20))
+        loss = ubn_forward(net, x, None if options is None else y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net
+
+
+def rows(count, members=2, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(count, members, 2, generator=generator).double()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_frozen_is_monte_carlos_prediction_under_that_batch(options):
+    net, reference, points = trained(options), rows(12), rows(5, seed=6)
+    expected = monte_carlo_predictions(net, points, [reference])[0]
+    torch.testing.assert_close(frozen(net, reference)(points), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [None, *OPTIONS], ids=str)
+def test_frozen_has_what_batch_normalization_gives_in_training(options):
+    """At the batch itself, and at each of its points alone."""
+    net, reference = trained(options), rows(12)
+    plain = revert_ubn(copy.deepcopy(net)).train()
+    expected = plain(reference)
+    still = frozen(net, reference)
+    torch.testing.assert_close(still(reference), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(still(reference[3:4]), expected[3:4], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("options", "training"), [(None, True), ({}, True), ({}, False)])
+def test_frozen_leaves_the_model_as_it_was(options, training):
+    net = trained(options).train(training)
+    net.layers[0].weight.requires_grad_(False)
+    hook = net.layers[1].register_forward_hook(lambda *_: None)
+    before = copy.deepcopy(net.state_dict())
+    calls = [layer._calls for layer in ubn_layers(net)] if options is not None else []
+    state = torch.get_rng_state()
+    still = frozen(net, rows(12))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert {module.training for module in net.modules()} == {training}
+    assert [p.requires_grad for p in net.parameters()].count(False) == 1
+    assert [len(module._forward_hooks) for module in net.modules()].count(1) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+    if options is not None:
+        after = (layer._calls for layer in ubn_layers(net))
+        assert all(a is b for a, b in zip(calls, after, strict=True)), "last_step must stay"
+    assert not any(module.training for module in still.modules())
+    assert not any(p.requires_grad for p in still.parameters())
+    assert torch.is_grad_enabled()
+    hook.remove()
+
+
+def test_a_frozen_net_can_be_differentiated_by_its_inputs():
+    points = rows(5).requires_grad_()
+    still = frozen(trained({}), rows(12))
+    (gradient,) = torch.autograd.grad(still(points).sum(), points)
+    step = 1e-6 * torch.ones_like(points)
+    difference = (still(points + step) - still(points - step)).sum((1, 2)) / 2e-6
+    torch.testing.assert_close(gradient.sum((1, 2)), difference, rtol=1e-5, atol=1e-5)
+
+
+def test_random_batches_are_each_seeds_own_rows_once_each():
+    points = torch.arange(20.0).reshape(10, 2)[:, :, None].expand(-1, -1, 2)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    draws = torch.stack([random_batch(points, 4, generators) for _ in range(200)])
+    assert draws.shape == (200, 4, 2, 2)
+    for member in (0, 1):
+        drawn = draws[:, :, member, 0]
+        assert all(len(row.unique()) == 4 for row in drawn)
+        counts = drawn.long().flatten().bincount()[member::2]
+        assert len(counts) == 10 and 50 < counts.min() and counts.max() < 115  # 80 expected, +- 7
+    alone = random_batch(points[:, 1:], 4, [torch.Generator().manual_seed(2)])
+    assert torch.equal(alone, draws[0][:, 1:])
+    everything = random_batch(points, 64, generators)
+    assert torch.equal(everything.sort(0).values, points)

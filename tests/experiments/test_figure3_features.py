@@ -14,19 +14,13 @@ from scipy.stats import spearmanr, wasserstein_distance
 
 from experiments.common.records import read_record, write_record
 from experiments.common.training import BNConfig, UBNConfig, initialized_by
-from experiments.toy import (
-    SpiralData,
-    SpiralNet,
-    feature_study,
-    features,
-    figure3_gaps,
-    figure3_histograms,
-)
-from experiments.toy import figure3_bias as statistics_error
+from experiments.toy import figure3_bias as bias
+from experiments.toy import figure3_features as figure3
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.feature_study import FeaturesConfig, rank_correlation, run_features
-from experiments.toy.reference import frozen
-from experiments.toy.train import accuracy, dense_spiral, spiral_data, train_spiral
+from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.figure3_features import FeaturesConfig, rank_correlation, run_features
+from experiments.toy.spiral import SpiralData, SpiralNet
+from experiments.toy.train import dense_spiral, frozen, spiral_data, train_spiral
 
 
 def normal(*shape, seed=0):
@@ -63,29 +57,25 @@ def test_distances_are_scipys_of_each_channel(rows, seed, rounded):
     generator = torch.Generator().manual_seed(seed)
     size = int(torch.randint(2, rows - 2, (), generator=generator))
     chosen = torch.rand(4, rows, 2, generator=generator).argsort(1).argsort(1) < size
-    gap = features.feature_gap(values, chosen)
-    for draw in range(4):
-        for member in range(2):
-            x, y = (values[part[draw, :, member], member].numpy() for part in (chosen, ~chosen))
-            ours = [distance[draw, member].item() for distance in gap[:3]]
-            np.testing.assert_allclose(ours, by_hand(x, y), rtol=1e-9, atol=1e-9)
+    gap = figure3.feature_gap(values, chosen)
+    for member in range(2):
+        each = [
+            by_hand(*(values[part[:, member], member].numpy() for part in (draw, ~draw)))
+            for draw in chosen
+        ]
+        ours = [distance[member].item() for distance in gap[:3]]
+        np.testing.assert_allclose(ours, np.mean(each, 0), rtol=1e-9, atol=1e-9)
     assert (gap.channels == 3).all()
-
-
-def test_tied_values_have_no_distance():
-    values = torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0, 2.0])[:, None, None]
-    gap = features.labeled_gap(values[:2], values[2:])
-    assert [distance.item() for distance in gap[:3]] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
 def test_known_shift_and_scale():
     y = normal(400, 2, 5)
     y = (y - y.mean(0)) / y.std(0, correction=0)
-    shifted = features.labeled_gap(y + 0.7, y)
+    shifted = figure3.labeled_gap(y + 0.7, y)
     torch.testing.assert_close(shifted.wasserstein, torch.full((2,), 0.7).double())
     torch.testing.assert_close(shifted.mean_gap, torch.full((2,), 0.7).double())
     assert shifted.log_std_ratio.max() < 1e-12
-    scaled = features.labeled_gap(3 * y[:100], y[:100])
+    scaled = figure3.labeled_gap(3 * y[:100], y[:100])
     torch.testing.assert_close(scaled.log_std_ratio, torch.full((2,), math.log(3)).double())
 
 
@@ -95,8 +85,8 @@ def test_distances_do_not_depend_on_a_channels_unit(seed, scale, shift):
     """Nor on its sign: what a normalization's gamma and beta do is no difference."""
     x, y = normal(12, 2, 3, seed=seed), normal(30, 2, 3, seed=seed + 1)
     before, after = (
-        features.labeled_gap(x, y),
-        features.labeled_gap(shift - scale * x, shift - scale * y),
+        figure3.labeled_gap(x, y),
+        figure3.labeled_gap(shift - scale * x, shift - scale * y),
     )
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
@@ -104,20 +94,20 @@ def test_distances_do_not_depend_on_a_channels_unit(seed, scale, shift):
 
 def test_constant_channels_are_left_out_and_counted():
     x, y = normal(10, 1, 3), normal(30, 1, 3, seed=1)
-    alone = features.labeled_gap(x[..., :1], y[..., :1])
+    alone = figure3.labeled_gap(x[..., :1], y[..., :1])
     y[..., 1] = 5.0
     x[..., 2] = -2.0
-    gap = features.labeled_gap(x, y)
+    gap = figure3.labeled_gap(x, y)
     assert gap.channels.tolist() == [1]
     for some, all_channels in zip(alone[:3], gap[:3], strict=True):
         torch.testing.assert_close(some, all_channels)
-    nothing = features.labeled_gap(x[..., 1:], y[..., 1:])
+    nothing = figure3.labeled_gap(x[..., 1:], y[..., 1:])
     assert nothing.channels.tolist() == [0]
     assert all(distance.isnan().all() for distance in nothing[:3])
 
 
 def test_random_parts_are_drawn_as_labeled_points_are():
-    parts = features.random_parts(40, 5, 300, seeds=[3, 4])
+    parts = figure3.random_parts(40, 5, 300, seeds=[3, 4])
     assert parts.shape == (300, 40, 2)
     assert (parts[:, :20].sum(1) == 5).all()
     assert (parts[:, 20:].sum(1) == 5).all()
@@ -125,25 +115,25 @@ def test_random_parts_are_drawn_as_labeled_points_are():
     assert shares.min() > 0.25 - 0.1
     assert shares.max() < 0.25 + 0.1
     assert not torch.equal(parts[..., 0], parts[..., 1])
-    assert torch.equal(parts[..., 1:], features.random_parts(40, 5, 300, seeds=[4]))
+    assert torch.equal(parts[..., 1:], figure3.random_parts(40, 5, 300, seeds=[4]))
 
 
 @pytest.mark.parametrize("per_class", [0, 20, 25])
 def test_a_part_leaves_other_points(per_class):
     with pytest.raises(ValueError, match="have more unlabeled than labeled points"):
-        features.random_parts(40, per_class, 1, seeds=[0])
+        figure3.random_parts(40, per_class, 1, seeds=[0])
 
 
 def test_chance_is_what_sampling_theory_says():
     """|gap| of means of n and m normal values: sqrt(2 / pi) sqrt(1 / n + 1 / m) deviations."""
     values = normal(400, 10, 40)
-    chance = features.chance_gap(values, features.random_parts(400, 25, 10, range(10)))
+    chance = figure3.feature_gap(values, figure3.random_parts(400, 25, 10, range(10)))
     expected = math.sqrt(2 / math.pi * (1 / 50 + 1 / 350))
     assert chance.mean_gap.mean() == pytest.approx(expected, rel=0.03)
     others = normal(50, 10, 40, seed=1)
-    ratio = features.labeled_gap(others, values).wasserstein / chance.wasserstein
+    ratio = figure3.labeled_gap(others, values).wasserstein / chance.wasserstein
     assert ratio.mean() == pytest.approx(1, abs=0.05)
-    ratio = features.labeled_gap(others + 0.5, values).wasserstein / chance.wasserstein
+    ratio = figure3.labeled_gap(others + 0.5, values).wasserstein / chance.wasserstein
     assert ratio.min() > 2
 
 
@@ -155,13 +145,13 @@ def test_features_are_normalized_by_the_methods_reference():
         normal(20, 3, 2).float(), torch.arange(2).repeat(10), normal(60, 3, 2).float()
     )
     net = nets(3)
-    labeled = features.reference_points(BNConfig(), data)
+    labeled = figure3.reference_points(BNConfig(), data)
     assert torch.equal(labeled, data.labeled)
-    everything = features.reference_points(UBNConfig(), data)
+    everything = figure3.reference_points(UBNConfig(), data)
     assert torch.equal(everything, torch.cat([data.labeled, data.unlabeled]))
     for reference in (labeled, everything):
         sets = {"reference": reference, "first": reference[:1]}
-        values = features.channel_features(net, reference, sets, channel=4, member=1)
+        values = figure3.channel_features(net, reference, sets, channel=4, member=1)
         assert [each.shape for each in values["first"]] == [(1,)] * 3
         for layer in values["reference"]:  # gamma is 1 and beta 0 before training
             assert layer.mean() == pytest.approx(0, abs=1e-5)
@@ -172,13 +162,6 @@ def test_features_are_normalized_by_the_methods_reference():
             hidden = alone[3 * i + 1](alone[3 * i](hidden))
             torch.testing.assert_close(values["reference"][i], hidden[:, 4], rtol=1e-3, atol=1e-4)
             hidden = hidden.relu()
-
-
-def test_the_channel_is_the_seeds():
-    channels = [features.random_channel(64, seed) for seed in range(200)]
-    assert channels == [features.random_channel(64, seed) for seed in range(200)]
-    assert len(set(channels)) > 50
-    assert 0 <= min(channels) <= max(channels) < 64
 
 
 # --- Statistics ---------------------------------------------------------------------------------
@@ -200,14 +183,14 @@ def test_mean_square_errors_are_bias_and_spread():
     net, population = nets(2), normal(50, 2, 2).float()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     batches = [normal(8, 2, 2, seed=seed).float() + 0.3 for seed in range(1, 7)]
-    errors = statistics_error.statistics_errors(net, batches, population)
+    errors = bias.statistics_errors(net, batches, population)
     assert len(errors) == 4
     for member in range(2):
         runs = [list(forward_by_hand(net, member, batch, population)) for batch in batches]
         for layer, error in enumerate(errors):
-            for kind, (bias, spread) in enumerate((error[:2], error[2:])):
+            for kind, (common, spread) in enumerate((error[:2], error[2:])):
                 seen = torch.stack([run[layer][kind].detach() for run in runs])  # [batches, C]
-                mean_square = bias[member] ** 2 + spread[member] ** 2
+                mean_square = common[member] ** 2 + spread[member] ** 2
                 torch.testing.assert_close(mean_square, (seen**2).mean(), rtol=1e-3, atol=1e-6)
                 expected = seen.var(0).mean().sqrt()
                 torch.testing.assert_close(spread[member], expected, rtol=1e-3, atol=1e-6)
@@ -216,34 +199,26 @@ def test_mean_square_errors_are_bias_and_spread():
         assert torch.equal(value, before[name])
 
 
-def test_right_statistics_have_no_error():
-    population = normal(40, 3, 2).float()
-    for error in statistics_error.statistics_errors(nets(3), [population] * 3, population):
-        assert torch.stack(error).max() < 1e-4
-
-
 def test_errors_of_random_batches_are_what_sampling_theory_says():
     """The first layer's channels are linear in the points, here normal ones."""
     population, net = normal(1000, 40, 2).float(), nets(40, width=4)
     labeled = normal(50, 40, 2, seed=1).float()
     rows = [torch.randint(50, (10,), generator=torch.Generator().manual_seed(s)) for s in range(60)]
-    error, *_ = statistics_error.statistics_errors(net, [labeled[row] for row in rows], population)
+    error, *_ = bias.statistics_errors(net, [labeled[row] for row in rows], population)
     assert (error.mean_bias**2).mean().sqrt() == pytest.approx(1 / 50**0.5, rel=0.3)
     assert (error.mean_spread**2).mean().sqrt() == pytest.approx(1 / 10**0.5, rel=0.05)
 
 
 def test_one_batch_has_no_spread():
     with pytest.raises(ValueError, match="at least 2 batches, and there are 1"):
-        statistics_error.statistics_errors(
-            nets(1), [normal(8, 1, 2).float()], normal(9, 1, 2).float()
-        )
+        bias.statistics_errors(nets(1), [normal(8, 1, 2).float()], normal(9, 1, 2).float())
 
 
 @pytest.mark.parametrize(("norm", "rows"), [(BNConfig(), 8), (UBNConfig(), 8 + 20)])
 def test_batches_are_those_of_a_training_step(norm, rows):
     config = FeaturesConfig(norm=norm, labeled_batch=8, unlabeled_batch=20, seeds=(5, 6))
     data = spiral_data(config)
-    batches = list(statistics_error.step_batches(config, data, 3))
+    batches = list(bias.step_batches(config, data, 3))
     assert [batch.shape for batch in batches] == [(rows, 2, 2)] * 3
     for member in range(2):
         known = set(map(tuple, data.labeled[:, member].tolist()))
@@ -252,7 +227,7 @@ def test_batches_are_those_of_a_training_step(norm, rows):
             assert where == [True] * 8 + [False] * (rows - 8)
             assert len(set(map(tuple, batch[:, member].tolist()))) == rows
     alone = config.model_copy(update={"seeds": (6,)})
-    again = list(statistics_error.step_batches(alone, spiral_data(alone), 3))
+    again = list(bias.step_batches(alone, spiral_data(alone), 3))
     assert torch.equal(torch.stack(again), torch.stack(batches)[:, :, 1:])
 
 
@@ -282,8 +257,8 @@ def test_the_curves_are_the_numbers_at_each_look(study):
     config, record = study
     assert record.curves["step"] == [[0, 3, 12]] * 3
     net, data, _ = train_spiral(config)
-    last = feature_study.layer_numbers(net, data, config)
-    first = feature_study.layer_numbers(
+    last = figure3.layer_numbers(net, data, config)
+    first = figure3.layer_numbers(
         train_spiral(config.model_copy(update={"learning_rate": 0.0})).net, data, config
     )
     for (measure, part), layers in last.items():
@@ -294,23 +269,6 @@ def test_the_curves_are_the_numbers_at_each_look(study):
             np.testing.assert_allclose(curve[:, 0], first[measure, part][layer], atol=1e-9)
         mean = torch.stack(layers).mean(0)
         np.testing.assert_allclose(record.metrics[f"{measure}_{part}_end"], mean)
-
-
-def test_gaps_are_those_of_the_frozen_net(study):
-    config, record = study
-    net, data, _ = train_spiral(config)
-    plain = frozen(net, features.reference_points(config.norm, data))
-    x, y = plain.normalized_features(data.labeled)[2], plain.normalized_features(data.unlabeled)[2]
-    for seed in range(3):
-        expected = by_hand(x[:, seed].double().numpy(), y[:, seed].double().numpy())
-        for measure, value in zip(feature_study.GAPS, expected, strict=True):
-            assert record.curves[f"{measure}.labeled.3"][seed][-1] == pytest.approx(value, rel=1e-6)
-    for measure in feature_study.GAPS:
-        labeled, chance, ratio = (
-            np.array(record.metrics[f"{measure}_{part}_end"])
-            for part in ("labeled", "chance", "ratio")
-        )
-        np.testing.assert_allclose(ratio, labeled / chance)
 
 
 def test_refreshed_accuracy_is_that_of_the_frozen_net(study):
@@ -329,16 +287,9 @@ def test_refreshed_accuracy_is_that_of_the_frozen_net(study):
     assert record.metrics["accuracy_all_statistics"] != record.metrics["test_accuracy"]
 
 
-def test_a_seed_alone_has_the_same_numbers(study):
-    config, record = study
-    alone = run_features(config.model_copy(update={"seeds": (2,)}))
-    for name, values in alone.metrics.items():
-        assert values[0] == pytest.approx(record.metrics[name][2], rel=0.02, abs=0.01), name
-
-
 def test_the_table_has_every_number_once(study, tmp_path):
     record = read_record(write_record(study[1], tmp_path))
-    table = feature_study.feature_table(record)
+    table = figure3.feature_table(record)
     key = ["seed", "step", "measure", "part", "layer"]
     assert not table.duplicated(key).any()
     assert len(table) == 3 * 3 * 4 * (3 * 2 + 1 + 2 * 2)
@@ -383,7 +334,7 @@ def test_histograms_integrate_to_one_and_share_their_bins():
         net: {name: list(normal(2, size, seed=i)) for i, (name, size) in enumerate(sets)}
         for net, sets in {"BN": [("labeled", 50), ("unlabeled", 400)], "UBN": [("x", 9)]}.items()
     }
-    figure, table = figure3_histograms.draw(blocks)
+    figure, table = figure3.draw_histograms(blocks)
     assert len(figure.axes) == 2 * 2 + 2
     place = ["net", "layer", "points"]
     area = (table["density"] * (table["right"] - table["left"])).groupby([table[c] for c in place])
@@ -396,7 +347,7 @@ def test_histograms_integrate_to_one_and_share_their_bins():
     matplotlib.pyplot.close(figure)
 
 
-def test_gaps_are_drawn_with_their_mean_and_interval():
+def test_gaps_are_drawn_with_their_mean_and_interval(monkeypatch):
     matplotlib.use("agg")
     rows = [
         (method, seed, step, "mean", part, layer, 10 * layer + step + seed)
@@ -408,9 +359,8 @@ def test_gaps_are_drawn_with_their_mean_and_interval():
     ]
     columns = ["method", "seed", "step", "measure", "part", "layer", "value"]
     table = pd.DataFrame(rows, columns=columns)
-    figure = figure3_gaps.draw(
-        table, {"error": ("mean", {"bias": "-"})}, lambda values: (values.min(), values.max())
-    )
+    monkeypatch.setattr(figure3, "interval", lambda values: (values.min(), values.max()))
+    figure = figure3.draw_gaps(table, {"error": ("mean", {"bias": "-"})})
     first, second = figure.axes
     assert [line.get_label() for line in second.lines] == ["BN, bias", "UBN, bias"]
     assert second.lines[0].get_ydata().tolist() == [21, 31]
@@ -419,5 +369,6 @@ def test_gaps_are_drawn_with_their_mean_and_interval():
     assert first.get_ylim()[0] == 0
     assert first.get_ylabel() == "error"
     matplotlib.pyplot.close(figure)
-    bare = figure3_gaps.draw(table, {"": ("mean", {"bias": "-"})}, lambda _: (None, None))
+    monkeypatch.setattr(figure3, "interval", lambda values: (None, None))
+    bare = figure3.draw_gaps(table, {"": ("mean", {"bias": "-"})})
     matplotlib.pyplot.close(bare)

@@ -1,32 +1,34 @@
-"""The reading aid: snapshots of a run, their picture, and the notebook's sliders."""
-
-import re
-from pathlib import Path
+"""The reading aid: snapshots of a run, and their picture."""
 
 import hypothesis
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pytest
 import torch
 from hypothesis import strategies
-from jupyter_client.manager import start_new_kernel
 
 from experiments.common import style
 from experiments.common.training import BNConfig, UBNConfig, evaluating, initialized_by
-from experiments.toy import SpiralNet, spiral_panel
-from experiments.toy import plane as spiral_plane
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.playback import Offsets, Playback, play, snapshot_steps, statistics_offsets
-from experiments.toy.train import SpiralTraining, accuracy, dense_spiral, train_spiral
+from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.plane import plane
+from experiments.toy.playback import (
+    Offsets,
+    Playback,
+    draw,
+    play,
+    snapshot_steps,
+    statistics_offsets,
+)
+from experiments.toy.spiral import SpiralNet
+from experiments.toy.train import SpiralTraining, dense_spiral, train_spiral
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_toy_analysis.ipynb"
 SMALL = dict(width=8, steps=20, labeled_per_class=6, unlabeled_per_class=20, unlabeled_batch=12)
 
 
 def playback(norm, **options) -> Playback:
     config = SpiralTraining(norm=norm, **{**SMALL, **options})
-    return play(config, spiral_plane.plane(21), channel=3, count=5, batches=7)
+    return play(config, plane(21), channel=3, count=5, batches=7)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +53,10 @@ def test_steps_go_from_start_to_end_and_are_denser_early(total, count):
         assert gaps[0] < gaps[-1]
 
 
-@pytest.mark.parametrize("norm", [BNConfig(), UBNConfig()], ids=["bn", "ubn"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("norm", "dropout"), [(BNConfig(), 0.3), (UBNConfig(), 0.0)])
 def test_the_last_snapshot_is_of_the_net_that_is_trained_without_any(norm, dropout):
     config = SpiralTraining(norm=norm, dropout=dropout, seeds=(4,), **SMALL)
-    points = spiral_plane.plane(9)
+    points = plane(9)
     run, played = train_spiral(config), play(config, points, count=4)
     last = played.snapshots[-1]
     assert last.test_accuracy == accuracy(run.net, *dense_spiral(config)).item()
@@ -82,15 +83,6 @@ def test_features_are_normalized_by_all_points_that_the_method_may_use(bn, ubn):
     torch.testing.assert_close(both.mean(1), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(both.std(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
     assert ubn.snapshots[0].labeled.mean(1).abs().max() > 1e-2
-
-
-def test_batches_stay_the_same_while_the_net_moves():
-    """With a learning rate of zero nothing moves; otherwise the statistics do."""
-    still = playback(BNConfig(), learning_rate=0.0).snapshots
-    for field in ("labeled_batches", "combined_batches"):
-        assert torch.equal(getattr(still[0], field).mean, getattr(still[-1], field).mean)
-    moving = playback(BNConfig()).snapshots
-    assert not torch.equal(moving[0].labeled_batches.mean, moving[-1].labeled_batches.mean)
 
 
 @pytest.fixture
@@ -143,8 +135,6 @@ def test_there_is_no_number_where_the_population_is_one_point(net):
 def test_what_cannot_be_played_is_refused():
     with pytest.raises(ValueError, match=r"one seed, and got \(0, 1\)"):
         playback(BNConfig(), seeds=(0, 1))
-    with pytest.raises(ValueError, match="channel is 3: it must be from 0 to 1"):
-        playback(BNConfig(), width=2)
     with pytest.raises(ValueError, match="count is 1: it must be at least 2"):
         snapshot_steps(10, 1)
 
@@ -160,13 +150,13 @@ def _style():
 
 @pytest.mark.usefixtures("_style")
 def test_the_picture_is_of_the_snapshot(ubn):
-    figures = [spiral_panel.draw(ubn, index) for index in (0, 2, -1)]
+    figures = [draw(ubn, index) for index in (0, 2, -1)]
     for figure, index in zip(figures, (0, 2, -1), strict=True):
         snapshot = ubn.snapshots[index]
-        plane, *_ = figure.axes
-        assert plane.get_title().startswith(f"step {snapshot.step}: ")
+        map_axes, *_ = figure.axes
+        assert map_axes.get_title().startswith(f"step {snapshot.step}: ")
         np.testing.assert_array_equal(
-            plane.images[0].get_array().ravel(), snapshot.probability.numpy()
+            map_axes.images[0].get_array().ravel(), snapshot.probability.numpy()
         )
         accuracy_axes = next(axes for axes in figure.axes if axes.get_xlabel() == "step")
         test = accuracy_axes.lines[1]
@@ -184,7 +174,7 @@ def test_the_picture_is_of_the_snapshot(ubn):
 
 @pytest.mark.usefixtures("_style")
 def test_histograms_hold_every_point(ubn):
-    figure = spiral_panel.draw(ubn, 2)
+    figure = draw(ubn, 2)
     titled = [axes for axes in figure.axes if axes.get_title().startswith("layer")]
     assert len(titled) == 3
     for layer, axes in enumerate(titled):
@@ -199,16 +189,6 @@ def test_histograms_hold_every_point(ubn):
 
 
 @pytest.mark.usefixtures("_style")
-def test_axes_stay_the_same_through_a_playback(ubn):
-    limits = [
-        [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes if not axes.get_title()]
-        + [axes.get_xlim() for axes in figure.axes]
-        for figure in (spiral_panel.draw(ubn, 0), spiral_panel.draw(ubn, -1))
-    ]
-    assert limits[0] == limits[1]
-
-
-@pytest.mark.usefixtures("_style")
 @pytest.mark.filterwarnings("error")
 def test_a_plane_of_one_class_and_missing_numbers_are_drawn(ubn):
     last = ubn.snapshots[-1]
@@ -218,99 +198,4 @@ def test_a_plane_of_one_class_and_missing_numbers_are_drawn(ubn):
         labeled_batches=nowhere,
         combined_batches=nowhere,
     )
-    spiral_panel.draw(Playback(ubn.data, [one])).canvas.draw()
-
-
-# The notebook's sliders, in a kernel of their own.
-
-BEFORE = """
-from pathlib import Path
-from tempfile import mkdtemp
-
-import pandas as pd
-import torch
-from IPython.display import clear_output
-
-from experiments.toy import plane as spiral_plane
-from experiments.common import style
-from experiments.common.training import BNConfig, UBNConfig
-
-torch.set_num_threads(1)
-figures = Path(mkdtemp())
-steps, labeled_per_class, unlabeled_per_class, noise = 4, 6, 20, 0.0
-"""
-DRIVE = """
-aid = panel()
-sliders, message, image = aid.children
-by_name = {slider.description: slider for slider in sliders.children}
-pictures = [image.value]
-for name, value in [("step", 0), ("step", 4), ("method", "BN"), ("noise", 0.5)]:
-    by_name[name].value = value
-    pictures.append(image.value)
-print([picture[:4] == b"\\x89PNG" for picture in pictures])
-print([pictures.index(picture) for picture in pictures], message.outputs)
-"""
-
-
-@pytest.fixture(scope="module")
-def kernel():
-    """A kernel that has run the notebook's cells of the reading aid, with a short training."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    tagged = [cell for cell in notebook.cells if "reading-aid" in cell.metadata.get("tags", [])]
-    assert tagged, "02_toy_analysis.ipynb has no cell with the tag reading-aid"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
-        patch.delenv("MPLBACKEND", raising=False)
-        manager, client = start_new_kernel(kernel_name="python3")
-    try:
-        for source in (BEFORE, *(cell.source for cell in tagged)):
-            outputs, error = run_cell(client, source)
-            assert not error, error
-        yield client, tagged[-1].source, outputs
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-
-def run_cell(client, source: str, attended: bool = False) -> tuple[list[dict], str]:
-    """Run a cell as a front end does; return its outputs, and its error if there is one."""
-    outputs = []
-    reply = client.execute_interactive(
-        source,
-        allow_stdin=attended,
-        stdin_hook=lambda _: None,
-        output_hook=lambda message: outputs.append(message["content"]),
-        timeout=600,
-    )["content"]
-    return outputs, "\n".join(reply.get("traceback", []))
-
-
-def stdout(outputs: list[dict]) -> str:
-    return "".join(output.get("text", "") for output in outputs)
-
-
-@pytest.mark.slow
-def test_without_a_reader_there_is_a_sentence_and_no_widget(kernel):
-    _, _, outputs = kernel
-    assert re.fullmatch(r"Run this cell in JupyterLab .*\n", stdout(outputs))
-    assert not any("data" in output for output in outputs)
-
-
-@pytest.mark.slow
-def test_with_a_reader_there_are_sliders(kernel):
-    client, last, _ = kernel
-    outputs, error = run_cell(client, last, attended=True)
-    assert not error, error
-    views = [output["data"] for output in outputs if "data" in output]
-    assert any("application/vnd.jupyter.widget-view+json" in view for view in views)
-
-
-@pytest.mark.slow
-def test_the_picture_follows_the_sliders(kernel):
-    client, _, _ = kernel
-    outputs, error = run_cell(client, DRIVE)
-    assert not error, error
-    pictures, order = stdout(outputs).splitlines()[-2:]
-    assert pictures == str([True] * 5)
-    # The third is the first again; every other one is new; no error is left below the sliders.
-    assert order == "[0, 1, 0, 3, 4] ()"
+    draw(Playback(ubn.data, [one])).canvas.draw()
