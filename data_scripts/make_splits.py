@@ -16,7 +16,7 @@ import textwrap
 from importlib import resources
 from pathlib import Path
 
-from kitti_download.catalog import load_catalog
+from kitti_drives import load_catalog
 from ubnlib.kitti.raw import FrameKey
 from ubnlib.kitti.splits import SPLITS, compact
 
