@@ -156,17 +156,15 @@ class Download:
     """Fetches and unpacks archives; several threads call `obtain` at once."""
 
     def __init__(self, root: Path, arguments: argparse.Namespace, bar: tqdm):
-        self.root, self.bar, self.lock = root, bar, threading.Lock()
-        self.base_url, self.keep = arguments.base_url.rstrip("/"), arguments.keep_archives
-        self.timeout, self.attempts = arguments.timeout, arguments.attempts
-        self.stop = threading.Event()
+        self.root, self.options, self.bar = root, arguments, bar
+        self.lock, self.stop = threading.Lock(), threading.Event()
 
     def obtain(self, job: Job) -> list[str]:
         """Fetch an archive, unpack it, put its files in place; return what is unexpected."""
         archive = job.archive(self.root)
         kept = archive.suffix != ".part"
         if not zipfile.is_zipfile(archive) and not kept:  # whole if a process was killed just then
-            self.fetch(f"{self.base_url}/{job.path}", archive)
+            self.fetch(f"{self.options.base_url.rstrip('/')}/{job.path}", archive)
         try:
             unpack(archive, job, self.root, self.stop)
         except DownloadError as error:
@@ -174,7 +172,7 @@ class Download:
                 raise DownloadError(f"{error} Remove it, then run again.") from error
             archive.unlink()
             raise DownloadError(f"{error} It was removed; run again to fetch it anew.") from error
-        if not kept and self.keep:
+        if not kept and self.options.keep_archives:
             archive.replace(archive.with_suffix(""))
         elif not kept:
             archive.unlink()
@@ -190,7 +188,9 @@ class Download:
                     return self.receive(session, url, part)
                 except requests.RequestException as error:
                     failures = 1 if _size(part) > before else failures + 1
-                    if failures >= self.attempts or isinstance(error, ValueError):  # a wrong URL
+                    if failures >= self.options.attempts or isinstance(
+                        error, ValueError
+                    ):  # a wrong URL
                         raise DownloadError(
                             f"{url} cannot be fetched ({error}); {_size(part):,} bytes are kept, "
                             f"run again to go on."
@@ -198,16 +198,13 @@ class Download:
                 self.stop.wait(min(LONGEST_WAIT, random.uniform(0.5, 1) * 2**failures))
 
     def receive(self, session: requests.Session, url: str, part: Path) -> None:
-        """Make one request for what is missing, and append what comes.
-
-        Raises:
-            requests.RequestException: If it fails in a way that another may mend.
-        """
+        """Make one request for what is missing, and append what comes."""
         here = _size(part)
         headers = {"Accept-Encoding": "identity"}  # else sizes would be of other bytes
         if here:
             headers["Range"] = f"bytes={here}-"
-        with session.get(url, headers=headers, stream=True, timeout=(10, self.timeout)) as answer:
+        timeout = (10, self.options.timeout)
+        with session.get(url, headers=headers, stream=True, timeout=timeout) as answer:
             said = f"the server answered {answer.status_code} {answer.reason}"
             if answer.status_code in _BUSY:
                 raise requests.HTTPError(said)
@@ -234,9 +231,8 @@ class Download:
 def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
     """Unpack what is wanted into a hidden folder, checksums compared, then rename it into place.
 
-    Raises:
-        DownloadError: If the archive is damaged, if it has a name that leaves its folder, or if
-            its size is absurd; then nothing of it is left.
+    An archive that is damaged, that has a name outside its folder or an absurd size is refused, and
+    nothing of it is left.
     """
     hidden, target = root / f".{job.name}.partial", root / job.folder
     shutil.rmtree(hidden, ignore_errors=True)  # left by a process that was killed
