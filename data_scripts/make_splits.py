@@ -16,7 +16,7 @@ import textwrap
 from importlib import resources
 from pathlib import Path
 
-from kitti_download.catalog import load_catalog
+from kitti_drives import load_catalog
 from ubnlib.kitti.raw import FrameKey
 from ubnlib.kitti.splits import SPLITS, compact
 
@@ -44,11 +44,7 @@ SOURCES = {
 
 
 def read_list(path: Path, pattern: str) -> list[re.Match]:
-    """Read a published list, one match for each line.
-
-    Raises:
-        ValueError: If a line does not match.
-    """
+    """Read a published list, one match for each line."""
     matches = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -60,11 +56,7 @@ def read_list(path: Path, pattern: str) -> list[re.Match]:
 
 
 def read_frames(path: Path) -> set[FrameKey]:
-    """Read a list of lines such as `2011_09_26/2011_09_26_drive_0002_sync 69 l`.
-
-    Raises:
-        ValueError: If a line is malformed or there twice.
-    """
+    """Read a list of lines such as `2011_09_26/2011_09_26_drive_0002_sync 69 l`."""
     matches = read_list(path, r"(\d{4}_\d\d_\d\d)/\1_drive_(\d{4})_sync (\d{1,10}) ([lr])")
     keys = {FrameKey(m[1], m[2], CAMERAS[m[4]], int(m[3])) for m in matches}
     if len(keys) < len(matches):
@@ -74,12 +66,7 @@ def read_frames(path: Path) -> set[FrameKey]:
 
 
 def make_splits(folder: Path) -> dict[str, set[FrameKey]]:
-    """Return the frames of every split, by name.
-
-    Raises:
-        FileNotFoundError: If a list is missing.
-        ValueError: If a list is malformed, or the lists do not agree.
-    """
+    """Return the frames of every split, by name; refuse lists that do not agree."""
     line = r"(\d{4}_\d\d_\d\d) (\1_drive_\d{4})_sync (\d{1,10})"
     static = {(m[2], int(m[3])) for m in read_list(folder / "static_frames.txt", line)}
     scenes = {m[0] for m in read_list(folder / "test_scenes_eigen.txt", r"\w{10}_drive_\d{4}")}
@@ -119,11 +106,7 @@ def make_splits(folder: Path) -> dict[str, set[FrameKey]]:
 
 
 def write_split(name: str, keys: set[FrameKey]) -> str:
-    """Return the text of a split's file.
-
-    Raises:
-        ValueError: If the split does not have the number of images it is known for.
-    """
+    """Return the text of a split's file; refuse another number of images than it is known for."""
     description, count = SPLITS[name]
     if len(keys) != count:
         raise ValueError(f"Split {name} has {len(keys)} images: expected {count}.")

@@ -56,11 +56,8 @@ def choose(arguments: argparse.Namespace) -> KittiRaw:
 
 
 def describe(task: Preparation, workers: int) -> str:
-    """Say what will be made, the disk space it needs, and about how long it takes.
-
-    Two frames are packed for the estimate; it assumes that every worker has a core of its own.
-    """
-    seconds = seconds_a_frame(task) * len(task.dataset) / workers
+    """Say what will be made, its disk space, and its time if every worker has a core of its own."""
+    seconds = seconds_a_frame(task) * len(task.dataset) / max(workers, 1)
     height, width = task.dataset.size
     return (
         f"{task.dataset.report()}\n"
@@ -84,11 +81,7 @@ def seconds_a_frame(task: Preparation) -> float:
 
 
 def verify(packed: PackedDepth, *, workers: int = 2, progress: bool = False) -> None:
-    """Read everything and compare it with the frame table's digests.
-
-    Raises:
-        ValueError: If a frame's bytes are not those that were written; names the frame.
-    """
+    """Read everything and compare it with the frame table's digests."""
     with ThreadPoolExecutor(workers) as pool:
         digests = pool.map(lambda index: frame_digest(*packed.stored(index)), range(len(packed)))
         bar = tqdm(digests, "Verifying", len(packed), unit="frame", disable=not progress)
@@ -100,30 +93,22 @@ def verify(packed: PackedDepth, *, workers: int = 2, progress: bool = False) -> 
                 )
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1 upward."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 upward")
-    return number
-
-
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("root", help="folder of KITTI Raw, above the dates; synthetic drives do")
-    parser.add_argument("folder", help="folder to make")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(256, 832), metavar=("HEIGHT", "WIDTH"), help="pixels"
-    )
-    parser.add_argument("--cameras", type=int, nargs="+", default=(2, 3), help="color cameras")
-    parser.add_argument("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
-    parser.add_argument("--split", nargs="+", choices=list(SPLITS), help="frames of these splits")
-    parser.add_argument("--workers", type=positive, default=usable_cores(), help="threads")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
-    parser.add_argument("--verify", action="store_true", help="read everything again at the end")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    add = parser.add_argument
+    add("root", help="folder of KITTI Raw, above the dates; synthetic drives do")
+    add("folder", help="folder to make")
+    add("--size", type=int, nargs=2, default=(256, 832), metavar=("HEIGHT", "WIDTH"), help="pixels")
+    add("--cameras", type=int, nargs="+", default=(2, 3), help="color cameras")
+    add("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
+    add("--split", nargs="+", choices=list(SPLITS), help="frames of these splits")
+    add("--workers", type=int, default=usable_cores(), help="threads")
+    add("--dry-run", action="store_true", help="show the plan and stop")
+    add("--verify", action="store_true", help="read everything again at the end")
+    add("--quiet", action="store_true", help="show no progress bar")
     return parser.parse_args()
 
 

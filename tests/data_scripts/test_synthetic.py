@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from synthetic_kitti import (
     read_domains,
     render,
     scan,
-    traffic,
 )
 from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS
 from synthetic_kitti.noise import fractal_noise
@@ -150,35 +148,6 @@ def test_noise_is_standard_tiles_and_fades_when_seen_from_afar():
     assert fractal_noise(u, v, 0.1, 100.0).std() < 1e-3
 
 
-def test_bare_crowns_let_more_rays_through():
-    shares = []
-    for porous in (0.0, 0.9, 3.0):
-        crown = Thing([rounded((0, 0, 2.0), (2, 2, 2), Material.LEAF, GRAY, porous)], 8.0, 0.0)
-        hits = cast(np.array([0.0, 0.0, 2.0]), random_rays(4000, ahead=4), World.of([crown]))
-        shares.append((hits.part == 1).mean())
-    assert shares[0] > 1.02 * shares[1] and shares[1] > 1.5 * shares[2] > 0
-
-
-def test_painting_does_not_depend_on_the_order_of_points():
-    drive = Drive(np.random.default_rng(3), 2, Domain("city", "summer", "rain"))
-    moment, rays = drive.at(0), random_rays(3000, seed=4, ahead=2)
-    hits = cast(moment.position, rays, moment.world)
-    rows = np.flatnonzero(hits.part >= 0)
-    points = (moment.position[:, None] + hits.distance[rows] * rays[rows].T).astype(np.float32)
-    foot = np.full(len(rows), 0.05, np.float32)
-
-    def paint(order):
-        tables = points[:, order], hits.normal[rows[order]].T, hits.part[rows[order]], foot
-        return surface(*tables, moment.world, moment.street)
-
-    order = np.random.default_rng(0).permutation(len(rows))
-    albedo, gloss = paint(np.arange(len(rows)))
-    assert len(np.unique(moment.world.material[hits.part[rows]])) > 4 and np.ptp(gloss) > 0
-    shuffled = paint(order)
-    np.testing.assert_array_equal(shuffled[0], albedo[:, order])
-    np.testing.assert_array_equal(shuffled[1], gloss[order])
-
-
 def test_shadows_on_a_bent_road_are_where_the_sun_is_hidden():
     """The map against a ray from each point of the ground toward the sun."""
     drives = (
@@ -216,18 +185,6 @@ def test_curve_slope_and_radius_agree_with_differences():
         bend = np.abs(np.gradient(slope, x))[5:-5].max()
         assert 1 / bend == pytest.approx(curve.tightest, rel=0.01)
         assert np.abs(slope).max() < 0.29 and curve.tightest > 89
-
-
-def test_things_follow_the_curve():
-    curve = Curve(6.0, 200.0, 0.4)
-    thing = Thing([block((0, 0, 1), (4, 2, 2), 4, GRAY)], 30.0, -2.0, 0.1, velocity=5.0)
-    placed = thing.placed(curve, 2.0)
-    assert (placed.x, placed.y) == (40.0, pytest.approx(6 * np.sin(0.4 * np.pi + 0.4) - 2))
-    ahead = 6 * (np.sin(0.4 * np.pi + 0.4 + 1e-6) - np.sin(0.4 * np.pi + 0.4 - 1e-6))
-    slope = ahead / (2e-6 * 200 / (2 * np.pi))
-    assert placed.yaw == pytest.approx(0.1 + np.arctan(slope), abs=1e-6)
-    boxes, _, _ = placed.tables
-    np.testing.assert_allclose(boxes[1, :3], (placed.x, placed.y, 1), atol=1e-9)
 
 
 def test_the_car_drives_on_a_bent_road():
@@ -270,14 +227,6 @@ def test_nobody_drives_into_anybody():
             assert clear.all(), (seed, seconds)
 
 
-def test_a_lane_keeps_its_gaps():
-    rng = np.random.default_rng(0)
-    lane = traffic._lane(rng, -1.6, 10.0, 400.0, 5.0, 0.0, (2, 6), trucks=0.5)
-    gaps = [(two.x - two.contact[0]) - (one.x + one.contact[0]) for one, two in pairwise(lane)]
-    assert len(lane) > 20 and 2 <= min(gaps) and max(gaps) <= 6
-    assert lane[0].x - lane[0].contact[0] == pytest.approx(10)
-
-
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_any_run_of_drives_is_varied(seed):
     numbers = [Domain.nth(seed, number) for number in range(1, 2001)]
@@ -314,12 +263,6 @@ def test_domains_look_like_their_names():
     mist, far = photo("summer", "mist")[0], depth > 30
     fading = [mist[n][far[n]].std() / summer[n][far[n]].std() for n in range(4)]
     assert np.mean(fading) < 0.8  # far things fade into the haze
-    lights = [
-        Drive(np.random.default_rng(1), 2, Domain("city", "summer", light)) for light in LIGHTS
-    ]
-    height = {drive.domain.light: drive.look.sun[2] for drive in lights}
-    assert height["dusk"] < 0.1 < height["low_sun"] < 0.31 < height["sunny"]
-    assert [drive.domain.light for drive in lights if drive.street.wet] == ["rain"]
 
 
 # --- the sensors ----------------------------------------------------------------------------------
@@ -377,18 +320,6 @@ def test_right_image_shifted_by_disparity_resembles_left(recorded):
         assert matched > 0.85 and matched > unmatched + 0.1
 
 
-def test_scan_looks_like_a_velodyne(recorded):
-    for _, points in recorded[2]:
-        assert points.dtype == np.float32 and points.shape[1] == 4
-        distance = np.linalg.norm(points[:, :3], axis=1)
-        assert distance.max() <= 80.3
-        assert ((points[:, 3] >= 0) & (points[:, 3] < 1)).all()
-        assert 0.5 * 64 * 400 < len(points) < 0.95 * 64 * 400
-        assert (points[:, 0] < 0).mean() > 0.3  # all around, not ahead alone
-        near = points[(distance < 10) & (points[:, 2] < -1.4)]
-        assert abs(np.median(near[:, 2]) + 1.73) < 0.25  # the road, below the lidar
-
-
 def test_every_return_lies_on_a_ring_of_the_velodyne(recorded):
     """Rings of real scans follow z = height + distance * tan(elevation), 32 for each height."""
     for _, points in recorded[2]:
@@ -423,42 +354,32 @@ def small(tmp_path_factory):
     return make_synthetic_kitti(tmp_path_factory.mktemp("small") / "kitti", workers=1, **SMALL)
 
 
-@pytest.mark.slow
-def test_two_workers_write_the_same_bytes(small, tmp_path):
-    again = make_synthetic_kitti(tmp_path / "kitti", workers=2, **SMALL)
-    assert contents(again) == contents(small)
-
-
-def test_another_seed_gives_other_drives(small, tmp_path):
-    other = contents(make_synthetic_kitti(tmp_path / "kitti", workers=1, seed=1, **SMALL))
+def test_two_workers_write_the_same_bytes_and_another_seed_others(small, tmp_path):
     mine = contents(small)
-    assert other.keys() == mine.keys()
+    assert contents(make_synthetic_kitti(tmp_path / "two", workers=2, **SMALL)) == mine
+    other = contents(make_synthetic_kitti(tmp_path / "other", workers=1, seed=1, **SMALL))
     sensors = [path for path in mine if path.suffix in (".png", ".bin")]
     assert len(sensors) == 12 and all(mine[path] != other[path] for path in sensors)
 
 
 def test_layout_is_that_of_kitti_raw(small):
-    date = small / "2000_01_01"
-    for name in ("cam_to_cam", "velo_to_cam", "imu_to_velo"):
-        assert (date / f"calib_{name}.txt").read_text().startswith("calib_time: ")
-    for number in (1, 2):
-        drive = date / f"2000_01_01_drive_{number:04d}_sync"
-        for sensor in ("image_02", "image_03", "velodyne_points"):
-            assert len((drive / sensor / "timestamps.txt").read_text().splitlines()) == 2
-        for frame in (0, 1):
-            assert (drive / f"velodyne_points/data/{frame:010d}.bin").stat().st_size % 16 == 0
-            points = read_velodyne(drive / f"velodyne_points/data/{frame:010d}.bin")
-            assert len(points) > 1000
-            with Image.open(drive / f"image_03/data/{frame:010d}.png") as image:
-                assert image.size == Rig(0.06).shape[::-1] and image.mode == "RGB"
-    assert list(small.parent.iterdir()) == [small]
-
-
-def test_kitti_raw_reads_it(small):
     dataset = KittiRaw(small)
     assert len(dataset) == 2 * 2 * 2
     depth = np.asarray(dataset.depth(0))
     assert (depth > 0).mean() > 0.05 and depth.max() <= 81
+    assert (small / "2000_01_01/calib_imu_to_velo.txt").read_text().startswith("calib_time: ")
+    for number in (1, 2):
+        drive = small / f"2000_01_01/2000_01_01_drive_{number:04d}_sync"
+        for sensor in ("image_02", "image_03", "velodyne_points"):
+            assert len((drive / sensor / "timestamps.txt").read_text().splitlines()) == 2
+        points = read_velodyne(drive / "velodyne_points/data/0000000001.bin")
+        assert len(points) > 1000 and np.linalg.norm(points[:, :3], axis=1).max() <= 80.3
+        with Image.open(drive / "image_03/data/0000000001.png") as image:
+            assert image.size == Rig(0.06).shape[::-1] and image.mode == "RGB"
+    manifest = json.loads((small / "synthetic.json").read_text())
+    settings = {key: SMALL[key] for key in SMALL if key != "progress"}
+    assert manifest == settings | {"seed": 0, "version": drives.VERSION}
+    assert list(small.parent.iterdir()) == [small]
 
 
 def test_existing_folder_is_kept_or_refused(small, tmp_path):
@@ -490,24 +411,11 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("drives", 0), ("frames", 0), ("scale", 0.0), ("seed", -1), ("workers", 0)],
+    [("frames", 0), ("scale", 0.0), ("seed", -1)],
 )
 def test_a_bad_setting_is_named(tmp_path, setting, value):
     with pytest.raises(ValueError, match=f"{setting} is {value}"):
         make_synthetic_kitti(tmp_path / "kitti", **(SMALL | {"workers": 1} | {setting: value}))
-
-
-def test_drives_differ_and_drift():
-    """Mean brightness varies far more between drives than within one."""
-    rig, means = Rig(0.06), []
-    for number in range(1, 9):
-        drive = Drive(np.random.default_rng([0, number]), 9)
-        rng = np.random.default_rng(0)
-        means.append([render(drive.at(frame), rig, 2, rng)[0].mean() for frame in (0, 4, 8)])
-    means = np.array(means)
-    assert means.mean(axis=1).std() > 12
-    assert means.mean(axis=1).std() > 2 * means.std(axis=1).mean()
-    assert (means.std(axis=1) > 0).all()
 
 
 def test_domains_are_recorded(small, tmp_path):
@@ -519,17 +427,6 @@ def test_domains_are_recorded(small, tmp_path):
         read_domains(tmp_path)
     broken = tmp_path / "2000_01_01" / "2000_01_01_drive_0003_sync" / "drive.json"
     broken.parent.mkdir(parents=True)
-    for text in ("{", "[]", '{"street": "city"}'):
-        broken.write_text(text)
-        with pytest.raises(
-            ValueError, match=r"drive.json does not describe.*street, season, light"
-        ):
-            read_domains(tmp_path)
-
-
-def test_settings_are_recorded(small):
-    manifest = json.loads((small / "synthetic.json").read_text())
-    assert manifest == {key: SMALL[key] for key in SMALL if key != "progress"} | {
-        "seed": 0,
-        "version": drives.VERSION,
-    }
+    broken.write_text('{"street": "city"}')
+    with pytest.raises(ValueError, match=r"drive.json does not describe.*street, season, light"):
+        read_domains(tmp_path)

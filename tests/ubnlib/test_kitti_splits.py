@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitti_download.catalog import EIGEN_TEST_DRIVES, load_catalog
+from kitti_drives import EIGEN_TEST_DRIVES, load_catalog
 from ubnlib.kitti import splits
 from ubnlib.kitti.raw import FrameKey
 from ubnlib.kitti.splits import SPLITS, compact, digest, load_split, select

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 DRIVE_SPLITS = ("all", "eigen_train", "eigen_test")
-
-_ARCHIVE_BYTES_PER_FRAME = 4_090_000
 _MISSING_SCANS = {"2011_09_26_drive_0009": 4}  # 177 to 180
 # The 28 drives of D. Eigen, C. Puhrsch, R. Fergus, "Depth Map Prediction from a Single Image using
 # a Multi-Scale Deep Network", 2014; the other 33 are for training.
@@ -32,18 +30,14 @@ _EIGEN_TEST = {
 EIGEN_TEST_DRIVES = frozenset(
     f"{date}_drive_{number}" for date, numbers in _EIGEN_TEST.items() for number in numbers.split()
 )
-"""Names of Eigen's 28 test drives."""
 
 
 class Drive(NamedTuple):
     """One recorded drive, as KITTI publishes it in one archive."""
 
-    name: str
-    """The name across dates, such as `"2011_09_26_drive_0001"`."""
+    name: str  # such as "2011_09_26_drive_0001"
     category: str
-    """`"City"`, `"Residential"` or `"Road"`."""
-    frames: int
-    """Images per camera after synchronization."""
+    frames: int  # images per camera after synchronization
 
     @property
     def date(self) -> str:
@@ -54,21 +48,6 @@ class Drive(NamedTuple):
     def scans(self) -> int:
         """Velodyne scans: one per frame, but for the few that KITTI lacks."""
         return self.frames - _MISSING_SCANS.get(self.name, 0)
-
-    @property
-    def archive(self) -> str:
-        """Path of the synchronized drive's archive below the base URL."""
-        return f"raw_data/{self.name}/{self.name}_sync.zip"
-
-    @property
-    def estimated_bytes(self) -> int:
-        """An estimate of the archive's size: 4.09 MB per frame, the mean of all drives."""
-        return self.frames * _ARCHIVE_BYTES_PER_FRAME
-
-
-def calibration_archive(date: str) -> str:
-    """Return the path of a recording date's calibration archive below the base URL."""
-    return f"raw_data/{date}_calib.zip"
 
 
 @functools.cache
@@ -82,23 +61,10 @@ def load_catalog() -> tuple[Drive, ...]:
 def choose_drives(
     drives: Sequence[str] | None = None, split: str | None = None
 ) -> tuple[Drive, ...]:
-    """Return drives of the catalog by name, by split, or by both (those named and in the split).
-
-    Args:
-        drives: Names such as `"2011_09_26_drive_0001"`, with or without `_sync`; all by default.
-        split: `"eigen_train"` (33 drives), `"eigen_test"` (28) or `"all"`, the default.
-
-    Returns:
-        The drives, sorted by name, each once.
+    """Return the drives of these names (`_sync` may follow) that are in the split, sorted by name.
 
     Raises:
         ValueError: If a name or the split is unknown, or if nothing is left.
-
-    Example:
-        >>> [drive.frames for drive in choose_drives(["2011_09_26_drive_0001"])]
-        [108]
-        >>> len(choose_drives(split="eigen_train"))
-        33
     """
     if split not in (None, *DRIVE_SPLITS):
         raise ValueError(f"There is no split {split!r}: choose one of {', '.join(DRIVE_SPLITS)}.")
