@@ -309,7 +309,22 @@ def download(root: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str,
 
 def main() -> int:
     """Parse the arguments, print the plan, download, print what failed."""
-    arguments = _parser().parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("root", type=Path, help="folder for DATE/DATE_drive_NNNN_sync")
+    add("--drives", nargs="+", metavar="NAME", help="as 2011_09_26_drive_0001")
+    add("--split", choices=DRIVE_SPLITS, default="all", help="all is 173 GB to fetch")
+    add("--dry-run", action="store_true", help="print the plan and stop")
+    add("--base-url", default=BASE_URL, help="where the archives are")
+    add("--jobs", type=int, default=4, help="archives at the same time")
+    add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
+    add("--keep-archives", action="store_true", help="keep them in ROOT/archives")
+    add("--timeout", type=float, default=60.0, help="seconds without a byte")
+    add("--attempts", type=int, default=8, help="without a new byte")
+    add("--quiet", action="store_true", help="show no progress bar")
+    arguments = parser.parse_args()
     root = arguments.root
     try:
         drives = choose_drives(arguments.drives, arguments.split)
@@ -332,25 +347,6 @@ def main() -> int:
         print(f"download_kitti: {name} failed: {reason}", file=sys.stderr)
     print(root)
     return 1 if failed else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("root", type=Path, help="folder for DATE/DATE_drive_NNNN_sync")
-    add("--drives", nargs="+", metavar="NAME", help="as 2011_09_26_drive_0001")
-    add("--split", choices=DRIVE_SPLITS, default="all", help="all is 173 GB to fetch")
-    add("--dry-run", action="store_true", help="print the plan and stop")
-    add("--base-url", default=BASE_URL, help="where the archives are")
-    add("--jobs", type=int, default=4, help="archives at the same time")
-    add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
-    add("--keep-archives", action="store_true", help="keep them in ROOT/archives")
-    add("--timeout", type=float, default=60.0, help="seconds without a byte")
-    add("--attempts", type=int, default=8, help="without a new byte")
-    add("--quiet", action="store_true", help="show no progress bar")
-    return parser
 
 
 if __name__ == "__main__":

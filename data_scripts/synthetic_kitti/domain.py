@@ -84,15 +84,7 @@ class Palette(NamedTuple):
 
 
 def read_domains(root: str | os.PathLike) -> dict[str, Domain]:
-    """Read the domain of every drive below a folder that `make_synthetic_kitti` wrote.
-
-    Returns:
-        The domains by the drive's name, such as `"2000_01_01_drive_0001"`, sorted.
-
-    Raises:
-        FileNotFoundError: If there is no synthetic drive.
-        ValueError: If a drive's file is malformed.
-    """
+    """Read the domains of synthetic drives, by names such as `"2000_01_01_drive_0001"`."""
     domains = {}
     for path in sorted(Path(root).glob(f"*/*_sync/{DRIVE_FILE}")):
         try:

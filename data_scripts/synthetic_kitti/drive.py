@@ -34,16 +34,7 @@ class Moment:
 
 
 class Drive:
-    """A random street in random weather, and a random way of driving through it.
-
-    Args:
-        rng: Source of every choice.
-        frames: How many frames the drive lasts.
-        domain: Street, season and light; drawn at random by default.
-
-    Attributes:
-        domain: The drive's `Domain`.
-    """
+    """A random street in random weather, and a random way of driving through it."""
 
     def __init__(self, rng: np.random.Generator, frames: int, domain: Domain | None = None):
         self.domain = Domain.random(rng) if domain is None else domain

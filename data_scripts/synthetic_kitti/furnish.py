@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from synthetic_kitti import props, structures, traffic
+from synthetic_kitti import props, traffic
 from synthetic_kitti.domain import Palette
 from synthetic_kitti.solids import Material, Thing, block
 from synthetic_kitti.street import Street
@@ -16,21 +16,13 @@ def furnish(
 ) -> list[Thing]:
     """Draw everything beside a street from `start` to `stop` along x.
 
-    Args:
-        rng: Source of every choice.
-        street: The layout.
-        palette: The season's colors.
-        start: Where the street begins, meters along x.
-        stop: Where it ends; a row of houses or trees closes it there.
-
-    Returns:
-        Sidewalks, houses, plants, poles, walls, bridges, parked cars and people.
+    From `start` to `stop`, meters along x, where a row of houses or trees closes it.
     """
     things = _backdrop(rng, street, palette, stop)
     if street.lanes > 1 and rng.random() < 0.5:
         place = rng.uniform(25, 70)
         if not street.is_open(place, 8):
-            things.append(structures.overpass(rng, place, street.front + 0.5))
+            things.append(props.overpass(rng, place, street.front + 0.5))
     if street.style == "highway":
         things += _wall(rng, 0.0, start, stop, 0.8, GRAY)
     for side in (-1, 1):
@@ -52,7 +44,7 @@ def _backdrop(rng, street, palette, stop) -> list[Thing]:
             things.append(props.tree(rng, stop + rng.uniform(0, 15), y, palette, tall=True))
         else:
             height = rng.uniform(5, 16 if street.style == "city" else 8)
-            things.append(structures.house(rng, stop + 10, y, 11, height, palette.snow))
+            things.append(props.house(rng, stop + 10, y, 11, height, palette.snow))
     return things
 
 
@@ -73,7 +65,7 @@ def _houses(rng, street, palette, side, start, stop) -> list[Thing]:
             continue
         setback = street.front + (0 if gap == 0 else rng.uniform(0, 2.5))
         y = side * setback
-        things.append(structures.house(rng, middle, y, length, height, palette.snow))
+        things.append(props.house(rng, middle, y, length, height, palette.snow))
         x += length + rng.uniform(0.4, 1.6) * gap
     return things
 
@@ -85,7 +77,7 @@ def _sidewalks(street, palette, side, start, stop) -> list[Thing]:
     for at in street.crossings:
         ends += [at - street.CROSSING - 2, at + street.CROSSING + 2]
     ends.append(stop + 10)
-    color = tuple(SLABS + 0.7 * palette.snow * (structures.SNOW - SLABS))
+    color = tuple(SLABS + 0.7 * palette.snow * (props.SNOW - SLABS))
     y, things = side * (street.curb + street.sidewalk / 2), []
     for low, high in zip(ends[::2], ends[1::2], strict=True):
         if high <= low:  # the street ends at a crossing
@@ -125,7 +117,7 @@ def _rural_plants(rng, street, palette, side, start, stop) -> list[Thing]:
         width, height = rng.uniform(5, 9), rng.uniform(1, 3)
         y = side * (street.curb + 1.5 + width / 2)
         for x in np.arange(start, stop, 8.0):
-            things.append(structures.bank(x, y, 8.2, width, height, palette.grass))
+            things.append(props.bank(x, y, 8.2, width, height, palette.grass))
         nearest += width
     for x in street.along(rng, start, stop, {"avenue": 9.0, "wood": 5.0}.get(kind, 12.0)):
         near = (
@@ -156,6 +148,6 @@ def _edge(rng, street, palette, side, start, stop) -> list[Thing]:
 
 def _wall(rng, y, start, stop, height, color) -> list[Thing]:
     return [
-        structures.barrier(x, y, 8.05, height, np.array(color) * rng.uniform(0.9, 1.1))
+        props.barrier(x, y, 8.05, height, np.array(color) * rng.uniform(0.9, 1.1))
         for x in np.arange(start, stop, 8.0)
     ]

@@ -36,13 +36,7 @@ def scan(moment: Moment, azimuth_steps: int, rng: np.random.Generator) -> np.nda
 
     Returns are lost at random, more of them from dark, grazing, glossy or distant surfaces.
 
-    Args:
-        moment: What there is to measure.
-        azimuth_steps: Rays per beam and turn.
-        rng: Source of noise and dropouts.
-
-    Returns:
-        Points [m, 4] float32: x forward, y left, z up in meters, and reflectance in [0, 1].
+    Returns points [m, 4] float32: x forward, y left, z up in meters, and reflectance in [0, 1].
     """
     return np.concatenate([_scan_block(moment, n, azimuth_steps, rng) for n in range(len(BLOCKS))])
 

@@ -32,14 +32,8 @@ def fractal_noise(u: np.ndarray, v: np.ndarray, texel: float, footprint=0.0) -> 
     pyramid level whose texels are as large as the pixel, so distant texture fades instead of
     flickering.
 
-    Args:
-        u: First plane coordinate, any shape, in the unit of `texel` (here meters).
-        v: Second plane coordinate, same shape.
-        texel: Size of the finest detail.
-        footprint: Width of the surface patch that each sample stands for; a scalar or like `u`.
-
-    Returns:
-        Float32 array of the shape of `u`.
+    `u` and `v` are coordinates of any shape, `texel` the size of the finest detail in their unit,
+    and `footprint`, a scalar or like `u`, the width of the patch that each sample stands for.
     """
     values, starts, sides = _pyramid()
     wide = np.asarray(footprint, np.float32) / np.float32(texel)

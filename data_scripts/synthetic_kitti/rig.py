@@ -26,13 +26,9 @@ def rotation(roll: float, pitch: float, yaw: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rig:
-    """Sensors of the recording car; camera axes are x right, y down, z forward.
+    """Sensors of the recording car; camera axes are x right, y down, z forward."""
 
-    Args:
-        scale: Image size relative to KITTI's 1242 x 375.
-    """
-
-    scale: float = 1.0
+    scale: float = 1.0  # of the images, relative to KITTI's 1242 x 375
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,14 +61,8 @@ class Rig:
     def rays(self, camera: int, v: np.ndarray, u: np.ndarray):
         """Return where a camera is and where its pixels look, in velodyne axes.
 
-        Args:
-            camera: 0 to 3.
-            v: Image rows, any shape.
-            u: Image columns, same shape.
-
-        Returns:
-            Camera center [3], unit directions [..., 3], and per direction the depth (camera z)
-            that one meter along it gains, [...].
+        Rows and columns are of any shape; cameras are 0 to 3. Returns the camera's center [3], unit
+        directions [..., 3], and the depth (camera z) that one meter along each gains, [...].
         """
         turn = self.rectify @ self.velo_to_cam
         projection = self.camera_matrix(camera)

@@ -13,13 +13,8 @@ SUN_DISTANCE = 1500.0
 class SunMap:
     """Shadows of everything at rest: the scene seen once from the sun.
 
-    Args:
-        sun: Unit vector toward the sun.
-        world: The things at rest.
-        x: First and last meter along the road that may lie in shadow.
-        curve: The course of the road's middle, which the map follows.
-        half: Shadows are kept up to this far from the road's middle.
-        cell: Spacing of the rays on the ground, meters.
+    It reaches over `x`, first and last meter along the road, and to `half` meters from the road's
+    middle, whose `curve` it follows; its rays are `cell` meters apart on the ground.
     """
 
     def __init__(
@@ -45,10 +40,7 @@ class SunMap:
     def light(self, points: np.ndarray, normals: np.ndarray, facing: np.ndarray) -> np.ndarray:
         """Return the share of sunlight, in [0, 1], that reaches surfaces.
 
-        Args:
-            points: Points of surfaces, [3, n].
-            normals: Their unit normals, [3, n].
-            facing: Cosines between the normals and the direction of the sun, [n], positive.
+        Points and normals are [3, n]; `facing` [n] their cosines toward the sun, positive.
         """
         # Looked up a little off the surface, or a wall that the sun grazes would shade itself.
         x, y, z = points + np.float32(1.2 * self.cell) * normals - self.origin[:, None]

@@ -52,13 +52,8 @@ class Part(NamedTuple):
 def block(center, size, material, color, top=(1.0, 1.0), shift=0.0) -> Part:
     """Return a box whose top may be smaller than its bottom.
 
-    Args:
-        center: Middle of the bounding box, [3].
-        size: Full extents at the bottom, and the height, [3].
-        material: One of the `Material` numbers.
-        color: Albedo, three numbers in [0, 1].
-        top: Scale of the top face along x and y; (1, 0) is a gable roof with its ridge along x.
-        shift: How far the top face is moved along x.
+    `size` is its length and width at the bottom and its height; `top` scales the top face along x
+    and y, (1, 0) is a gable roof with its ridge along x; `shift` moves it along x.
     """
     center, (length, width, height) = np.asarray(center, float), size
     planes = [(0, 0, 1, height / 2), (0, 0, -1, height / 2)]
@@ -79,13 +74,8 @@ def block(center, size, material, color, top=(1.0, 1.0), shift=0.0) -> Part:
 def rounded(center, radii, material, color, porous=0.0) -> Part:
     """Return an ellipsoid, or with `radii` (rx, ry) at `center` (x, y, low, high) a cylinder.
 
-    Args:
-        center: Middle [3] of an ellipsoid; for a cylinder x, y and the heights of its open ends.
-        radii: Three radii of an ellipsoid, two of a cylinder.
-        material: One of the `Material` numbers.
-        color: Albedo, three numbers in [0, 1].
-        porous: How open it is to rays, through ragged holes near the outline: 0 is solid, 0.9 a
-            crown full of leaves, 3 bare twigs.
+    `porous` is how open it is to rays, through ragged holes near the outline: 0 is solid, 0.9 a
+    crown full of leaves, 3 bare twigs.
     """
     if len(radii) == 2:
         x, y, low, high = center
@@ -99,13 +89,8 @@ def rounded(center, radii, material, color, porous=0.0) -> Part:
 class Thing:
     """Parts placed in the world; `velocity` is along x, meters per second.
 
-    Args:
-        parts: Shapes in the thing's frame, whose origin stands on the ground.
-        x: Position along the road, in meters.
-        y: Position to the left of the road's middle, in meters.
-        yaw: Counterclockwise turn in radians.
-        velocity: Speed along x, meters per second.
-        contact: Half length and half width of the dark patch below it, or None.
+    Shapes are in the thing's frame, whose origin stands on the ground, y meters left of the road's
+    middle. `contact` is half length and half width of the dark patch below it.
     """
 
     def __init__(self, parts: Sequence[Part], x, y, yaw=0.0, velocity=0.0, contact=None):

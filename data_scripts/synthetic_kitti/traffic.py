@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from synthetic_kitti import props, vehicles
+from synthetic_kitti import props
 from synthetic_kitti.solids import Thing
 from synthetic_kitti.street import Street
 
@@ -21,13 +21,8 @@ def flow(
 ) -> list[Thing]:
     """Fill the lanes; all who share a lane have one speed, so nobody runs into another.
 
-    Args:
-        rng: Source of every choice.
-        street: The layout.
-        stop: Where the street ends, meters along x.
-        speed: Speed of the recording car, m/s; those ahead in its lane are never slower.
-        own: Its lane, 0 next to the middle.
-        jammed: Whether its direction is full of slow cars.
+    `speed` and lane `own` (0 next to the middle) are the recording car's; those ahead of it are
+    never slower. `jammed` is whether its direction is full of slow cars.
     """
     things = []
     fast = street.style in ("country", "highway")
@@ -47,7 +42,7 @@ def _lane(rng, y, first, stop, velocity, yaw, gap, trucks) -> list[Thing]:
     """Line up vehicles from `first` on, with gaps [from, to] between their ends."""
     things, rear = [], first
     while rear < stop:
-        make = vehicles.truck if rng.random() < trucks else vehicles.car
+        make = props.truck if rng.random() < trucks else props.car
         thing = make(rng, 0.0, y + rng.normal(0, 0.12), yaw, velocity)
         half = thing.contact[0]
         thing.x = rear + half
@@ -62,7 +57,7 @@ def parked(rng, street: Street, side: int, start: float, stop: float) -> list[Th
         return []
     y, share = side * (street.curb - 1.0), rng.uniform(0.25, 0.9)
     return [
-        vehicles.car(rng, x, y + rng.normal(0, 0.06), (side > 0) * np.pi + rng.normal(0, 0.02))
+        props.car(rng, x, y + rng.normal(0, 0.06), (side > 0) * np.pi + rng.normal(0, 0.02))
         for x in np.arange(start, stop, 6.2)
         if rng.random() < share and not street.is_open(x, 5)
     ]

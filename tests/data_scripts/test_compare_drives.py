@@ -220,15 +220,3 @@ def test_script_prints_the_table_and_keeps_the_figures(folder, tmp_path, monkeyp
         for name in ("drive_statistics", "contact_sheet")
         for ending in ("png", "pdf", "csv")
     }
-
-
-def test_real_drives_measure_as_known(kitti_sample):
-    dataset = KittiRaw(kitti_sample / "kitti_raw", cameras=(2,), size=(64, 208))
-    drives = measure_drives(dataset, max_frames=3)
-    coverage, depth = pool(drives)
-    assert 0.4 < coverage.mean() < 0.65
-    assert coverage[:8].max() < 0.05 < 0.5 < coverage[40:].min()  # no beam points at the sky
-    low, high = quantiles(depth.sum(axis=0), (0.1, 0.9))
-    assert 3 < low < 7 and 15 < high < 40
-    brightness = spread(drives)[0][0]
-    assert 0.25 < brightness < 0.5

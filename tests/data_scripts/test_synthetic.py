@@ -23,7 +23,6 @@ from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS
 from synthetic_kitti.noise import fractal_noise
 from synthetic_kitti.raycast import GROUND, SKY
 from synthetic_kitti.solids import Material, Thing, World, block, rounded
-from synthetic_kitti.street import Curve
 from synthetic_kitti.surfaces import surface
 from ubnlib.kitti import Calibration, KittiRaw, project_velodyne, read_velodyne
 
@@ -172,21 +171,6 @@ def test_shadows_on_a_bent_road_are_where_the_sun_is_hidden():
 # --- streets and domains --------------------------------------------------------------------------
 
 
-def test_curve_slope_and_radius_agree_with_differences():
-    for seed in range(40):
-        curve = Curve.random(np.random.default_rng(seed), "residential")
-        if not curve.swing:
-            continue
-        x = np.linspace(0, curve.period, 4001)
-        slope = np.gradient(curve.at(x), x)
-        np.testing.assert_allclose(
-            [curve.slope(at) for at in x[1:-1:200]], slope[1:-1:200], atol=1e-3
-        )
-        bend = np.abs(np.gradient(slope, x))[5:-5].max()
-        assert 1 / bend == pytest.approx(curve.tightest, rel=0.01)
-        assert np.abs(slope).max() < 0.29 and curve.tightest > 89
-
-
 def test_the_car_drives_on_a_bent_road():
     """The ground under its lane is gray asphalt at every frame; off the road it is grass."""
     domain, checked = Domain("country", "summer", "overcast"), 0
@@ -330,16 +314,6 @@ def test_every_return_lies_on_a_ring_of_the_velodyne(recorded):
         ]
         assert np.minimum(*off).max() < 0.02
         assert all((one < 0.02).mean() > 0.2 for one in off)
-
-
-def test_scale_keeps_the_field_of_view():
-    assert Rig(1.0).shape == (375, 1242) and Rig(0.25).shape == (94, 310)
-    for v, u in ((0.3, 0.1), (0.9, 0.7)):
-        seen = []
-        for scale in (0.5, 1.0):
-            _, ray, _ = Rig(scale).rays(2, v * 375 * scale - 0.5, u * 1242 * scale - 0.5)
-            seen.append(ray)
-        np.testing.assert_allclose(seen[0], seen[1], atol=1e-9)
 
 
 # --- the files ------------------------------------------------------------------------------------
