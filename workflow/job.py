@@ -30,6 +30,8 @@ def describe(error: BaseException) -> str:
     if hasattr(error, "errors"):  # pydantic's, of a configuration
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if hasattr(error, "ename"):  # papermill's, of what failed in a notebook
+        return f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 

@@ -78,9 +78,9 @@ def reproduce(
         """Run a part of the plan. Snakemake's own lock outlives a killed run: `locked` does not."""
         command = [
             sys.executable, "-m", "snakemake", target, "--snakefile", str(FOLDER / "Snakefile"),
-            *where, "--resources", f"gpu={gpus}", "--quiet", "all",
-            "--keep-going", "--rerun-incomplete", "--nolock",
-            "--rerun-triggers", "mtime", "params", "--scheduler", "greedy",
+            *where, "--resources", f"gpu={gpus}", "--keep-going",
+            "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "params",
+            "--scheduler", "greedy",
             "--config", f"plan={json.dumps(str(path))}", f"gpus={gpus}",
             *([] if args.cluster else [f"cores={args.cores}"]),
         ]  # fmt: skip

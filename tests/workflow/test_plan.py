@@ -98,6 +98,7 @@ def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, pla
     run = next(planned.run for planned in plans["quick"].runs if planned.run.weights)
     made = run_identities(IdentitiesConfig(seed=0))
     changed = {"experiment": "depth", "key": run.config.key, "version": run.config.version}
+    changed |= {"config": run.config.model_dump(mode="json")}
     write_record(made.model_copy(update=changed), tmp_path / "records")
     assert look_at(run, tmp_path)[0] == "outdated"
     (tmp_path / "weights").mkdir()

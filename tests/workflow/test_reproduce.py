@@ -22,7 +22,7 @@ VERDICTS = """from pathlib import Path
 assert (Path(results) / "figures" / "04_figure.png").exists(), "04 must run before 05"
 assert Path.cwd().name == "notebooks"
 if Path("../broken").exists():
-    raise RuntimeError("first line\\nthe last line")"""
+    raise RuntimeError("the figure is blue")"""
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_killed_it_goes_on_and_what_fails_is_named(project):
     assert done.returncode not in (0, 2, 130)
     assert f"{3 - len(made)} of 3 runs to make" in done.stdout
     assert all(path.read_text() == text for path, text in made.items()), "made twice"
-    assert "05_verdicts FAILED: RuntimeError: the last line" in done.stdout
+    assert "05_verdicts FAILED: RuntimeError: the figure is blue" in done.stdout
     assert (notebooks / "05_verdicts.failed.ipynb").exists() and not second.exists()
     assert "RuntimeError" in (results / "logs" / "05_verdicts.log").read_text()
     assert "Notebook 05_verdicts failed" in (results / "report.html").read_text()
