@@ -3,7 +3,7 @@
 A domain is a problem: data of some seeds, a net, losses and measures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal, Protocol
@@ -33,12 +33,14 @@ class Problem(Protocol):
 
     seeds: Sequence[int]
     side_by_side: bool = False
+    _pools: Mapping[Pool, Tensor]  # the rows of each, or where they are
 
     def net(self) -> nn.Module:
         """Return a new net with batch normalization; weights are from torch's generator."""
 
     def size(self, pool: Pool) -> int:
-        """Return how many rows a pool has."""
+        """Return how many rows a pool has, of one seed."""
+        return len(self._pools[pool])
 
     def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
         """Return rows of a pool as the net's input."""
@@ -64,6 +66,7 @@ class Problem(Protocol):
 
     def refreshing(self) -> Iterator[Tensor]:
         """Yield training inputs, labeled and unlabeled, to measure statistics anew."""
+        yield self._pools["everything"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +133,6 @@ class SpiralProblem(Problem):
                 nets.append(SpiralNet())
         return Ensemble(nets)
 
-    def size(self, pool: Pool) -> int:
-        """Return how many points a pool has, of one seed."""
-        return len(self._pools[pool])
-
     def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
         """Return points [n, seeds, 2]."""
         return self._pools[pool][rows, torch.arange(len(self.seeds))]
@@ -172,10 +171,6 @@ class SpiralProblem(Problem):
                 name: (net(x).argmax(-1) == y[:, None]).float().mean(0).tolist()
                 for name, (x, y) in sets.items()
             }
-
-    def refreshing(self) -> Iterator[Tensor]:
-        """Yield all training points."""
-        yield self._pools["everything"]
 
 
 class DigitsProblem(Problem):
@@ -217,20 +212,8 @@ class DigitsProblem(Problem):
 
     def net(self) -> nn.Sequential:
         """Return four convolutions, each followed by normalization and ReLU, and a classifier."""
-        return nn.Sequential(
-            _block(1, 8),
-            _block(8, 16),
-            nn.MaxPool2d(2),
-            _block(16, 16),
-            _block(16, 32),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(32, 10),
-        )
-
-    def size(self, pool: Pool) -> int:
-        """Return how many images a pool has."""
-        return len(self._pools[pool])
+        blocks = [_block(1, 8), _block(8, 16), nn.MaxPool2d(2), _block(16, 16), _block(16, 32)]
+        return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
     def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
         """Return images [n, 1, 8, 8]."""
@@ -260,10 +243,6 @@ class DigitsProblem(Problem):
                 name: [(net(x).argmax(1) == y).float().mean().item()]
                 for name, (x, y) in self._sets.items()
             }
-
-    def refreshing(self) -> Iterator[Tensor]:
-        """Yield all training images."""
-        yield self._pools["everything"]
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -299,7 +278,7 @@ class DepthProblem(Problem):
         return (self.seed,)
 
     @cached_property
-    def _positions(self) -> dict[Pool, Tensor]:
+    def _pools(self) -> dict[Pool, Tensor]:
         labeled, unlabeled = self.data.labeled(EveryLabels(k=self.labels))
         positions = {"labeled": labeled, "unlabeled": unlabeled, "everything": self.data.train}
         if self.other is not None:
@@ -319,18 +298,14 @@ class DepthProblem(Problem):
                     layer.weight.mul_(0.1)
         return net
 
-    def size(self, pool: Pool) -> int:
-        """Return how many frames a pool has."""
-        return len(self._positions[pool])
-
     def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
         """Return images [n, 3, H, W]."""
         frames = self.other if pool == "other" else self.data.frames
-        return to_input(frames.batch(self._positions[pool][rows], depth=False).images)
+        return to_input(frames.batch(self._pools[pool][rows], depth=False).images)
 
     def targets(self, rows: Tensor) -> Tensor:
         """Return depth maps [n, H, W]."""
-        return self.data.frames.batch(self._positions["labeled"][rows]).depth()
+        return self.data.frames.batch(self._pools["labeled"][rows]).depth()
 
     def loss(self, output: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Return the multi-resolution loss."""
@@ -356,7 +331,7 @@ class DepthProblem(Problem):
         """Return delta < 1.25 on test frames, and on some labeled and unlabeled ones."""
         parts = {"accuracy": torch.as_tensor(self.data.test)}
         for pool in ("labeled", "unlabeled"):
-            rows = self._positions[pool]
+            rows = self._pools[pool]
             few = torch.linspace(0, len(rows) - 1, min(self.JUDGED, len(rows))).long()
             parts[f"{pool}_accuracy"] = rows[few]
         return {
@@ -366,6 +341,6 @@ class DepthProblem(Problem):
 
     def refreshing(self) -> Iterator[Tensor]:
         """Yield about 512 training images, from all over the training set."""
-        positions = self._positions["everything"]
+        positions = self._pools["everything"]
         for part in positions[:: max(1, len(positions) // 512)].split(64):
             yield to_input(self.data.frames.batch(part, depth=False).images)

@@ -335,14 +335,25 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
 
     `indoor` takes the choices of `drives`.
     """
-    choices = _tuned("drives" if domain == "indoor" else domain, arguments)
-    if arguments.only_tuning:
-        return
-    scenes = _scenes(domain, CLAIMS, arguments)
-    data = scenes.data.fingerprint if scenes else ""
-    later = afterwards(domain, data=data)
-    _obtain(claimed(domain, choices, data=data), scenes, "records", arguments)
-    _obtain(later, scenes, "ablation_after", arguments)
+
+    def making(scenes: Scenes | None, folder: str) -> Obtain:
+        """Return what makes the records that are missing in a folder."""
+        return functools.partial(
+            obtain_all,
+            run=functools.partial(run_ablation, scenes=scenes),
+            folder=arguments.results / folder,
+            processes=arguments.processes,
+            progress=f"{domain}, {folder}",
+        )
+
+    tuned, folder = "drives" if domain == "indoor" else domain, "ablation_tuning"
+    scenes, data = _scenes(tuned, SEARCH, arguments)
+    obtain = reader(arguments.results / folder) if arguments.tuned else making(scenes, folder)
+    choices = tune(tuned, obtain, data=data)
+    if not arguments.only_tuning:
+        scenes, data = _scenes(domain, CLAIMS, arguments)
+        making(scenes, "records")(claimed(domain, choices, data=data))
+        making(scenes, "ablation_after")(afterwards(domain, data=data))
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -350,41 +361,17 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _tuned(domain: Domain, arguments: argparse.Namespace) -> dict[str, Trial]:
-    """Return the choices of a domain, from its tuning runs."""
-    scenes = _scenes(domain, SEARCH, arguments)
-    obtain = functools.partial(
-        _obtain, scenes=scenes, folder="ablation_tuning", arguments=arguments
-    )
-    if arguments.tuned:
-        obtain = reader(arguments.results / "ablation_tuning")
-    return tune(domain, obtain, data=scenes.data.fingerprint if scenes else "")
-
-
-def _obtain(
-    configs: Sequence[AblationConfig],
-    scenes: Scenes | None,
-    folder: str,
-    arguments: argparse.Namespace,
-) -> list[Record]:
-    """Return the records of runs, making the missing ones."""
-    run = functools.partial(run_ablation, scenes=scenes)
-    folder = arguments.results / folder
-    return obtain_all(
-        configs, run, folder, processes=arguments.processes, progress=f"ablation, {folder.name}"
-    )
-
-
-def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> Scenes | None:
-    """Return the frames of a depth domain, with others of another distribution beside them."""
+def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> tuple[Scenes | None, str]:
+    """Return the frames of a depth domain, others beside them, and the frames' fingerprint."""
     if domain == "drives":
         data, other = (study_drives(arguments.data, number) for number in (seed, 1 - seed))
-        return Scenes(data, other.frames, {})
+        return Scenes(data, other.frames, {}), data.fingerprint
     if domain == "indoor":
         if arguments.rgbd_root is None:
             raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
         size = (36, 48)
         frames = RgbdFrames(arguments.rgbd_root, size=size)
         data = DepthData(frames, *split_by_time(frames.keys))
-        return Scenes(data, study_drives(arguments.data, CLAIMS, size).frames, INDOOR)
-    return None
+        other = study_drives(arguments.data, CLAIMS, size)
+        return Scenes(data, other.frames, INDOOR), data.fingerprint
+    return None, ""
