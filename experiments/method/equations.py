@@ -67,10 +67,8 @@ def _equation1(norm: nn.BatchNorm2d, x: Tensor) -> float:
     """Compare the library's equation 1 with torch's layer: outputs and their gradient in x."""
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     statistics = batch_statistics(ours).moments
-    outputs = (
-        normalize(ours, statistics, norm.weight, norm.bias, norm.eps),
-        copy.deepcopy(norm)(theirs),
-    )
+    normalized = normalize(ours, statistics, norm.weight, norm.bias, norm.eps)
+    outputs = normalized, copy.deepcopy(norm)(theirs)
     along = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)
     gradients = [torch.autograd.grad((output * along).sum(), of)[0]
                  for output, of in zip(outputs, (ours, theirs), strict=True)]  # fmt: skip

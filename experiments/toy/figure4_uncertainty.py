@@ -176,7 +176,7 @@ def predict(config: UncertaintyConfig, runs: Sequence[SpiralRun], points: Tensor
         with initialized_by(20_000 + config.seeds[0]), _dropping(net):
             logits = torch.stack([net(points) for _ in range(config.samples)])
     else:
-        logits = torch.stack([_by_averages(run.net, points) for run in runs])
+        logits = torch.stack([_evaluated(run.net, points) for run in runs])
     return logits.double().softmax(-1)[..., 1]
 
 
@@ -190,7 +190,7 @@ def _dropping(net: nn.Module) -> Iterator[None]:
         yield
 
 
-def _by_averages(net: Ensemble, points: Tensor) -> Tensor:
+def _evaluated(net: Ensemble, points: Tensor) -> Tensor:
     with evaluating(net):
         return net(points)
 

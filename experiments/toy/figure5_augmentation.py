@@ -30,13 +30,7 @@ from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.least_squares import match
 from experiments.toy.plane import EXTENT, plane, show_boundary, show_map, show_points
 from experiments.toy.spiral import SpiralData, distance_to, distance_to_arms, tangent
-from experiments.toy.train import (
-    SpiralTraining,
-    dense_spiral,
-    frozen,
-    random_batch,
-    train_spiral,
-)
+from experiments.toy.train import SpiralTraining, dense_spiral, frozen, random_batch, train_spiral
 
 FLOOR = 1e-3  # a shorter displacement has no direction; the arms are 1.4 apart
 DIRECTIONS = 8  # evenly spaced ones stand for all directions

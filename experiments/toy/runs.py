@@ -44,10 +44,7 @@ MAPS: dict[str, tuple[list[str], dict[str, list]]] = {
             learning_rate=[0.001, 0.01],
         ),
     ),
-    "readings and labeled batch": (
-        list(regime_map.READINGS),
-        dict(labeled_batch=[8, 16, 32, 50]),
-    ),
+    "readings and labeled batch": (list(regime_map.READINGS), dict(labeled_batch=[8, 16, 32, 50])),
 }
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.toy.ensemble import Ensemble
-from oracle import oracle_forward, oracle_training
-from ubnlib import convert_ubn, monte_carlo_predictions, refresh_statistics, ubn_forward
+from oracle import oracle_training
+from ubnlib import convert_ubn, ubn_forward
 
 METHODS = {  # options of convert_ubn; None is batch normalization
     "BN": None,
@@ -99,27 +99,6 @@ def test_members_learn_what_they_would_learn_alone(method, optimizer):
         assert moved > 0.01, "nothing was learned, so nothing was compared"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_are_those_of_each_net(method):
-    nets, (x, targets, y) = make_nets(), make_batches(steps=1)
-    x, y, options = x[0].requires_grad_(), y[0], METHODS[method]
-    ensemble = Ensemble(nets)
-    if options is not None:
-        convert_ubn(ensemble, **options)
-    output = ubn_forward(ensemble, x, None if options is None else y)
-    sum(cross_entropy(output[:, e], targets[0, :, e]) for e in range(MEMBERS)).backward()
-    for e, net in enumerate(nets):
-        rows = x[:, e].detach().requires_grad_()
-        alone = net(rows) if options is None else oracle_forward(net, rows, y[:, e], **options)[0]
-        torch.testing.assert_close(output[:, e], alone, rtol=0, atol=1e-12)
-        cross_entropy(alone, targets[0, :, e]).backward()
-        torch.testing.assert_close(x.grad[:, e], rows.grad, rtol=0, atol=1e-12)
-        for ours, layer in zip(ensemble.layers, net, strict=True):
-            for name, parameter in layer.named_parameters():
-                gradient = getattr(ours, name).grad.reshape(MEMBERS, *parameter.shape)[e]
-                torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=1e-12)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     members=st.integers(1, 4),
@@ -147,22 +126,6 @@ def test_any_shape_gives_what_its_nets_give(members, widths, rows, seed):
         torch.testing.assert_close(ensemble(x), torch.stack(each, 1), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["BN", "corrected"])
-def test_members_do_not_influence_each_other(method):
-    nets, (x, targets, y) = make_nets(), make_batches(steps=20)
-    before, losses = train_together(nets, x, targets, y, METHODS[method], "adam")
-    x, targets, y = x.clone(), targets.clone(), y.clone()
-    x[:, :, 1] += 5
-    targets[:, :, 1] = 1 - targets[:, :, 1]
-    y[:, :, 1] *= -3
-    after, other_losses = train_together(nets, x, targets, y, METHODS[method], "adam")
-    assert (losses[:, 1] - other_losses[:, 1]).abs().max() > 0.01
-    for e in (0, 2):
-        torch.testing.assert_close(losses[:, e], other_losses[:, e], rtol=0, atol=1e-12)
-        pair = (numbers(ensemble.member(e, nets[e])) for ensemble in (before, after))
-        torch.testing.assert_close(*pair, rtol=0, atol=1e-12)
-
-
 def test_member_gives_the_net_back():
     nets = make_nets()
     for net in nets:
@@ -186,20 +149,6 @@ def test_features_are_what_the_normalizations_give():
         net.eval()
         for feature, last in zip(features, (2, 5), strict=True):
             torch.testing.assert_close(feature[:, e], net[:last](x[:, e]))
-
-
-def test_the_library_takes_an_ensemble_for_its_members():
-    nets = [convert_ubn(net) for net in make_nets()]
-    _, _, y = make_batches(steps=4)
-    points = torch.randn(5, MEMBERS, 2, dtype=torch.float64)
-    together = Ensemble(nets).eval()
-    predictions = monte_carlo_predictions(together, points, y)
-    refresh_statistics(together, y)
-    for e, net in enumerate(nets):
-        alone = monte_carlo_predictions(net.eval(), points[:, e], y[:, :, e])
-        torch.testing.assert_close(predictions[:, :, e], alone)
-        refresh_statistics(net, y[:, :, e])
-        torch.testing.assert_close(numbers(together.member(e, net)), numbers(net))
 
 
 def test_dropout_draws_for_each_member():

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy, class_probability, regions, stretches
-from experiments.toy.spiral import SpiralNet, make_spiral
+from experiments.toy.spiral import make_spiral
 from experiments.toy.train import SpiralConfig, spiral_data, train_spiral
 
 
@@ -68,16 +67,6 @@ def test_accuracy_is_the_share_of_each_net():
     both = points.unsqueeze(1).expand(-1, 2, -1)
     shares = accuracy(Painted(nearest_arm, nowhere), both, labels)
     assert shares.tolist() == pytest.approx([0.999, 0.5])  # both arms begin at the center
-
-
-def test_probability_is_that_of_evaluation_and_leaves_the_mode():
-    net = Ensemble([SpiralNet(8), SpiralNet(8)])
-    points = torch.randn(9, 2)
-    probability = class_probability(net, points)
-    assert net.training and not probability.requires_grad
-    net.eval()
-    expected = net(points.unsqueeze(1).expand(-1, 2, -1)).softmax(-1)[..., 1]
-    torch.testing.assert_close(probability, expected.detach())
 
 
 def test_numbers_of_a_trained_net_agree_with_brute_force():

@@ -4,7 +4,6 @@ import math
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,8 +18,8 @@ from experiments.toy import figure3_features as figure3
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.figure3_features import FeaturesConfig, rank_correlation, run_features
-from experiments.toy.spiral import SpiralData, SpiralNet
-from experiments.toy.train import dense_spiral, frozen, spiral_data, train_spiral
+from experiments.toy.spiral import SpiralNet
+from experiments.toy.train import dense_spiral, train_spiral
 
 
 def normal(*shape, seed=0):
@@ -68,30 +67,6 @@ def test_distances_are_scipys_of_each_channel(rows, seed, rounded):
     assert (gap.channels == 3).all()
 
 
-def test_known_shift_and_scale():
-    y = normal(400, 2, 5)
-    y = (y - y.mean(0)) / y.std(0, correction=0)
-    shifted = figure3.labeled_gap(y + 0.7, y)
-    torch.testing.assert_close(shifted.wasserstein, torch.full((2,), 0.7).double())
-    torch.testing.assert_close(shifted.mean_gap, torch.full((2,), 0.7).double())
-    assert shifted.log_std_ratio.max() < 1e-12
-    scaled = figure3.labeled_gap(3 * y[:100], y[:100])
-    torch.testing.assert_close(scaled.log_std_ratio, torch.full((2,), math.log(3)).double())
-
-
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 100), shift=st.floats(-100, 100))
-def test_distances_do_not_depend_on_a_channels_unit(seed, scale, shift):
-    """Nor on its sign: what a normalization's gamma and beta do is no difference."""
-    x, y = normal(12, 2, 3, seed=seed), normal(30, 2, 3, seed=seed + 1)
-    before, after = (
-        figure3.labeled_gap(x, y),
-        figure3.labeled_gap(shift - scale * x, shift - scale * y),
-    )
-    for a, b in zip(before, after, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
-
-
 def test_constant_channels_are_left_out_and_counted():
     x, y = normal(10, 1, 3), normal(30, 1, 3, seed=1)
     alone = figure3.labeled_gap(x[..., :1], y[..., :1])
@@ -116,12 +91,8 @@ def test_random_parts_are_drawn_as_labeled_points_are():
     assert shares.max() < 0.25 + 0.1
     assert not torch.equal(parts[..., 0], parts[..., 1])
     assert torch.equal(parts[..., 1:], figure3.random_parts(40, 5, 300, seeds=[4]))
-
-
-@pytest.mark.parametrize("per_class", [0, 20, 25])
-def test_a_part_leaves_other_points(per_class):
     with pytest.raises(ValueError, match="have more unlabeled than labeled points"):
-        figure3.random_parts(40, per_class, 1, seeds=[0])
+        figure3.random_parts(40, 20, 1, seeds=[0])
 
 
 def test_chance_is_what_sampling_theory_says():
@@ -135,33 +106,6 @@ def test_chance_is_what_sampling_theory_says():
     assert ratio.mean() == pytest.approx(1, abs=0.05)
     ratio = figure3.labeled_gap(others + 0.5, values).wasserstein / chance.wasserstein
     assert ratio.min() > 2
-
-
-# --- Features -----------------------------------------------------------------------------------
-
-
-def test_features_are_normalized_by_the_methods_reference():
-    data = SpiralData(
-        normal(20, 3, 2).float(), torch.arange(2).repeat(10), normal(60, 3, 2).float()
-    )
-    net = nets(3)
-    labeled = figure3.reference_points(BNConfig(), data)
-    assert torch.equal(labeled, data.labeled)
-    everything = figure3.reference_points(UBNConfig(), data)
-    assert torch.equal(everything, torch.cat([data.labeled, data.unlabeled]))
-    for reference in (labeled, everything):
-        sets = {"reference": reference, "first": reference[:1]}
-        values = figure3.channel_features(net, reference, sets, channel=4, member=1)
-        assert [each.shape for each in values["first"]] == [(1,)] * 3
-        for layer in values["reference"]:  # gamma is 1 and beta 0 before training
-            assert layer.mean() == pytest.approx(0, abs=1e-5)
-            assert layer.std(correction=0) == pytest.approx(1, abs=1e-3)
-        alone = net.member(1, SpiralNet(6)).train()
-        hidden = reference[:, 1]
-        for i in range(3):
-            hidden = alone[3 * i + 1](alone[3 * i](hidden))
-            torch.testing.assert_close(values["reference"][i], hidden[:, 4], rtol=1e-3, atol=1e-4)
-            hidden = hidden.relu()
 
 
 # --- Statistics ---------------------------------------------------------------------------------
@@ -209,28 +153,6 @@ def test_errors_of_random_batches_are_what_sampling_theory_says():
     assert (error.mean_spread**2).mean().sqrt() == pytest.approx(1 / 10**0.5, rel=0.05)
 
 
-def test_one_batch_has_no_spread():
-    with pytest.raises(ValueError, match="at least 2 batches, and there are 1"):
-        bias.statistics_errors(nets(1), [normal(8, 1, 2).float()], normal(9, 1, 2).float())
-
-
-@pytest.mark.parametrize(("norm", "rows"), [(BNConfig(), 8), (UBNConfig(), 8 + 20)])
-def test_batches_are_those_of_a_training_step(norm, rows):
-    config = FeaturesConfig(norm=norm, labeled_batch=8, unlabeled_batch=20, seeds=(5, 6))
-    data = spiral_data(config)
-    batches = list(bias.step_batches(config, data, 3))
-    assert [batch.shape for batch in batches] == [(rows, 2, 2)] * 3
-    for member in range(2):
-        known = set(map(tuple, data.labeled[:, member].tolist()))
-        for batch in batches:
-            where = [tuple(point) in known for point in batch[:, member].tolist()]
-            assert where == [True] * 8 + [False] * (rows - 8)
-            assert len(set(map(tuple, batch[:, member].tolist()))) == rows
-    alone = config.model_copy(update={"seeds": (6,)})
-    again = list(bias.step_batches(alone, spiral_data(alone), 3))
-    assert torch.equal(torch.stack(again), torch.stack(batches)[:, :, 1:])
-
-
 # --- The study ----------------------------------------------------------------------------------
 
 SMALL = dict(
@@ -269,22 +191,6 @@ def test_the_curves_are_the_numbers_at_each_look(study):
             np.testing.assert_allclose(curve[:, 0], first[measure, part][layer], atol=1e-9)
         mean = torch.stack(layers).mean(0)
         np.testing.assert_allclose(record.metrics[f"{measure}_{part}_end"], mean)
-
-
-def test_refreshed_accuracy_is_that_of_the_frozen_net(study):
-    """With the unbiased variance, which running averages hold."""
-    config, record = study
-    net, data, _ = train_spiral(config)
-    everything = torch.cat([data.labeled, data.unlabeled])
-    for name, points in (("labeled", data.labeled), ("all", everything)):
-        plain = frozen(net, points)
-        for layer in plain.modules():
-            if isinstance(layer, torch.nn.BatchNorm1d):
-                layer.running_var *= len(points) / (len(points) - 1)
-        expected = accuracy(plain, *dense_spiral(config))
-        ours = record.metrics[f"accuracy_{name}_statistics"]
-        np.testing.assert_allclose(ours, expected, atol=0.001)
-    assert record.metrics["accuracy_all_statistics"] != record.metrics["test_accuracy"]
 
 
 def test_the_table_has_every_number_once(study, tmp_path):
@@ -345,30 +251,3 @@ def test_histograms_integrate_to_one_and_share_their_bins():
     mean = table.set_index(place)["mean"].loc["BN", 2, "unlabeled"].unique()
     assert mean == pytest.approx(blocks["BN"]["unlabeled"][1].mean().item())
     matplotlib.pyplot.close(figure)
-
-
-def test_gaps_are_drawn_with_their_mean_and_interval(monkeypatch):
-    matplotlib.use("agg")
-    rows = [
-        (method, seed, step, "mean", part, layer, 10 * layer + step + seed)
-        for method in ("BN", "UBN")
-        for seed in range(3)
-        for step in (0, 10)
-        for part in ("bias", "spread")
-        for layer in (1, 2)
-    ]
-    columns = ["method", "seed", "step", "measure", "part", "layer", "value"]
-    table = pd.DataFrame(rows, columns=columns)
-    monkeypatch.setattr(figure3, "interval", lambda values: (values.min(), values.max()))
-    figure = figure3.draw_gaps(table, {"error": ("mean", {"bias": "-"})})
-    first, second = figure.axes
-    assert [line.get_label() for line in second.lines] == ["BN, bias", "UBN, bias"]
-    assert second.lines[0].get_ydata().tolist() == [21, 31]
-    heights = second.collections[0].get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == (20, 32)
-    assert first.get_ylim()[0] == 0
-    assert first.get_ylabel() == "error"
-    matplotlib.pyplot.close(figure)
-    monkeypatch.setattr(figure3, "interval", lambda values: (None, None))
-    bare = figure3.draw_gaps(table, {"": ("mean", {"bias": "-"})})
-    matplotlib.pyplot.close(bare)

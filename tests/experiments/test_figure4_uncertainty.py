@@ -3,18 +3,14 @@
 import itertools
 import math
 
-import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from experiments.common.records import obtain, read_records
 from experiments.common.training import BNConfig, UBNConfig
-from experiments.toy import figure4_uncertainty as figure4
 from experiments.toy.figure4_uncertainty import (
     Places,
     UncertaintyConfig,
@@ -25,15 +21,12 @@ from experiments.toy.figure4_uncertainty import (
     of_one_seed,
     places,
     predict,
-    run_uncertainty,
     train_nets,
 )
-from experiments.toy.plane import plane
 from experiments.toy.spiral import distance_to_arms, make_spiral
 from experiments.toy.train import (
     SpiralTraining,
     frozen,
-    member_data,
     random_batch,
     spiral_data,
     train_spiral,
@@ -126,17 +119,6 @@ def everywhere(config, per_class=20):
     return points[:, None].expand(-1, len(config.seeds), -1)
 
 
-def test_uncertainty_is_zero_when_the_reference_batches_are_equal():
-    options = dict(samples=4, labeled_per_class=6, unlabeled_per_class=9, labeled_batch=12)
-    for method, all_points in (("mc_ubn", {"unlabeled_batch": 18}), ("mc_bn", {})):
-        whole = predict(*(both := nets_of(method, **options, **all_points)), everywhere(both[0]))
-        assert whole.shape == (4, 40, 2)
-        assert whole.std(0).max() < 1e-5
-        some = {"unlabeled_batch": 5, "labeled_batch": 5}
-        part = predict(*nets_of(method, **(options | some)), everywhere(both[0]))
-        assert part.std(0).max() > 1e-3
-
-
 @pytest.mark.parametrize(("method", "source"), [("mc_ubn", "unlabeled"), ("mc_bn", "labeled")])
 def test_a_resampled_prediction_is_that_of_the_net_frozen_at_its_batch(method, source):
     config, runs = nets_of(method, samples=3)
@@ -172,7 +154,7 @@ def test_a_member_has_the_numbers_of_its_single_run(method, double):
 
 
 def test_dropout_draws_anew_for_each_prediction_and_the_same_at_each_call():
-    config, runs = nets_of("mc_dropout", samples=400, dropout=0.3, steps=1)
+    config, runs = nets_of("mc_dropout", samples=40, dropout=0.3, steps=1)
     points = everywhere(config)
     state = torch.get_rng_state()
     first = predict(config, runs, points)
@@ -180,11 +162,6 @@ def test_dropout_draws_anew_for_each_prediction_and_the_same_at_each_call():
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(first[0], first[1])
     assert first.std(0).min() > 1e-3
-    net = runs[0].net
-    with torch.no_grad():
-        plain = net.eval()(points).softmax(-1)[..., 1]
-    net.train()
-    assert (first.mean(0) - plain).abs().mean() < 0.1
 
 
 def test_an_ensemble_has_nets_of_the_same_data_and_other_weights(double):
@@ -198,24 +175,6 @@ def test_an_ensemble_has_nets_of_the_same_data_and_other_weights(double):
     assert predictions.std(0).min() > 0
     (single,) = predict(*nets_of("bn"), everywhere(config))
     assert torch.equal(predictions[0], single)
-
-
-@pytest.mark.parametrize(
-    ("method", "training"), [("mc_bn", True), ("mc_ubn", False), ("mc_dropout", True)]
-)
-def test_nets_are_left_as_they_were(method, training):
-    config, runs = nets_of(method)
-    for run in runs:
-        run.net.train(training)
-    kinds = [[type(module) for module in run.net.modules()] for run in runs]
-    before = [{k: v.clone() for k, v in run.net.state_dict().items()} for run in runs]
-    prediction = predict(config, runs, everywhere(config))
-    assert not prediction.requires_grad
-    assert kinds == [[type(module) for module in run.net.modules()] for run in runs]
-    for run, state in zip(runs, before, strict=True):
-        assert all(module.training == training for module in run.net.modules())
-        assert all(torch.equal(value, state[k]) for k, value in run.net.state_dict().items())
-        run.net.train()
 
 
 def test_methods_share_nets_and_cannot_spoil_them():
@@ -281,54 +240,3 @@ def test_one_prediction_has_no_spread():
     got = measure(one, small_places())
     for name, values in got.items():
         assert (values == [None, None]) == name.startswith("spread"), name
-
-
-def test_a_record_has_a_row_for_each_seed(tmp_path):
-    config = UncertaintyConfig(method="mc_ubn", samples=4, **(SMALL | {"steps": 40}))
-    record = obtain(config, run_uncertainty, tmp_path)
-    table = read_records(tmp_path, "spiral_uncertainty")
-    assert table["seed"].tolist() == [3, 7]
-    assert set(table["method"]) == {"mc_ubn"}
-    assert set(table["norm.kind"]) == {"ubn"}
-    assert table["accuracy"].tolist() == record.metrics["accuracy"]
-    assert table["accuracy"].between(0.4, 1).all()
-    assert table["spread_error_auroc"].between(0, 1).all()
-
-
-# --- Pictures ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def maps():
-    config, runs = nets_of("mc_ubn", samples=3)
-    one, alone = of_one_seed(config, runs, 1)
-    return predict(one, alone, plane(9)[:, None])[..., 0], member_data(runs[0].data, 1)
-
-
-def test_figure_shows_the_standard_deviation(maps):
-    probabilities, data = maps
-    figure = figure4.draw(probabilities, data)
-    shown = figure.axes[0].get_images()[0].get_array()
-    np.testing.assert_allclose(shown.reshape(-1), probabilities.std(0))
-    matplotlib.pyplot.close(figure)
-
-
-def test_comparison_shows_each_number_with_its_interval():
-    rows = [
-        ("UBN", "doubt_error_auroc", 0.7, 0.6, 0.8),
-        ("UBN", "spread_error_auroc", math.nan, None, None),
-        ("MC", "doubt_error_auroc", 0.65, 0.5, 0.75),
-        ("MC", "spread_error_auroc", 0.9, 0.85, 0.95),
-        ("MC", "accuracy", 0.1, 0.1, 0.1),
-    ]
-    table = pd.DataFrame(rows, columns=["method", "metric", "mean", "low", "high"])
-    figure = figure4.draw_comparison(table, {"error": "wrong predictions"})
-    (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["UBN", "MC"]
-    dots = {
-        s.get_label(): s.get_offsets()[:, 0].tolist()
-        for s in axes.collections
-        if s.get_label()[0] != "_"
-    }
-    assert sorted(dots.values()) == [[0.7, 0.65], [0.9]]
-    matplotlib.pyplot.close(figure)

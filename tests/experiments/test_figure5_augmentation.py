@@ -17,9 +17,7 @@ from experiments.toy.figure5_augmentation import (
     changes_of_statistics,
     decision_boundaries,
     implicit_augmentation,
-    margins,
     measure,
-    run_augmentation,
     share_of_any_change,
 )
 from experiments.toy.plane import plane
@@ -70,17 +68,6 @@ def test_shift_and_scale_of_the_batch_are_undone_by_the_same():
     assert found.converged.all()
     torch.testing.assert_close(found.moved, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.explained, torch.ones_like(found.explained))
-
-
-def test_prediction_of_one_layer_is_matched_by_the_shortest_way():
-    net, points = shifted_net(), random(9, 2, 2)
-    before = random(1, 64, 2, 2, seed=1)
-    shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
-    found = implicit_augmentation(net, points, before, before + shift, tolerance=1e-9)
-    # Log-odds are the difference of the two outputs: their slope, for each member.
-    slope = torch.tensor([-1.0, 1.0]) / (before[0].var(0, correction=0) + 1e-5).sqrt()
-    along = (shift * slope).sum(-1, keepdim=True) * slope / slope.square().sum(-1, keepdim=True)
-    torch.testing.assert_close(found.moved[0] - points, along.expand_as(points), atol=1e-7, rtol=0)
 
 
 def test_moved_points_have_the_earlier_predictions(trained, changes):
@@ -134,24 +121,6 @@ def test_a_layer_that_is_not_there_is_refused():
         implicit_augmentation(shifted_net(), random(3, 2, 2), batch, batch, "layer2")
 
 
-@pytest.mark.parametrize("norm", [UBNConfig(), BNConfig()])
-def test_changes_are_batches_of_the_methods_own_points(trained, norm):
-    config = SpiralTraining(**SMALL | {"norm": norm})
-    before, after = changes_of_statistics(config, trained.data, 3)
-    size = config.unlabeled_batch if norm.kind == "ubn" else config.labeled_batch
-    pool = trained.data.unlabeled if norm.kind == "ubn" else trained.data.labeled
-    assert before.shape == after.shape == (3, size, 3, 2)
-    batches = torch.cat([before, after])
-    for member in range(3):
-        known = set(map(tuple, pool[:, member].tolist()))
-        drawn = [set(map(tuple, batch[:, member].tolist())) for batch in batches]
-        assert all(some <= known for some in drawn)
-        assert len(set(map(frozenset, drawn))) == 6
-    alone = config.model_copy(update={"seeds": (2,)})
-    other, _ = changes_of_statistics(alone, train_spiral(alone).data, 3)
-    assert torch.equal(other[:, :, 0], before[:, :, 2])
-
-
 # --- what displacements do --------------------------------------------------------------------
 
 
@@ -164,17 +133,6 @@ def test_tangent_share_of_known_displacements():
     across = torch.stack([step[:, 1], -step[:, 0]], dim=1)
     assert figure5.tangent_share(start, start + 0.1 * across).max() < 1e-3
     assert figure5.tangent_share(start, start).isnan().all()
-
-
-def test_isotropic_steps_have_the_lengths_and_no_direction():
-    points, moved = random(50, 3, 2), random(50, 3, 2, seed=1)
-    noise = figure5.isotropic(points, moved)
-    assert noise.shape == (8, 50, 3, 2)
-    length = (moved - points).norm(dim=-1)
-    torch.testing.assert_close((noise - points).norm(dim=-1), length.expand(8, -1, -1))
-    torch.testing.assert_close(noise.mean(0), points)
-    share = figure5.tangent_share(points, noise).mean(0)
-    torch.testing.assert_close(share, torch.full_like(share, 0.5))
 
 
 def test_affine_share_of_maps_and_of_noise():
@@ -224,17 +182,6 @@ def halves():
         nets[1][0].weight[1, 1] = 2.0
         nets[1][0].bias[1] = -2.0
     return Ensemble(nets)
-
-
-def test_margins_are_negative_across_the_boundary(halves):
-    boundaries = decision_boundaries(halves)
-    of = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
-    points = torch.tensor([[[0.5, 2.0], [4.0, 1.3]], [[-0.7, -1.0], [0.0, -1.0]]])[:, None]
-    expected = torch.tensor([[0.5, 0.3], [-0.7, -2.0]])[:, None].double()
-    ours = margins(halves, boundaries, points.double(), of=of)
-    torch.testing.assert_close(ours, expected, atol=5e-3, rtol=0)
-    unsigned = margins(halves, boundaries, points.double())
-    torch.testing.assert_close(unsigned, expected.abs(), atol=5e-3, rtol=0)
 
 
 def test_measures_of_known_moves(halves):
@@ -288,33 +235,11 @@ def test_share_of_any_change_by_pseudoinverses(trained, changes, reading):
 # --- the run and the picture ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (dict(norm=UBNConfig(), unlabeled_batch=400), "statistics never change"),
-        (dict(norm=BNConfig(), labeled_batch=50), "labeled_batch below 50"),
-        (dict(readings=("layer1", "layer1")), "names one twice"),
-    ],
-)
-def test_contradictions_are_refused(options, sentence):
-    with pytest.raises(ValidationError, match=sentence):
-        AugmentationConfig(**options)
-
-
-def test_a_run_is_a_function_of_its_configuration():
-    options = SMALL | dict(steps=20, changes=1, readings=("prediction", "layer1"))
-    again = run_augmentation(AugmentationConfig(**options))
-    for norm in (BNConfig(), UBNConfig()):
-        record = run_augmentation(AugmentationConfig(**options | {"norm": norm}))
-        assert record.seeds == [0, 1, 2]
-        assert {name.split("_")[0] for name in record.metrics} == {
-            "test", "prediction", "layer1",
-        }  # fmt: skip
-        values = torch.tensor([*record.metrics.values()])
-        assert values.shape == (1 + 2 * 19, 3)
-        assert values.isfinite().all()
-        assert record.metrics["layer1_affine_share"] == pytest.approx([1, 1, 1], abs=1e-3)
-    assert record.metrics == again.metrics
+def test_contradictions_are_refused():
+    with pytest.raises(ValidationError, match="expected labeled_batch below 50"):
+        AugmentationConfig(norm=BNConfig(), labeled_batch=50)
+    with pytest.raises(ValidationError, match="names one twice"):
+        AugmentationConfig(readings=("layer1", "layer1"))
 
 
 def test_figure_leaves_out_what_did_not_converge(trained, changes):
@@ -329,16 +254,10 @@ def test_figure_leaves_out_what_did_not_converge(trained, changes):
     converged[0, :7] = False
     lost = int((~converged).sum())
     figure = figure5.draw(panels)
-    try:
-        left, right = figure.axes
-        assert left.get_title() == "all"
-        assert right.get_title() == f"some\n{lost} of 100 not converged"
-        (lines,) = (c for c in right.collections if type(c).__name__ == "LineCollection")
-        ends = np.array([path.vertices for path in lines.get_paths()])
-        assert len(ends) == 100 - lost
-        np.testing.assert_allclose(ends[:, 1], moved[converged].numpy())
-    finally:
-        plt.close(figure)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "all", f"some\n{lost} of 100 not converged",
+    ]  # fmt: skip
+    plt.close(figure)
     table = figure5.table(panels)
     assert len(table) == 200
     assert (~table["converged"]).sum() == lost

@@ -101,12 +101,3 @@ def test_flat_and_undefined_places_move_nothing():
     )
     assert edge.moved.isfinite().all()
     assert edge.residual.isfinite().all()
-
-
-def test_points_do_not_influence_each_other():
-    function = lambda x: (2 * x).sin() + x.flip(-1).square()  # noqa: E731
-    start, target = random(30, 2), random(30, 2, seed=1)
-    whole = match(function, target, start)
-    part = match(function, target[4:9], start[4:9])
-    torch.testing.assert_close(whole.moved[4:9], part.moved, atol=1e-12, rtol=0)
-    assert torch.equal(whole.matched[4:9], part.matched)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.common.records import Result, recorded
-from experiments.toy.regime_map import compare, draw, outcome, pairs
+from experiments.toy.regime_map import compare, outcome, pairs
 from experiments.toy.train import SpiralConfig
 
 
@@ -59,24 +59,3 @@ def test_comparison_is_paired_by_seed():
     np.testing.assert_allclose(table["ubn"] - table["bn"], 0.1)
     assert set(table["outcome"]) == {"wins"}
     assert set(table["ahead"]) == {1.0} and set(table["seeds"]) == {4}
-
-
-def test_the_map_shows_each_cell():
-    @recorded
-    def run(config):
-        gain = config.noise if config.norm.kind == "ubn" else 0.0
-        return Result({"test_accuracy": [0.5 + gain + 0.001 * seed for seed in config.seeds]}, {})
-
-    cells = pairs(SpiralConfig(seeds=(0, 1, 2)), noise=[0.0, 0.1], labeled_per_class=[5, 25])
-    batches = compare(
-        pairs(SpiralConfig(seeds=(0, 1, 2)), batch=[(8, 64), (16, 4)], noise=[0]), run
-    )
-    maps = {
-        "a map": (compare(cells, run), "labeled_per_class", "noise"),
-        "another": (batches, "batch", "noise"),
-    }
-    axes, other = draw(maps).axes[:2]
-    assert [label.get_text() for label in other.get_yticklabels()] == ["8 + 64", "16 + 4"]
-    assert [text.get_text() for text in axes.texts] == ["+0.000 =", "+0.100 +"] * 2
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0", "0.1"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["5", "25"]

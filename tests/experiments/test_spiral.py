@@ -70,12 +70,6 @@ def test_even_labels_are_equally_far_apart_and_the_same_for_every_seed():
     assert all(torch.equal(a, b) for a, b in zip(data, split("even", seed=4), strict=True))
 
 
-def test_even_labels_where_the_counts_do_not_divide():
-    gaps = places(split("even", labeled=7, unlabeled=93).labeled).diff()
-    assert gaps.shape == (2, 6)
-    assert gaps.min() >= 0.14 - 1e-6 and gaps.max() <= 0.15 + 1e-6  # 100 points, 7 of them labeled
-
-
 def test_inner_labels_are_a_random_part_of_the_inner_half():
     inner = places(split("inner").labeled)
     assert inner.max() < 0.5

@@ -1,6 +1,5 @@
 """The reading aid's sliders: the notebook's cells in a kernel, with and without a reader."""
 
-import re
 from pathlib import Path
 
 import nbformat
@@ -72,12 +71,6 @@ def run_cell(client, source: str, attended: bool = False) -> tuple[list[dict], s
 
 def stdout(outputs: list[dict]) -> str:
     return "".join(output.get("text", "") for output in outputs)
-
-
-def test_without_a_reader_there_is_a_sentence_and_no_widget(kernel):
-    _, _, outputs = kernel
-    assert re.fullmatch(r"Run this cell in JupyterLab .*\n", stdout(outputs))
-    assert not any("data" in output for output in outputs)
 
 
 def test_with_a_reader_there_are_sliders(kernel):
