@@ -1,5 +1,8 @@
 """Recorded RGB-D folders: pairing, resizing against brute force, and training on them."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
