@@ -119,29 +119,6 @@ def test_frames_without_a_pixel_are_left_out_and_named():
     assert result.means == pytest.approx(evaluate_depth(rest.items(), targets.get).means)
 
 
-def test_few_frames_wait_and_targets_are_read_once(monkeypatch):
-    predictions, targets = make_frames(60, seed=4)
-    computed, asked = [], []
-
-    def counting(prediction, target, **options):
-        computed.append(len(prediction))
-        return per_image_metrics(prediction, target, **options)
-
-    def taken_one_by_one():
-        for taken, item in enumerate(predictions.items()):
-            assert taken - sum(computed) <= 2 * len(SIZES)  # each size waits for a third frame
-            yield item
-
-    def target(key):
-        asked.append(key)
-        return targets[key]
-
-    monkeypatch.setattr("experiments.depth.evaluate.per_image_metrics", counting)
-    evaluate_depth(taken_one_by_one(), target, batch_size=3)
-    assert asked == list(predictions)
-    assert sum(computed) == 60 and max(computed) == 3 and computed.count(3) >= 15
-
-
 def test_wrong_input_is_refused_in_one_sentence():
     key, size = "a", (4, 6)
     ones = torch.ones(size)

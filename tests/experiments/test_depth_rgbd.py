@@ -15,7 +15,7 @@ from experiments.depth.data import DepthData
 from experiments.depth.rgbd import RgbdFrames, split_by_time
 from experiments.depth.train import run_depth
 from train_worker import depth_config
-from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, keep_every
+from ubnlib.kitti import FrameKey, keep_every
 from ubnlib.kitti.splits import expand
 
 SIZE = (4, 6)
@@ -177,16 +177,6 @@ def test_the_fingerprint_stands_for_every_byte(tmp_path):
         (tmp_path / folder / "000002.png").rename(tmp_path / folder / "000003.png")
     prints.add(RgbdFrames(tmp_path, NATIVE).fingerprint)
     assert len(prints) == 6
-
-
-def test_the_loader_takes_them(tmp_path):
-    frames = RgbdFrames(write_folder(tmp_path), SIZE)
-    options = dict(labeled_batch=2, unlabeled_batch=3, steps=3, seed=0, workers=1)
-    steps = list(LabeledUnlabeledLoader(frames, [0, 3], [1, 2, 4, 5], **options))
-    both = torch.stack([frames.depth(0), frames.depth(3)])
-    for labeled, unlabeled in steps:  # an epoch of two each step, in some order
-        assert torch.equal(labeled.depth().sum(0), both.sum(0))
-        assert unlabeled.images.shape == (3, 3, *SIZE) and not unlabeled.depth().any()
 
 
 def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
