@@ -63,10 +63,6 @@ class RgbdFrames:
         size: (height, width) to bring frames to, at most the depth maps' own. Images are resized
             as `KittiRaw`'s are; a cell's depth is the nearest surface measured in it.
         depth_scale: Units of the depth PNGs in a meter: 1000 for millimeters, 256 for KITTI's.
-
-    Example:
-        >>> frames = RgbdFrames("kitchen", size=(48, 64))  # doctest: +SKIP
-        >>> data = DepthData(frames, *split_by_time(frames.keys))  # doctest: +SKIP
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from experiments.depth.train import (
     obtain_depth,
     run_depth,
     train_depth,
-)  # fmt: skip
+)
 from train_worker import ALONE, KILLED, TOGETHER, depth_config, until_done
 
 
