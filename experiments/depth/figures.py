@@ -51,13 +51,8 @@ def draw_contact_sheet(
 ) -> Figure:
     """Draw the middle frame of each drive and the lidar over it, a few drives a row.
 
-    Args:
-        dataset: Real or synthetic drives; only one frame of each is read.
-        titles: What to write above a drive, by its name; the name itself by default.
-        drives: Names of the drives to show, in this order; all by default.
-        camera: The camera to show; a drive without it is shown by one that it has.
-        columns: Drives in a row.
-        cap: Depth of the color scale's far end, meters.
+    Drives, real or synthetic, go by their names, all by default, and titles too; a drive without
+    the camera is shown by one that it has. `cap` ends the color scale, in meters.
     """
     titles, drives = titles or {}, dataset.drives if drives is None else drives
     if unknown := sorted(set(drives) - set(dataset.drives)):

@@ -63,16 +63,6 @@ class RgbdFrames:
         size: (height, width) to bring frames to, at most the depth maps' own. Images are resized
             as `KittiRaw`'s are; a cell's depth is the nearest surface measured in it.
         depth_scale: Units of the depth PNGs in a meter: 1000 for millimeters, 256 for KITTI's.
-
-    Attributes:
-        keys: The frames, sorted; `keys[i]` names frame i.
-        names: Their files' names below `image` and `depth`, without suffix.
-        fingerprint: 16 hex digits that stand for the keys and every byte of images and depth maps.
-        left_out: (path, reason) for each file without its partner or without a measurement.
-
-    Example:
-        >>> frames = RgbdFrames("kitchen", size=(48, 64))  # doctest: +SKIP
-        >>> data = DepthData(frames, *split_by_time(frames.keys))  # doctest: +SKIP
     """
 
     def __init__(
@@ -94,14 +84,14 @@ class RgbdFrames:
                 frames.append((key, name, image, depth))
             else:
                 alone.append((depths[name], "depth maps without a measurement"))
-        self.left_out = sorted(alone)
+        self.left_out = sorted(alone)  # (path, reason)
         if not frames:
             raise ValueError(
                 f"Folder {self.root} has no frame with an image and depth (left out: "
                 f"{self._reasons()}): expected {LAYOUT}."
             )
         keys, names, pixels, maps = zip(*frames, strict=True)
-        self.keys, self.names = list(keys), list(names)
+        self.keys, self.names = list(keys), list(names)  # the files' names, without suffix
         self._images, self._maps = np.stack(pixels), np.stack(maps)
         self._index = {key: index for index, key in enumerate(keys)}
         digest = hashlib.sha256(repr((self.size, [tuple(key) for key in keys])).encode())

@@ -170,15 +170,9 @@ def configured(
 def screening() -> list[tuple[str, Setting]]:
     """Return the cells of the screening: a reading and a setting each."""
     cells = [(name, BASE) for name in READINGS]
-    for change in (
-        dict(labeled_batch=2),
-        dict(labeled_batch=32),
-        dict(per_labeled=3),
-        dict(per_labeled=7),
-        dict(learning_rate=2e-4),
-        dict(labels=128),
-        dict(labels=8),
-    ):
+    changes = [dict(labeled_batch=2), dict(labeled_batch=32), dict(per_labeled=3)]
+    changes += [dict(per_labeled=7), dict(learning_rate=2e-4), dict(labels=128), dict(labels=8)]
+    for change in changes:
         # BN does not see unlabeled images, so that their number changes nothing.
         names = EVERYWHERE[1:] if "per_labeled" in change else EVERYWHERE
         cells += [(name, {**BASE, **change}) for name in names]

@@ -85,19 +85,6 @@ def make_optimizer(net: nn.Module, config: DepthConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
-def make_engine(config: DepthConfig, net: nn.Module, loader: Any, ranks: Ranks) -> Engine:
-    """Return a run's engine over its net and its batches."""
-    return Engine(
-        ranks.wrap(net),
-        make_optimizer(net, config),
-        lambda model, batch: loss_of_step(model, batch, config, ranks),
-        loader,
-        config.engine,
-        ranks,
-        config.seed,
-    )
-
-
 def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks) -> Tensor:
     """Return the loss of one batch, over the rows of all ranks; see `Engine`."""
     labeled = batch.labeled.to(ranks.device, non_blocking=True)
@@ -170,7 +157,11 @@ def train_depth(
         parts = accuracy_of_parts(net, config.labels, data)
         return {"step": step, **parts, **statistics_of_parts(net, config.labels, data)}
 
-    engine = make_engine(config, net, loader, ranks)
+    def loss(model: nn.Module, batch: StepData) -> Tensor:
+        return loss_of_step(model, batch, config, ranks)
+
+    model, optimizer = ranks.wrap(net), make_optimizer(net, config)
+    engine = Engine(model, optimizer, loss, loader, config.engine, ranks, config.seed)
     engine.train(
         observe=observe, checkpoint=checkpoint, every_seconds=every_seconds, progress=progress
     )
@@ -252,31 +243,29 @@ def main() -> int:
         frames = PackedDepth(arguments.packed)
         data = DepthData(frames, *usual_split(frames.keys, arguments.test_every))
         with joined() as ranks:
-            record = make_record(config, data, ranks, arguments)
+            make_record(config, data, ranks, arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train: interrupted; the same command goes on where it was.", file=sys.stderr)
         return 130
-    if record is not None:
-        print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")
     return 0
 
 
 def make_record(
     config: DepthConfig, data: DepthData, ranks: Ranks, arguments: argparse.Namespace
-) -> Record | None:
+) -> None:
     """Make the record if it is missing; the first process writes it, and the others help."""
+    records, checkpoints = arguments.records, arguments.checkpoints
     how = dict(ranks=ranks, every_seconds=arguments.every_seconds, workers=arguments.workers)
     if ranks.first:
-        label = f"1/{config.labels.k}, seed {config.seed}"
-        folders = dict(checkpoints=arguments.checkpoints, weights=arguments.weights)
-        return obtain_depth(config, data, arguments.records, progress=label, **folders, **how)
+        how |= dict(progress=f"1/{config.labels.k}, seed {config.seed}", weights=arguments.weights)
+        record = obtain_depth(config, data, records, checkpoints=checkpoints, **how)
+        print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")
     # The first process writes after all have trained, so that all see the same here.
-    if current_record(config, arguments.records) is None:
-        run_depth(config, data, checkpoint=checkpoint_path(config, arguments.checkpoints), **how)
-    return None
+    elif current_record(config, records) is None:
+        run_depth(config, data, checkpoint=checkpoint_path(config, checkpoints), **how)
 
 
 def parse() -> argparse.Namespace:

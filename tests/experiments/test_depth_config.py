@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from torch import nn
 
 from experiments.depth.config import UBNForm, without_cancelled
-from ubnlib import DispNet
 from ubnlib.forward import side_by_side, two_passes, ubn_layers
 
 EPS = 1e-5
@@ -136,18 +135,6 @@ def test_where_says_which_layers_see_unlabeled_rows(where, forward):
     for layer, union in zip((first, second), unions, strict=True):
         (call,) = layer.last_step
         torch.testing.assert_close(tuple(call.union.moments), union, rtol=1e-8, atol=1e-8)
-
-
-def test_halves_of_dispnet_are_its_encoder_and_decoder():
-    """28 layers with 7 levels, of which the encoder has 14, in the order in which they run."""
-    with torch.device("meta"):
-        model = UBNForm(where="first half").apply(DispNet())
-    outside = {
-        name.split(".")[0]
-        for name, layer in model.named_modules()
-        if getattr(layer, "unlabeled_weight", None) is not None
-    }
-    assert len(outside) == 14 and all(name.startswith(("upcnv", "icnv")) for name in outside)
 
 
 @pytest.mark.parametrize(

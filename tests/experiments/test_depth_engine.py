@@ -1,6 +1,5 @@
 """The training engine: states on disk, going on, accumulating, refusing bad steps, precision."""
 
-import errno
 import itertools
 import pickle
 import types
@@ -10,7 +9,6 @@ import torch
 from torch import nn
 
 import experiments.depth.engine
-from experiments.common.training import BNConfig
 from experiments.depth.config import UBNForm
 from experiments.depth.engine import DAMAGE, EngineConfig, load_state, load_weights, save_state
 from experiments.depth.train import train_depth
@@ -116,27 +114,11 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path):
     assert noticed > len(places) / 3
 
 
-@pytest.mark.parametrize("fault", ["torch.save", "os.fsync", "pathlib.Path.replace"])
-def test_a_write_that_fails_leaves_the_one_before(tmp_path, monkeypatch, fault):
-    path = save_state(STATE, tmp_path / "state.pt")
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fault, full)
-        with pytest.raises(OSError, match="No space left"):
-            save_state([2], path)
-    assert str(load_state(path)) == str(STATE) and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut", "other model"])
+@pytest.mark.parametrize("damage", ["missing", "other model"])
 def test_wrong_weights_are_named(tmp_path, damage):
     path = tmp_path / "net.pt"
-    if damage != "missing":
-        save_state(nn.Linear(2, 4 if damage == "other model" else 3).state_dict(), path)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:300])
+    if damage == "other model":
+        save_state(nn.Linear(2, 4).state_dict(), path)
     with pytest.raises(ValueError, match=r"net\.pt does not hold the weights of this Linear"):
         load_weights(nn.Linear(2, 3), path)
 
@@ -200,14 +182,6 @@ def test_checkpoints_are_written_when_the_time_has_come(tmp_path, monkeypatch):
 # What is refused
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    make_engine().train(checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is no whole checkpoint .*delete it"):
-        make_engine().train(checkpoint=path)
-
-
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
@@ -229,6 +203,9 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path, other, reason):
 def test_the_checkpoint_of_something_else_is_refused(tmp_path, state):
     path = save_state(state, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"checkpoint\.pt is the checkpoint of another run"):
+        make_engine().train(checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is no whole checkpoint .*delete it"):
         make_engine().train(checkpoint=path)
 
 
@@ -253,28 +230,20 @@ def infinite_slope(at):
     return loss
 
 
-@pytest.mark.parametrize(("case", "accumulate", "step"), [("loss", 1, 4), ("gradient", 2, 2)])
-def test_a_step_that_is_not_finite_changes_nothing(tmp_path, case, accumulate, step):
-    """The fourth batch, which may be the second half of the second step."""
-    steps = list(make_engine(accumulate=accumulate).loader)
-    bad = RowsInMemory().images.eq(steps[3].labeled.images[0]).all((1, 2, 3)).nonzero().item()
-    engine = make_engine(
-        rows=RowsInMemory(bad=bad if case == "loss" else None),
-        loss=infinite_slope(4) if case == "gradient" else squared_error,
-        accumulate=accumulate,
-        labeled_batch=8,
-    )
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
+    """The fourth batch, the second half of the second step."""
+    engine = make_engine(loss=infinite_slope(4), accumulate=2)
     path, before = tmp_path / "checkpoint.pt", []
-    with pytest.raises(FloatingPointError, match=f"at step {step}: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="at step 2: lower the learning rate"):
         engine.train(
             observe=lambda _: before.append([p.clone() for p in engine.model.parameters()]) or {},
             checkpoint=path,
             every_seconds=0,
         )
-    assert len(before) == len(engine.curves["loss"]) == engine.step == step - 1
+    assert len(before) == len(engine.curves["loss"]) == engine.step == 1
     for found, expected in zip(engine.model.parameters(), before[-1], strict=True):
         assert torch.equal(found, expected)
-    assert load_state(path)["step"] == step - 1
+    assert load_state(path)["step"] == 1
 
 
 # What is computed
@@ -313,14 +282,6 @@ def test_steps_are_the_optimizers():
     assert engine.curves["even"] == [2.0, 4.0, 6.0]
 
 
-def test_the_progress_bar_tells_loss_and_speed(capsys):
-    make_engine().train()
-    assert capsys.readouterr().err == ""
-    make_engine().train(progress="a run")
-    shown = capsys.readouterr().err
-    assert "a run" in shown and "loss " in shown and "images/s" in shown
-
-
 # How it is computed
 
 
@@ -329,9 +290,9 @@ def walls(tmp_path_factory):
     return write_walls(tmp_path_factory.mktemp("walls"))
 
 
-def losses_of(walls, norm, **engine):
+def losses_of(walls, **engine):
     config = depth_config(
-        walls, norm=norm, steps=12, evaluations=0, engine=EngineConfig(**engine), loss="log_l1"
+        walls, norm=UBNForm(), steps=12, evaluations=0, engine=EngineConfig(**engine), loss="log_l1"
     )
     net, curves = train_depth(config, walls, ranks=ALONE)
     assert all(value.dtype == torch.float32 for value in net.parameters())
@@ -341,15 +302,13 @@ def losses_of(walls, norm, **engine):
 @pytest.mark.parametrize(
     ("how", "close"),
     [
-        (dict(channels_last=True), 0.01),
         (dict(precision="fp16"), 0.1),
         (dict(precision="bf16", channels_last=True, passes="two"), 0.1),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("norm", [BNConfig(), UBNForm()], ids=["BN", "UBN"])
-def test_other_ways_train_to_about_the_same(walls, norm, how, close):
-    plain, other = losses_of(walls, norm), losses_of(walls, norm, **how)
+def test_other_ways_train_to_about_the_same(walls, how, close):
+    plain, other = losses_of(walls), losses_of(walls, **how)
     assert plain[-1] < 0.8 * plain[0], "it trains"
     torch.testing.assert_close(other, plain, rtol=close, atol=0)
     assert not torch.equal(other, plain), "it was another way"

@@ -1,13 +1,10 @@
 """From predictions to metrics: resizing against closed forms, mixed sizes against a plain loop."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import distance_transform_edt
 from torch import nn
 
 from experiments.depth.evaluate import (
@@ -21,8 +18,7 @@ from experiments.depth.evaluate import (
 )
 from ubnlib import DispNet
 from ubnlib.functional import Statistics
-from ubnlib.kitti import FrameKey, KittiRaw
-from ubnlib.kitti.raw import ImprovedGroundTruth
+from ubnlib.kitti import FrameKey
 
 NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "delta1", "delta2", "delta3"]
 SIZES = [(37, 124), (37, 122), (38, 124), (36, 123), (40, 120)]
@@ -57,18 +53,6 @@ def test_resizing_agrees_with_the_loops(small, more, seed):
     ours = resize_depth(torch.from_numpy(depth), size).numpy()
     for mine, d in zip(ours, depth, strict=True):
         np.testing.assert_allclose(mine, resize_by_loops(d, *size), rtol=1e-12)
-
-
-def test_a_plane_stays_a_plane():
-    # A plane in space has a disparity that is linear in the pixel: a + b u + c v.
-    def plane(height, width):
-        v = (np.arange(height)[:, None] + 0.5) / height
-        u = (np.arange(width)[None] + 0.5) / width
-        return 1.0 / (0.02 + 0.05 * u + 0.3 * v)
-
-    ours = resize_depth(torch.from_numpy(plane(256, 832))[None], (375, 1242))[0].numpy()
-    inside = slice(1, -1), slice(1, -1)  # at the border there is nothing to interpolate with
-    np.testing.assert_allclose(ours[inside], plane(375, 1242)[inside], rtol=1e-12)
 
 
 def test_maps_of_the_size_already_come_back_unchanged_and_halves_as_floats():
@@ -135,38 +119,6 @@ def test_frames_without_a_pixel_are_left_out_and_named():
     assert result.means == pytest.approx(evaluate_depth(rest.items(), targets.get).means)
 
 
-def test_a_broken_prediction_shows_in_the_means_and_is_not_left_out():
-    predictions, targets = make_frames(4, seed=3)
-    key = next(iter(predictions))
-    predictions[key][:] = math.nan
-    result = evaluate_depth(predictions.items(), targets.get)
-    assert result.left_out == () and math.isnan(result.means["abs_rel"])
-    assert result.per_frame["delta1"][0] == 0.0 and np.isfinite(table(result)[1:]).all()
-
-
-def test_few_frames_wait_and_targets_are_read_once(monkeypatch):
-    predictions, targets = make_frames(60, seed=4)
-    computed, asked = [], []
-
-    def counting(prediction, target, **options):
-        computed.append(len(prediction))
-        return per_image_metrics(prediction, target, **options)
-
-    def taken_one_by_one():
-        for taken, item in enumerate(predictions.items()):
-            assert taken - sum(computed) <= 2 * len(SIZES)  # each size waits for a third frame
-            yield item
-
-    def target(key):
-        asked.append(key)
-        return targets[key]
-
-    monkeypatch.setattr("experiments.depth.evaluate.per_image_metrics", counting)
-    evaluate_depth(taken_one_by_one(), target, batch_size=3)
-    assert asked == list(predictions)
-    assert sum(computed) == 60 and max(computed) == 3 and computed.count(3) >= 15
-
-
 def test_wrong_input_is_refused_in_one_sentence():
     key, size = "a", (4, 6)
     ones = torch.ones(size)
@@ -182,33 +134,6 @@ def test_wrong_input_is_refused_in_one_sentence():
         evaluate_depth([(key, ones)], {key: ones}.get, batch_size=0)
     with pytest.raises(KeyError):  # what the target raises is not hidden
         evaluate_depth([(key, ones)], {}.__getitem__)
-
-
-def test_real_frames_against_lidar_and_improved_ground_truth(kitti_sample):
-    frames = KittiRaw(kitti_sample / "kitti_raw", drives=["2011_09_26_drive_0001"])
-    small = KittiRaw(kitti_sample / "kitti_raw", size=(256, 832), drives=frames.drives)
-    truth = ImprovedGroundTruth(kitti_sample / "kitti_depth")
-    keys = truth.available(frames.keys)
-    assert [tuple(key) for key in keys] == [("2011_09_26", "0001", c, 5) for c in (2, 3)]
-
-    def lidar(key):
-        return frames.depth(frames.index(key))
-
-    def nearest_measured(key):
-        """Give each pixel at training size the depth of the nearest measured one, as a net."""
-        depth = small.depth(small.index(key)).numpy()
-        place = distance_transform_edt(depth == 0, return_distances=False, return_indices=True)
-        return torch.from_numpy(depth[tuple(place)])
-
-    predictions = {key: nearest_measured(key) for key in keys}
-    on_scan = evaluate_depth(predictions.items(), lidar, crop="garg")
-    on_truth = evaluate_depth(predictions.items(), truth.depth, crop="garg")
-    assert on_scan.keys == on_truth.keys == tuple(keys)
-    for result in (on_scan, on_truth):  # of the scan itself, the metrics must be good
-        assert result.means["abs_rel"] < 0.05 and result.means["delta1"] > 0.95
-    # And a network that sees nothing must be bad.
-    flat = evaluate_depth(((key, torch.full((256, 832), 15.0)) for key in keys), truth.depth)
-    assert flat.means["delta1"] < 0.6
 
 
 # Statistics of layers

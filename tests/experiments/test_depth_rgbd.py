@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments.depth.config import UBNForm
-from experiments.depth.data import DepthData, EveryLabels
+from experiments.depth.data import DepthData
 from experiments.depth.rgbd import RgbdFrames, split_by_time
 from experiments.depth.train import run_depth
 from train_worker import depth_config
-from ubnlib.kitti import FrameKey, LabeledUnlabeledLoader, keep_every
+from ubnlib.kitti import FrameKey, keep_every
 from ubnlib.kitti.splits import expand
 
 SIZE = (4, 6)
@@ -179,16 +179,6 @@ def test_the_fingerprint_stands_for_every_byte(tmp_path):
     assert len(prints) == 6
 
 
-def test_the_loader_takes_them(tmp_path):
-    frames = RgbdFrames(write_folder(tmp_path), SIZE)
-    options = dict(labeled_batch=2, unlabeled_batch=3, steps=3, seed=0, workers=1)
-    steps = list(LabeledUnlabeledLoader(frames, [0, 3], [1, 2, 4, 5], **options))
-    both = torch.stack([frames.depth(0), frames.depth(3)])
-    for labeled, unlabeled in steps:  # an epoch of two each step, in some order
-        assert torch.equal(labeled.depth().sum(0), both.sum(0))
-        assert unlabeled.images.shape == (3, 3, *SIZE) and not unlabeled.depth().any()
-
-
 def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
     frames = RgbdFrames(write_folder(tmp_path, range(20), (32, 32)), (32, 32))
     data = DepthData(frames, *split_by_time(frames.keys))
@@ -319,30 +309,12 @@ def test_faults_are_told_in_one_sentence(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def recorded() -> Path:
-    """The folder of a real recording, from the environment variable RGBD_ROOT."""
-    folder = os.environ.get("RGBD_ROOT")
-    if not folder:
-        pytest.skip("a real RGB-D recording is needed: set RGBD_ROOT to its folder")
-    return Path(folder)
-
-
-def test_a_real_recording_reads_as_by_brute_force(recorded):
-    size = (12, 16)
-    frames = RgbdFrames(recorded, size)
-    stems = [{path.stem for path in (recorded / part).rglob("*.*")} for part in ("image", "depth")]
-    empty = sum("measurement" in reason for _, reason in frames.left_out)
-    assert len(frames) + empty == len(stems[0] & stems[1])
-    data = DepthData(frames, *split_by_time(frames.keys))
-    assert len(data.train) + len(data.test) < len(frames)
-    labeled, unlabeled = data.labeled(EveryLabels(k=8))
-    assert 0 < len(labeled) < len(unlabeled)
-    for index in (0, len(frames) // 2, len(frames) - 1):
-        with Image.open(recorded / "depth" / f"{frames.names[index]}.png") as image:
-            raw = np.array(image)
-        assert np.array_equal(frames.depth(index), nearest_surface(raw, size, 1000))
-        path = next((recorded / "image").glob(f"{frames.names[index]}.*"))
-        with Image.open(path) as image:
-            pixels = antialiased(np.array(image.convert("RGB")), size)
-        assert np.abs(frames.image(index).numpy() - pixels).max() <= 1.5
+@pytest.mark.skipif("RGBD_ROOT" not in os.environ, reason="set RGBD_ROOT to a real recording")
+def test_a_real_frame_reads_as_by_brute_force():
+    root, size = Path(os.environ["RGBD_ROOT"]), (12, 16)
+    frames = RgbdFrames(root, size)
+    with Image.open(root / "depth" / f"{frames.names[0]}.png") as image:
+        assert np.array_equal(frames.depth(0), nearest_surface(np.array(image), size, 1000))
+    with Image.open(next((root / "image").glob(f"{frames.names[0]}.*"))) as image:
+        pixels = antialiased(np.array(image.convert("RGB")), size)
+    assert np.abs(frames.image(0).numpy() - pixels).max() <= 1.5

@@ -1,12 +1,15 @@
 """The depth study: its design, and how its records are found and compared."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from experiments import run
 from experiments.common.records import Result, recorded, write_record
 from experiments.common.stats import interval
 from experiments.depth import runs as depth_study
@@ -94,3 +97,30 @@ def test_cells_are_compared_seed_by_seed():
     assert row["difference"] == pytest.approx(gain.mean())
     assert (row["low"], row["high"]) == pytest.approx(interval(gain))
     assert row["baseline"] == pytest.approx(base.mean())
+
+
+def test_a_stage_that_lacks_its_frames_says_so_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run", "depth.indoor"])
+    assert run.main() == 1
+    assert capsys.readouterr().err == (
+        "depth.indoor: The indoor stage needs a folder: --rgbd-root (docs/rgbd.md).\n"
+    )
+
+
+def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path, capsys):
+    made = []
+
+    def note(configs, run, folder, **options):
+        made.append(([config.key for config in configs], Path(folder).name, options["processes"]))
+
+    monkeypatch.setattr(depth_study, "obtain_all", note)
+    monkeypatch.setattr(
+        depth_study, "study_drives", lambda folder, seed: SimpleNamespace(fingerprint=f"set {seed}")
+    )
+    for stage in ("failure", "claims"):
+        options = ["--results", str(tmp_path), "--processes", "2"]
+        monkeypatch.setattr("sys.argv", ["run", f"depth.{stage}", *options])
+        assert run.main() == 0
+    assert made[0][1:] == ("depth_failure", 2) and made[1][1:] == ("records", 2)
+    assert made[0][0][0] == depth_study.measured("literal", "set 1", 1000).key
+    assert depth_study.claimed("UBN", 32, "set 0", 9).key in made[1][0]
