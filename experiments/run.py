@@ -10,9 +10,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.depth.runs import STAGES as DEPTH
+import experiments.ablation.runs
+import experiments.depth.runs
 
-STAGES = {f"depth.{name}": make for name, make in DEPTH.items()}
+STAGES = {
+    f"{section}.{name}": make
+    for section, runs in (
+        ("depth", experiments.depth.runs),
+        ("ablation", experiments.ablation.runs),
+    )
+    for name, make in runs.STAGES.items()
+}
 
 
 def main() -> int:
