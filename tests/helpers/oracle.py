@@ -6,7 +6,6 @@ only: no ubnlib, no F.batch_norm, no separate steps. To be used in float64, wher
 squares is exact enough.
 """
 
-import torch
 from torch import nn
 
 
