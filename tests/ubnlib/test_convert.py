@@ -78,12 +78,6 @@ def frozen_in_part():
     return model
 
 
-def initialized_lazily():
-    model = net(nn.LazyBatchNorm2d())
-    model(torch.zeros(2, 4, 2, 2))
-    return model
-
-
 def with_user_state():
     norm = changed(nn.BatchNorm2d(4, momentum=0.3), nickname="norm", limits=[1, 2])
     norm.register_buffer("seen", torch.arange(3), persistent=False)
@@ -102,8 +96,6 @@ ZOO = {
     "deep": lambda: net(nn.Sequential(nn.ModuleDict({"a": Tower()})["a"], nn.Sequential(Tower()))),
     "root": lambda: nn.BatchNorm2d(4),
     "root_1d": lambda: nn.BatchNorm1d(4, momentum=0.2),
-    "root_1d_sequence": lambda: nn.BatchNorm1d(4),
-    "root_3d": lambda: nn.BatchNorm3d(4),
     "root_sync": lambda: nn.SyncBatchNorm(4),
     "sync_nested": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(net(Tower())),
     "called_twice": Tower,
@@ -111,40 +103,25 @@ ZOO = {
     "no_affine": lambda: net(nn.BatchNorm2d(4, affine=False)),
     "no_bias": lambda: net(changed(nn.BatchNorm2d(4), bias=None)),
     "untracked": lambda: net(nn.BatchNorm2d(4, track_running_stats=False)),
-    "bare": lambda: net(nn.BatchNorm2d(4, affine=False, track_running_stats=False)),
     "cumulative": lambda: net(nn.BatchNorm2d(4, momentum=None)),
-    "momentum_zero": lambda: net(nn.BatchNorm2d(4, momentum=0.0)),
     "frozen_in_part": frozen_in_part,
-    "all_in_eval": lambda: net(nn.BatchNorm2d(4), Tower()).eval(),
-    "no_gradient": lambda: net(nn.BatchNorm2d(4)).requires_grad_(False),
-    "double": lambda: net(nn.BatchNorm2d(4)).double(),
     "bfloat16": lambda: net(nn.BatchNorm2d(4)).bfloat16(),
-    "half": lambda: net(nn.BatchNorm2d(4)).half(),
     "mixed_precision": lambda: net(nn.BatchNorm2d(4)).bfloat16().append(nn.BatchNorm2d(4)),
     "meta": lambda: net(nn.BatchNorm2d(4)).to("meta"),
     "channels_last": lambda: net(nn.BatchNorm2d(4)).to(memory_format=torch.channels_last),
     "other_norms": lambda: net(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), FrozenBatchNorm2d(4)),
-    "initialized_lazily": initialized_lazily,
     "user_state": with_user_state,
     "weight_norm": lambda: net(nn.utils.weight_norm(nn.BatchNorm2d(4))),
-    "spectral_norm": lambda: net(nn.utils.spectral_norm(nn.BatchNorm2d(4))),
     "pruned": lambda: net(prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 1)),
-    "parametrized_neighbor": lambda: net(
-        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)
-    ),
     "data_parallel": lambda: nn.DataParallel(net(nn.BatchNorm2d(4))),
-    "compiled": lambda: torch.compile(net(nn.BatchNorm2d(4)), backend="eager"),
     "traced_by_fx": lambda: torch.fx.symbolic_trace(Tower()),
-    "averaged": lambda: torch.optim.swa_utils.AveragedModel(Tower(), use_buffers=True),
-    "fused": lambda: torch.ao.nn.intrinsic.BNReLU2d(nn.BatchNorm2d(4), nn.ReLU()),
     "quantization_aware": quantization_aware,
 }
-SHAPES = {"root_1d": (5, 4), "root_1d_sequence": (5, 4, 3), "root_3d": (5, 4, 2, 3, 2)}
+SHAPES = {"root_1d": (5, 4)}
 # torch refuses to copy or pickle these, converted or not.
-NO_COPY = {"weight_norm", "spectral_norm", "pruned", "parametrized_neighbor", "compiled"}
+NO_COPY = {"weight_norm", "pruned"}
 zoo = pytest.mark.parametrize("kind", ZOO)
-# Compiling takes seconds and has a test of its own.
-running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k not in ("meta", "compiled")])
+running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k != "meta"])
 
 
 def build(kind):
@@ -185,46 +162,27 @@ def same_tensors(one, other):
 
 
 @zoo
-def test_convert_changes_the_class_alone(kind):
+def test_convert_changes_the_class_alone_and_revert_gives_back_everything(kind):
     model = build(kind)
     before, values = snapshot(model), copy.deepcopy(model.state_dict())
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    settings = [(p.requires_grad, p.dtype, p.device) for _, p in parameters]
     modules = list(model.named_modules(remove_duplicate=False))
+    parameters = list(model.parameters())
+    settings = [(p.requires_grad, p.dtype, p.device) for p in parameters]
 
     assert convert_ubn(model) is model
 
-    for (name, module), (same_name, same) in zip(
-        modules, model.named_modules(remove_duplicate=False), strict=True
-    ):
-        old_class, old = before[name]
-        assert (name, module) == (same_name, same)
-        assert type(module) is UBN_OF.get(old_class, old_class)
-        added = vars(module).keys() - old.keys()
-        assert not added or type(module) in BN_OF
+    for one, other in zip(modules, model.named_modules(remove_duplicate=False), strict=True):
+        (name, module), (old_class, old) = other, before[other[0]]
+        assert one == (name, module) and type(module) is UBN_OF.get(old_class, old_class)
         assert {key: vars(module)[key] for key in old} == old
-    after = list(model.named_parameters(remove_duplicate=False))
-    for (name, parameter), (same_name, same) in zip(parameters, after, strict=True):
-        assert name == same_name
-        assert parameter is same
-    assert [(p.requires_grad, p.dtype, p.device) for _, p in after] == settings
+        assert vars(module).keys() == old.keys() or type(module) in BN_OF
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert [(p.requires_grad, p.dtype, p.device) for p in parameters] == settings
     assert same_tensors(model.state_dict(), values)
 
-
-@zoo
-@pytest.mark.parametrize(
-    "conversions",
-    [
-        [{}],
-        [{"preset": "paper"}],
-        [{"decay": 0.5, "stats_grad": "none"}, {"momentum": None}, {"preset": "paper"}, {}],
-    ],
-    ids=["plain", "paper", "again_and_again"],
-)
-def test_revert_gives_back_everything(kind, conversions):
-    model = build(kind)
-    before, values = snapshot(model), copy.deepcopy(model.state_dict())
-    for options in conversions:
+    for options in (
+        dict(decay=0.5, stats_grad="none"), dict(momentum=None), dict(preset="paper"), dict(),
+    ):  # fmt: skip
         convert_ubn(model, **options)
     assert revert_ubn(model) is model
     assert snapshot(model) == before
@@ -244,10 +202,8 @@ def test_outputs_and_averages_are_bit_identical(kind):
 
 @running_zoo
 def test_an_optimizer_made_before_still_works(kind):
-    model = build(kind)
+    model, plain = build(kind), build(kind)
     learned = [p for p in model.parameters() if p.requires_grad]
-    if not learned:
-        pytest.skip("nothing is learned")
     optimizer = torch.optim.SGD(learned, lr=0.1)
     convert_ubn(model)
     x, y = inputs(kind, model), inputs(kind, model, seed=2)
@@ -255,15 +211,13 @@ def test_an_optimizer_made_before_still_works(kind):
     layers = [m for m in model.modules() if isinstance(m, UnsupervisedBatchNorm) and m.training]
     in_steps = layers and not isinstance(model, nn.DataParallel)
     output = ubn_forward(model, x, y) if in_steps else model(x)
-    plain = build(kind)
     for result in (output, plain(x)):
         (result.float() * torch.linspace(-1, 3, result.numel()).view(result.shape)).sum().backward()
     optimizer.step()
     for (name, parameter), old in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert (parameter.grad is None) == (old.grad is None), name
     assert any(not torch.equal(old, new) for old, new in zip(before, learned, strict=True))
-    if in_steps:
-        assert all(layer.last_step for layer in layers)
+    assert all(layer.last_step for layer in layers if in_steps)
 
 
 @running_zoo
@@ -279,29 +233,22 @@ def test_checkpoints_load_strictly_both_ways(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(ZOO.keys() - NO_COPY))
-def test_copies_and_pickles_revert_as_the_model_does(kind):
+def test_copies_and_pickles_revert_as_the_model_does_after_a_step(kind):
     model = convert_ubn(convert_ubn(build(kind), preset="paper"), decay=0.6)
-    if kind not in ("meta", "data_parallel", "all_in_eval", "other_norms"):
+    if kind not in ("meta", "data_parallel", "other_norms"):
         ubn_forward(model, inputs(kind, model), inputs(kind, model, seed=2))
-    fresh = [str(module) for module in build(kind).modules() if type(module) in UBN_OF]
+
+    def norms(model):
+        return [(str(m), vars(m).keys()) for m in model.modules() if type(m) in UBN_OF]
+
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):
         assert same_tensors(twin.state_dict(), model.state_dict())
-        assert [vars(m)[s] for m in twin.modules() if type(m) in BN_OF for s in SWITCHES] == [
-            vars(m)[s] for m in model.modules() if type(m) in BN_OF for s in SWITCHES
-        ]
+        for one, other in zip(twin.modules(), model.modules(), strict=True):
+            if type(one) in BN_OF:
+                assert [vars(one)[s] for s in SWITCHES] == [vars(other)[s] for s in SWITCHES]
         revert_ubn(twin)
-        assert [str(module) for module in twin.modules() if type(module) in UBN_OF] == fresh
+        assert norms(twin) == norms(build(kind))
         assert not any(isinstance(module, UnsupervisedBatchNorm) for module in twin.modules())
-
-
-def test_reverting_after_training_leaves_no_state_behind():
-    model = convert_ubn(build("conv_net"), preset="paper")
-    ubn_forward(model, torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)).sum().backward()
-    revert_ubn(model)
-    fresh = dict(build("conv_net").named_modules())
-    for name, module in model.named_modules():
-        assert type(module) is type(fresh[name])
-        assert vars(module).keys() == vars(fresh[name]).keys()
 
 
 def test_a_momentum_set_by_the_user_is_kept():
@@ -350,8 +297,8 @@ def test_every_hook_runs_as_before():
 
 
 def test_a_compiled_model_notices_that_it_was_converted_and_reverted():
-    model = build("compiled")
-    oracle = convert_ubn(copy.deepcopy(model._orig_mod))
+    inner = build("conv_net")[:2]
+    model, oracle = torch.compile(inner, backend="eager"), convert_ubn(copy.deepcopy(inner))
     x, y = torch.randn(3, 4, 6, 6), torch.randn(9, 4, 6, 6) + 1
     plain = model(x)
     converted = ubn_forward(convert_ubn(model), x, y)
@@ -384,13 +331,10 @@ def test_preset_and_options():
     layer = convert_ubn(nn.BatchNorm2d(8), preset="paper")
     assert (layer.source, layer.stats_grad, layer.running_stat) == ("batch", "none", "std")
     assert layer.momentum == pytest.approx(0.1)
-    convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all")
-    assert (layer.momentum, layer.stats_grad) == (0.25, "all")
+    convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all", unlabeled_weight=0.5)
+    assert (layer.momentum, layer.stats_grad, layer.unlabeled_weight) == (0.25, "all", 0.5)
     assert "stats_grad='all', running_stat='std'" in repr(layer)
-    convert_ubn(layer, unlabeled_weight=0.5, skip_nonfinite=False)
-    assert (layer.unlabeled_weight, layer.skip_nonfinite, layer.stats_grad) == (0.5, False, "all")
     assert "stats_grad" not in repr(convert_ubn(nn.BatchNorm2d(8)))
-    assert convert_ubn(nn.BatchNorm2d(8), momentum=None).momentum is None
 
 
 def test_sync_batchnorm_keeps_its_process_group():
@@ -460,9 +404,6 @@ def test_own_ubn_classes_and_parametrized_ones_take_options():
     model = nn.Sequential(OwnUBN2d(4), parametrized(UnsupervisedBatchNorm2d(4)))
     convert_ubn(model, stats_grad="none", decay=0.5)
     assert [(m.stats_grad, m.momentum) for m in model] == [("none", 0.5)] * 2
-    parametrize.remove_parametrizations(model[1], "weight")
-    revert_ubn(model[1])
-    assert (type(model[1]), model[1].momentum) == (nn.BatchNorm2d, 0.1)
 
 
 def test_other_normalization_is_left_in_silence():
@@ -535,11 +476,6 @@ def test_refusals_leave_the_model_as_it_was(make, options, error, message):
     with pytest.raises(error, match=message):
         convert_ubn(model, **options)
     assert is_script or snapshot(model) == before
-
-
-def test_scripts_without_batch_normalization_do_not_matter():
-    model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.BatchNorm2d(4))
-    assert type(convert_ubn(model)[1]) is UnsupervisedBatchNorm2d
 
 
 @pytest.mark.parametrize("change", [convert_ubn, revert_ubn])
