@@ -39,7 +39,7 @@ else:
 
 with instrumented:
     from PIL import Image
-    from test_kitti_projection import PROJECTION, brute_force
+    from test_projection import PROJECTION, brute_force
 
     from prepare_kitti import verify
     from small_kitti import CAM_TO_CAM, VELO_TO_CAM, write_textured
@@ -89,16 +89,14 @@ def fuzz_velodyne(data: bytes) -> None:
 
 
 def fuzz_projection(data: bytes) -> None:
-    """Shape, convention, float64 numbers of a projection, and float32 points."""
+    """Shape, a byte that does not matter, float64 numbers of a projection, and float32 points."""
     data += SEEDS["projection"][0][len(data) :]  # a short input changes the beginning of this one
-    shape, eigen = (data[0] % 24 + 1, data[1] % 24 + 1), data[2] % 2
+    shape = (data[0] % 24 + 1, data[1] % 24 + 1)
     projection = np.frombuffer(data[3:99]).reshape(3, 4)
     points = np.frombuffer(data[99 : 99 + (len(data) - 99) // 16 * 16], "<f4").reshape(-1, 4)[:64]
-    ours = project_velodyne(
-        points, projection, shape, convention="eigen" if eigen else "zero_based"
-    )
+    ours = project_velodyne(points, projection, shape)
     assert ours.dtype == np.float32 and ours.shape == shape
-    np.testing.assert_array_equal(ours, brute_force(points, projection, shape, eigen))
+    np.testing.assert_array_equal(ours, brute_force(points, projection, shape))
     assert np.isfinite(ours).all() and (ours >= 0).all()
 
 

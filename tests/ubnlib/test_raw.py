@@ -1,13 +1,12 @@
-"""The dataset on small drives written here, on broken ones, and on real frames."""
+"""KITTI Raw on small drives written here, on broken ones, on real frames; improved depth maps."""
 
-import re
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -23,8 +22,8 @@ from small_kitti import (
     write_frame,
     write_root,
 )
-from ubnlib.kitti import FrameKey, KittiRaw, split_by_drive
-from ubnlib.kitti.raw import read_image
+from ubnlib.kitti import Calibration, FrameKey, KittiRaw, project_velodyne, read_velodyne
+from ubnlib.kitti.raw import ImprovedGroundTruth, read_depth_png, read_image
 
 
 @pytest.fixture
@@ -32,21 +31,14 @@ def root(tmp_path):
     return write_root(tmp_path)
 
 
-def test_keys_are_sorted_and_drives_named(root):
+def test_frames_are_sorted_drives_named_and_others_chosen(root):
     dataset = KittiRaw(root)
     expected = [(DATE, "0001", camera, frame) for camera in (2, 3) for frame in (0, 2, 3)]
     assert dataset.keys == [*expected, (DATE, "0002", 2, 1)]
     assert dataset.drives == [DRIVE, f"{DATE}_drive_0002"]
     assert dataset.left_out == []
     assert dataset.report() == "frames: 7, drives: 2, left out: 0"
-
-
-def test_choice_of_cameras_and_drives(root):
-    assert [key[2:] for key in KittiRaw(root, (3,), drives=[DRIVE]).keys] == [
-        (3, 0),
-        (3, 2),
-        (3, 3),
-    ]
+    assert KittiRaw(root, (3,), drives=[DRIVE]).keys == expected[3:]
     assert len(KittiRaw(root, cameras=(2,))) == 4
 
 
@@ -83,17 +75,12 @@ def test_a_frame_without_its_partner_is_left_out_and_counted(root):
 
 def test_a_drive_whose_scans_are_all_missing_does_not_stop_the_others(root):
     shutil.rmtree(scan_path(root, 0).parents[1])
+    for name in ("._0000000000.png", "12.png", "0000000004.png.part"):  # no frames
+        (image_path(root, 0).parent / name).write_bytes(b"junk")
     dataset = KittiRaw(root)
     assert dataset.drives == [f"{DATE}_drive_0002"] and len(dataset.left_out) == 6
     with pytest.raises(ValueError, match=r"No frame below .* both .*images without a scan: 6"):
         KittiRaw(root, drives=[DRIVE])
-
-
-def test_files_of_other_names_are_no_frames(root):
-    folder = image_path(root, 0).parent
-    for name in ("._0000000000.png", "12.png", "0000000004.png.part"):
-        (folder / name).write_bytes(b"junk")
-    assert len(KittiRaw(root)) == 7
 
 
 def test_an_unlabeled_frame_does_not_read_its_scan(root):
@@ -138,115 +125,52 @@ def test_batches_through_a_data_loader(root):
     assert batch["key"].frame.tolist() == [0, 2, 3, 0, 2, 3, 1]
 
 
-def test_missing_root_and_root_without_drives_are_named(tmp_path, root):
-    with pytest.raises(FileNotFoundError, match=r"nowhere is missing.*DATE_drive_NNNN_sync"):
-        KittiRaw(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=rf"{DATE} holds no drive.*DATE_drive_NNNN_sync"):
-        KittiRaw(root / DATE)
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (dict(root="nowhere"), FileNotFoundError, "nowhere is missing.*DATE_drive_NNNN_sync"),
+        (dict(root=DATE), ValueError, f"{DATE} holds no drive.*DATE_drive_NNNN_sync"),
+        (dict(drives=["0001"]), ValueError, f"Drive 0001 is not below .*{DRIVE}, .*_drive_0002"),
+        (dict(cameras=(0,)), ValueError, "holds no images.* in image_00"),
+        (dict(size=(256,)), ValueError, r"size is .*expected \(height, width\)"),
+        (dict(size=(0, 832)), ValueError, r"size is .*expected \(height, width\)"),
+    ],
+)
+def test_what_is_not_there_is_named(root, options, kind, message):
+    with pytest.raises(kind, match=message):
+        KittiRaw(root / options.pop("root", ""), **options)
 
 
-def test_unknown_drive_is_named_with_those_that_exist(root):
-    with pytest.raises(ValueError, match=rf"Drive 0001 is not below .*{DRIVE}, .*_drive_0002"):
-        KittiRaw(root, drives=["0001"])
-
-
-def test_empty_drive_is_named(root):
-    empty = root / DATE / f"{DATE}_drive_0003_sync"
-    (empty / "image_02" / "data").mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"{empty.name} holds no images.*image_02 or image_03"):
-        KittiRaw(root)
-
-
-@pytest.mark.parametrize("name", ["calib_cam_to_cam.txt", "calib_velo_to_cam.txt"])
-def test_missing_calibration_is_named(root, name):
-    (root / DATE / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{name} is missing"):
-        KittiRaw(root)
-
-
-def test_calibration_without_the_camera_fails_at_once(root):
-    (root / DATE / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM.replace("P_rect_03", "P_03"))
+def test_calibrations_are_read_at_once(root):
+    path = root / DATE / "calib_cam_to_cam.txt"
+    path.write_text(CAM_TO_CAM.replace("P_rect_03", "P_03"))
     assert len(KittiRaw(root, cameras=(2,))) == 4
     with pytest.raises(ValueError, match="no key P_rect_03"):
         KittiRaw(root)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"calib_cam_to_cam\.txt is missing"):
+        KittiRaw(root)
 
 
-def test_wrong_size_argument_is_refused(root):
-    for size in ((256,), (0, 832)):
-        with pytest.raises(ValueError, match=r"size is .*expected \(height, width\)"):
-            KittiRaw(root, size=size)
-
-
-def test_image_of_another_size_than_calibrated_is_named(root):
-    Image.new("RGB", (30, 10)).save(image_path(root, 0))
+def test_broken_frames_are_named(root):
+    dataset, png, scan = KittiRaw(root), image_path(root, 0), scan_path(root, 0)
+    Image.new("RGB", (30, 10)).save(png)
     with pytest.raises(ValueError, match=r"0000000000\.png is 30x10 pixels: expected the 60x20"):
-        KittiRaw(root).image(0)
-
-
-def test_scan_that_misses_the_image_is_an_error_and_no_empty_map(root):
-    np.full((9, 4), np.nan, np.float32).tofile(scan_path(root, 0))
-    with pytest.raises(ValueError, match=r"0000000000\.bin has no point in the image of camera 2"):
-        KittiRaw(root).depth(0)
-
-
-def test_no_truncated_image_is_taken_for_a_whole_one(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    path = tmp_path / "0000000005.png"
-    Image.fromarray(pixels).save(path)
-    whole = path.read_bytes()
-    refused = 0
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            assert re.search(r"Image .*0000000005\.png cannot be read", str(error))
-            refused += 1
-        else:  # cut inside the last bytes, behind the pixels
-            np.testing.assert_array_equal(image.permute(1, 2, 0), pixels)
-    assert refused > 0.9 * len(whole) / 7
-
-
-def test_corrupt_image_and_missing_image_are_named(root):
-    dataset = KittiRaw(root)
-    image_path(root, 0).write_bytes(b"not a PNG at all")
+        dataset.image(0)
+    png.write_bytes(b"not a PNG at all")
     with pytest.raises(ValueError, match=r"0000000000\.png cannot be read"):
         dataset.image(0)
-    image_path(root, 2).unlink()
-    with pytest.raises(FileNotFoundError, match=r"0000000002\.png is missing"):
-        dataset.image(1)
-
-
-def test_an_image_with_a_damaged_byte_is_never_read(root):
-    dataset, path = KittiRaw(root), image_path(root, 0)
-    whole = path.read_bytes()
-    for place in range(8, len(whole) - 12):  # all but the signature and the end mark
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"cannot be read|pixels: expected"):
-            dataset.image(0)
+    png.unlink()
+    with pytest.raises(FileNotFoundError, match=r"0000000000\.png is missing"):
+        dataset.image(0)
+    np.full((9, 4), np.nan, np.float32).tofile(scan)
+    with pytest.raises(ValueError, match=r"0000000000\.bin has no point in the image of camera 2"):
+        dataset.depth(0)
 
 
 def test_grayscale_images_are_repeated_over_channels(tmp_path):
     Image.new("L", (4, 3), 77).save(tmp_path / "gray.png")
     assert (read_image(tmp_path / "gray.png") == torch.full((3, 3, 4), 77)).all()
-
-
-@given(st.sets(st.text("abc", min_size=1), min_size=2), st.floats(0.01, 0.99), st.randoms())
-def test_split_is_a_partition_that_ignores_order(drives, share, random):
-    train, test = split_by_drive(drives, share)
-    assert train and test and [*train, *test] == sorted(drives)
-    assert len(test) == 1 or len(train) == 1 or abs(len(test) - share * len(drives)) <= 0.5
-    shuffled = list(drives) * 2
-    random.shuffle(shuffled)
-    assert split_by_drive(shuffled, share) == (train, test)
-
-
-def test_split_refuses_what_cannot_be_split():
-    with pytest.raises(ValueError, match=r"Cannot split 1 drive.*at least two"):
-        split_by_drive(["a", "a"])
-    for share in (0.0, 1.0, -0.5):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            split_by_drive(["a", "b"], share)
 
 
 def test_real_frames(kitti_sample):
@@ -280,16 +204,6 @@ def test_frames_asked_for_by_key(root):
         KittiRaw(root, drives=[f"{DATE}_drive_0002"], keys=everything.keys[:3])
 
 
-def test_convention_reaches_the_projection(root):
-    points = np.array([[10.0, 0, 0, 0]], np.float32)  # to pixel (29.5, 9.5), so to (30, 10)
-    points.tofile(scan_path(root, 0))
-    places = [
-        tuple(map(int, KittiRaw(root, convention=name).depth(0).nonzero()[0]))
-        for name in ("zero_based", "eigen")
-    ]
-    assert places == [(10, 30), (9, 29)]
-
-
 def test_projection_is_that_of_the_frame_at_the_datasets_size(root):
     for dataset, factor in ((KittiRaw(root), 1.0), (KittiRaw(root, size=(10, 30)), 0.5)):
         for camera, index in ((2, 0), (3, 3)):
@@ -297,3 +211,112 @@ def test_projection_is_that_of_the_frame_at_the_datasets_size(root):
             baseline = 2.0 if camera == 3 else 0.0  # 20 / 10 m
             expected = (29.5 - 4 - baseline + 0.5) * factor - 0.5, (9.5 + 4 + 0.5) * factor - 0.5
             assert (u / depth, v / depth) == pytest.approx(expected)
+
+
+# Improved depth maps
+
+KEY = FrameKey("2000_01_01", "0003", 2, 5)
+PIXELS = np.array([[0, 1, 256, 65535], [25600, 300, 0, 20480]], np.uint16)
+
+
+def path_of(root, key, part="train"):
+    inside = f"proj_depth/groundtruth/image_0{key.camera}/{key.frame:010d}.png"
+    return root / part / f"{key.date}_drive_{key.drive}_sync" / inside
+
+
+def write_depth(path, pixels=PIXELS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_depth_is_the_pixels_in_meters(tmp_path):
+    depth = read_depth_png(str(write_depth(tmp_path / "map.png")))
+    assert depth.dtype == np.float32
+    np.testing.assert_array_equal(depth, [[0, 1 / 256, 1, 255.99609375], [100, 1.171875, 0, 80]])
+
+
+def test_maps_are_found_by_key_in_either_part(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds neither train nor val"):
+        ImprovedGroundTruth(tmp_path)
+    other = KEY._replace(drive="0004", camera=3, frame=1234567890)
+    write_depth(path_of(tmp_path, KEY))
+    write_depth(path_of(tmp_path, other, "val"), PIXELS + 1)
+    truth = ImprovedGroundTruth(str(tmp_path))
+    assert truth.path(KEY) == path_of(tmp_path, KEY)
+    assert truth.path(other) == path_of(tmp_path, other, "val")
+    depth = truth.depth(other)
+    assert depth.dtype == torch.float32 and depth.shape == (2, 4)
+    assert depth[0, 2] == 257 / 256 and truth.depth(KEY)[0, 2] == 1.0
+    missing = KEY._replace(frame=6), KEY._replace(camera=3), KEY._replace(date="2000_01_02")
+    assert truth.available([missing[0], other, *missing[1:], KEY]) == [other, KEY]
+    for key in missing:
+        with pytest.raises(FileNotFoundError, match=f"{key.frame:010d}.png is missing.*available"):
+            truth.depth(key)
+
+
+def huge(content):
+    """A header that promises 400 million pixels."""
+    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ((PIXELS // 256).astype(np.uint8), "is of Pillow's mode L: expected a whole 16"),
+        (np.zeros((4, 5, 3), np.uint8), "is of Pillow's mode RGB: expected a whole 16"),
+        (lambda png: b"", "cannot be read .*: expected a whole 16"),
+        (lambda png: b"<html>404</html>", "cannot be read .*: expected a whole 16"),
+        (huge, "cannot be read .*decompression bomb"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = write_depth(tmp_path / "map.png", PIXELS if callable(content) else content)
+    if callable(content):
+        path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} {message}"):
+        read_depth_png(path)
+
+
+def test_damaged_files_are_refused_or_read_right(tmp_path):
+    # In a sparse map of this kind, Pillow alone takes one damaged byte in twenty for depth.
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(1, 65536, (20, 30)).astype(np.uint16)
+    pixels[generator.uniform(size=pixels.shape) > 0.1] = 0
+    path = write_depth(tmp_path / "map.png", pixels)
+    content, refused = path.read_bytes(), 0
+    cut = [content[:length] for length in range(len(content))]
+    flipped = [
+        content[:place] + bytes([byte ^ bits]) + content[place + 1 :]
+        for place, byte in enumerate(content)
+        for bits in (1, 255)
+    ]
+    for damaged in (*cut, *flipped):
+        path.write_bytes(damaged)
+        try:
+            depth = read_depth_png(path)
+        except ValueError as error:
+            assert "expected a whole 16-bit grayscale PNG" in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(depth, pixels.astype(np.float32) / 256)
+    assert refused > 0.95 * 3 * len(content) > 700
+
+
+@pytest.mark.parametrize("camera", [2, 3])
+def test_real_maps_agree_with_the_scan(kitti_sample, camera):
+    key = FrameKey("2011_09_26", "0001", camera, 5)
+    truth = ImprovedGroundTruth(kitti_sample / "kitti_depth")
+    assert truth.available([key._replace(frame=4), key]) == [key]
+    improved = truth.depth(key).numpy()
+    with Image.open(truth.path(key)) as image:
+        np.testing.assert_array_equal(improved * 256, np.array(image).astype(np.int64))
+    assert improved.shape == (375, 1242)
+    root = kitti_sample / "kitti_raw"
+    projection = Calibration.load(root / key.date).projection(camera)
+    scan = project_velodyne(read_velodyne(key.scan_path(root)), projection, improved.shape)
+    assert (improved > 0).sum() > 3 * (scan > 0).sum()  # several scans accumulated
+    both = (improved > 0) & (scan > 0)
+    relative = np.abs(scan[both] / improved[both] - 1)
+    assert both.sum() > 5000 and np.median(relative) < 0.015 and np.mean(relative < 0.05) > 0.95
