@@ -14,20 +14,6 @@ from ubnlib import (
 )
 
 
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(2, 4), UnsupervisedBatchNorm1d(4), nn.ReLU(), UnsupervisedBatchNorm1d(4)
-    )
-
-
-@pytest.fixture
-def batches():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(5, 2, generator=generator), torch.randn(9, 2, generator=generator)
-
-
 def test_gap_equals_its_definition():
     model = nn.Sequential(UnsupervisedBatchNorm1d(2, eps=1e-12).double())
     x = torch.randn(6, 2, dtype=torch.float64)

@@ -11,20 +11,6 @@ from ubnlib import UnsupervisedBatchNorm1d, collecting, convert_ubn, ubn_forward
 from ubnlib.forward import two_passes
 
 
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(2, 4), UnsupervisedBatchNorm1d(4), nn.ReLU(), UnsupervisedBatchNorm1d(4)
-    )
-
-
-@pytest.fixture
-def batches():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(5, 2, generator=generator), torch.randn(9, 2, generator=generator)
-
-
 def collect(model, batches):
     with collecting(model):
         model(torch.cat(batches))

@@ -66,15 +66,6 @@ def test_rows_are_epochs_laid_end_to_end(size, of, seed, kind, data):
         rows += 1  # the caller's own: no later answer changes
 
 
-def test_epochs_kinds_and_seeds_differ_and_each_epoch_visits_all_once():
-    orders = [
-        rows_of_step(step, 50, 50, (seed, kind)).tolist()
-        for step in (0, 1) for seed in (0, 1) for kind in (0, 1)
-    ]  # fmt: skip
-    assert len({tuple(order) for order in orders}) == 8
-    assert all(sorted(order) == list(range(50)) for order in orders)
-
-
 def test_a_late_step_needs_none_of_those_before():
     epoch, start = divmod(4 * 10**9, 6)  # the batch begins in mid-epoch and ends in the next
     orders = [np.random.default_rng([0, 0, epoch + more]).permutation(6) for more in (0, 1)]
@@ -156,16 +147,6 @@ def test_parts_together_are_what_one_process_takes(frames, parts, unlabeled):
                 assert torch.equal(part.depth(), one.depth()[rank::parts])
                 assert len(part.images) == -(-(len(one.images) - rank) // parts)
     assert min(len(part[0].labeled.images) for part in each) == (0 if parts == 4 else 3 // parts)
-
-
-def test_a_part_goes_on_where_another_one_was(frames):
-    """The state is that of all processes: which part it was does not matter."""
-    first, second = (make(frames, part=(rank, 2)) for rank in (0, 1))
-    steps = iter(first)
-    for _ in range(4):
-        next(steps)
-    second.load_state_dict(first.state_dict())
-    assert equal(tuple(second), tuple(list(make(frames, part=(1, 2)))[4:]))
 
 
 def test_reading_draws_nothing_from_torchs_generator(frames):

@@ -150,15 +150,6 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(parts, norm):
     torch.testing.assert_close(torch.autograd.grad(mean, predictions), expected)
 
 
-def test_loss_in_reduced_precision_is_computed_in_float32():
-    target = torch.from_numpy(sparse_depth(10, (2, 12, 20))).float()
-    predictions = tuple(prediction.bfloat16() for prediction in make_predictions(11))
-    loss = multiscale_depth_loss(predictions, target)
-    assert loss.dtype == torch.float32
-    exact = multiscale_depth_loss(tuple(p.double() for p in predictions), target.double())
-    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
-
-
 def test_loss_refuses_batches_without_depth_and_wrong_shapes():
     predictions = tuple(p.float() for p in make_predictions(12))
     with pytest.raises(ValueError, match=r"labeled batch .* has no measured depth"):

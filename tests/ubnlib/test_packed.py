@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from prepare_kitti import verify
-from ubnlib.kitti import KittiRaw, PackedBatch, PackedDepth, prepare
+from ubnlib.kitti import KittiRaw, PackedBatch, PackedDepth
 from ubnlib.kitti.packed import (
     MAX_DEPTH,
     MAX_PIXELS,
@@ -103,27 +103,6 @@ def test_any_map_comes_back_to_half_a_step(shape, seed, share, special):
     assert back.dtype == np.float32 and back.shape == shape
 
 
-def test_caps():
-    depth = np.array([EDGES + NOT_FINITE], np.float32)
-    back = unpacked([depth])[0, 0]
-    # The last step is 79.995 m: 80 m itself is 4.9 mm off, all that is nearer at most 2.4 mm.
-    expected = [0, 0, 1, 1, 1, 16382, 16383, 16383, 0, 0, 0, 0, 0, 0]
-    np.testing.assert_allclose(back, np.array(expected) / 204.8, rtol=1e-6)
-    assert back[EDGES.index(80.0)] <= MAX_DEPTH
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_every_step_is_kept_by_every_float_type(dtype):
-    steps = np.arange(1, 2**14)
-    depth = (steps / 204.8).astype(dtype).reshape(1, -1)
-    codes = encode_depth(depth)
-    expected = np.clip(np.round(depth[0].astype(np.float64) * 204.8), 1, 2**14 - 1)
-    kept = depth[0] <= 80
-    np.testing.assert_array_equal(codes % 2**14, expected[kept])
-    if dtype != np.float16:
-        np.testing.assert_array_equal(codes % 2**14, steps)
-
-
 def test_codes_are_uint32_and_ascend():
     depth = sparse_map((512, 512), seed=1)
     depth[-1, -1] = 5.0
@@ -133,17 +112,6 @@ def test_codes_are_uint32_and_ascend():
     np.testing.assert_array_equal(codes >> 14, np.flatnonzero((depth > 0) & (depth <= 80)))
     assert codes[-1] == (2**18 - 1) << 14 | 1024 and codes.view(np.int32)[-1] < 0  # the sign bit
     np.testing.assert_array_equal(encode_depth(depth.T), encode_depth(depth.T.copy()))
-
-
-@pytest.mark.parametrize("shape", [(6, 7), (512, 512)])
-def test_several_maps_at_once_are_those_one_by_one(shape):
-    shares = (0.1, 0.0, 1.0, 0.0, 0.3)  # empty maps in between
-    maps = [sparse_map(shape, seed, share, top=79) for seed, share in enumerate(shares)]
-    together = unpacked(maps)
-    assert together.shape == (5, *shape)
-    for depth, one in zip(maps, together, strict=True):
-        np.testing.assert_array_equal(one, unpacked([depth])[0])
-        np.testing.assert_array_equal(one > 0, depth > 0)
 
 
 @pytest.mark.parametrize("size", [(513, 512), (1, 2**18 + 1), (0, 5), (3,)])
@@ -202,11 +170,9 @@ def test_items_may_be_written_to_and_the_files_may_not(packed):
 
 def test_one_passes_over_all_items_as_a_sequence(packed):
     assert [item["key"] for item in packed] == packed.keys
-    assert packed[-1]["key"] == packed.keys[-1] and torch.equal(packed.image(-2), packed.image(10))
-    assert torch.equal(packed.depth(-3), packed.depth(9))
-    for index in (FRAMES, -FRAMES - 1):
-        with pytest.raises(IndexError):
-            packed[index]
+    assert packed[-1]["key"] == packed.keys[-1] and torch.equal(packed.depth(-3), packed.depth(9))
+    with pytest.raises(IndexError):
+        packed[FRAMES]
 
 
 @settings(deadline=None, max_examples=40)
@@ -247,16 +213,6 @@ def test_a_batch_of_frames_that_are_not_there_is_refused(packed, indices):
 def test_a_mask_is_no_row_of_positions(packed, indices):
     with pytest.raises(ValueError, match=r"expected a row of positions; np.flatnonzero"):
         packed.batch(indices)
-
-
-def test_moving_a_batch(packed):
-    batch = packed.batch([0, 3])
-    assert_same_batch(batch.to("cpu"), batch)
-    moved = batch.to("meta")
-    assert all(tensor.is_meta for tensor in moved) and moved.images.shape == batch.images.shape
-
-
-# Processes
 
 
 def test_a_pickle_holds_no_data(packed, folder):
@@ -358,33 +314,6 @@ def test_nothing_is_ever_unpickled(folder, name, form):
     Payload.loaded = False
 
 
-HEADERS = [
-    b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 12, 36, 3)}",
-    b"{'descr': '|u1', 'fortran_order': False, 'shape': (10, 12, 36, 3, " + b"9" * 30 + b")}",
-    b"{'descr': '|O', 'fortran_order': False, 'shape': (10, 12, 36, 3)}",
-    b"{'descr': [('a', '|u1'), ('a', '|u1')], 'fortran_order': False, 'shape': (10,)}",
-    b"{'descr': '|u1', 'fortran_order': 3, 'shape': (10, 12, 36, 3)}",
-    b"{[]: 1}",
-    b"{1: 2, 'a': 3}",
-    b"{'descr': '''",
-    b"(" * 5000,
-    b"-" * 9000 + b"1",
-    b"\0" * 50,
-    b"\xff" * 50,
-    b"import os",
-]
-
-
-@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
-def test_hostile_headers_are_refused(folder, header):
-    """Numpy's parser meets each of these with another kind of error."""
-    data = (folder / "images.npy").read_bytes()[128:]
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
-    (folder / "images.npy").write_bytes(start + header + data)
-    assert len(refused(folder, "images.npy cannot be mapped")) < 600
-
-
 def swap(text, first, second):
     lines = text.splitlines(keepends=True)
     lines[first], lines[second] = lines[second], lines[first]
@@ -442,56 +371,15 @@ def test_a_manifest_that_does_not_fit_is_refused(folder, change):
         refused(folder, "manifest.json is no manifest of a packed set")
 
 
-def test_files_of_another_set_are_refused(folder, raw, tmp_path):
-    other = KittiRaw(raw.root, size=SIZE, keys=raw.keys[:-1])
-    another = prepare(other, tmp_path / "other", workers=1, progress=False)
-    shutil.copy(another.folder / "manifest.json", folder)
-    refused(folder, "frames.csv is not the table that manifest.json was written for")
-    shutil.copy(another.folder / "frames.csv", folder)
-    refused(folder, "images.npy holds something else")
-
-
-# Verification
-
-
 @pytest.mark.parametrize("name", ["images.npy", "depth.npy"])
-def test_verify_finds_each_flipped_bit(folder, packed, name):
-    path = folder / name
-    verify(packed, workers=1)
-    whole = path.read_bytes()
-    first = 128  # of the header; every byte behind it is some frame's
-    places = [first, len(whole) // 2, len(whole) - 1]
-    for place in places:
-        for bit in (1, 128):
-            data = bytearray(whole)
-            data[place] ^= bit
-            path.write_bytes(data)
-            with pytest.raises(
-                ValueError, match=r"Frame \('2000_01_01', '000\d', \d, \d\) in"
-            ) as e:
-                verify(PackedDepth(folder))
-            assert "is not what was written there: remove the folder" in str(e.value)
-            expected = place_of(place - first, name, packed)
-            assert str(tuple(packed.keys[expected])) in str(e.value)
-
-
-def place_of(offset, name, packed):
-    """The frame that a byte belongs to."""
-    if name == "images.npy":
-        return offset // (3 * SIZE[0] * SIZE[1])
-    counts = [len(packed.stored(index)[1]) for index in range(FRAMES)]
-    return int(np.searchsorted(np.cumsum(counts) * 4, offset, side="right"))
-
-
-def test_verify_finds_points_that_moved_to_the_next_frame(folder):
-    """The table's counts and the sum of points may fit and the frames not."""
-    path = folder / "frames.csv"
-    lines = path.read_text().splitlines()
-    fields = [line.split(",") for line in lines]
-    fields[1][4], fields[2][4] = str(int(fields[1][4]) - 1), str(int(fields[2][4]) + 1)
-    path.write_text("".join(",".join(field) + "\n" for field in fields))
-    recomputed(folder)
-    with pytest.raises(ValueError, match="is not what was written there"):
+@pytest.mark.parametrize("place", [128, -1])  # behind the header, and the last byte
+def test_verify_finds_a_flipped_bit(folder, packed, name, place):
+    verify(packed)
+    data = bytearray((folder / name).read_bytes())
+    data[place] ^= 1
+    (folder / name).write_bytes(data)
+    frame = tuple(packed.keys[0 if place > 0 else -1])
+    with pytest.raises(ValueError, match=re.escape(f"Frame {frame} in")):
         verify(PackedDepth(folder))
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from small_kitti import (
     CAM_TO_CAM,
@@ -23,7 +22,7 @@ from small_kitti import (
     write_root,
 )
 from ubnlib.kitti import Calibration, FrameKey, KittiRaw, project_velodyne, read_velodyne
-from ubnlib.kitti.raw import ImprovedGroundTruth, read_depth_png, read_image
+from ubnlib.kitti.raw import ImprovedGroundTruth, read_depth_png
 
 
 @pytest.fixture
@@ -118,13 +117,6 @@ def test_resizing_is_antialiased(root):
     assert (image[:, :, 1:-1].int() - 127).abs().max() <= 2
 
 
-def test_batches_through_a_data_loader(root):
-    batch = next(iter(DataLoader(KittiRaw(root), batch_size=7)))
-    assert batch["image"].shape == (7, 3, HEIGHT, WIDTH)
-    assert batch["depth"].shape == (7, HEIGHT, WIDTH)
-    assert batch["key"].frame.tolist() == [0, 2, 3, 0, 2, 3, 1]
-
-
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
@@ -166,11 +158,6 @@ def test_broken_frames_are_named(root):
     np.full((9, 4), np.nan, np.float32).tofile(scan)
     with pytest.raises(ValueError, match=r"0000000000\.bin has no point in the image of camera 2"):
         dataset.depth(0)
-
-
-def test_grayscale_images_are_repeated_over_channels(tmp_path):
-    Image.new("L", (4, 3), 77).save(tmp_path / "gray.png")
-    assert (read_image(tmp_path / "gray.png") == torch.full((3, 3, 4), 77)).all()
 
 
 def test_real_frames(kitti_sample):
