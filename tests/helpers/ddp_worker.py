@@ -1,6 +1,7 @@
-"""One of two gloo processes of test_distributed.py: `python ddp_worker.py RANK FOLDER`."""
+"""One of two gloo processes, `python ddp_worker.py RANK FOLDER WORK`; `run` starts them."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def wrapped(**options):
     return DistributedDataParallel(convert_ubn(network(), **options))
 
 
-def main(rank, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD
-    )
+def compiled(rank):
+    """A wrapper that is compiled from outside is found; compiling takes long."""
+    _, _, xs, ys = rows(SPLITS["uneven"])
+    model = torch.compile(wrapped(), backend="eager")
+    return dict(compiled=train(model, xs[rank], ys[rank], ubn_forward))
+
+
+def everything_else(rank):
     results = {}
     for split_name, split in SPLITS.items():
         _, _, xs, ys = rows(split)
@@ -69,10 +74,8 @@ def main(rank, folder):
                     results[split_name, reading, way.__name__] = found
     _, _, xs, ys = rows(SPLITS["uneven"])
     results["gap"] = train(wrapped(), xs[rank], ys[rank], side_by_side, gap=gap)
-    # A wrapper inside of the model, or compiled from outside, is found.
+    # A wrapper inside of the model is found.
     results["inside"] = train(nn.Sequential(wrapped()), xs[rank], ys[rank], ubn_forward)
-    compiled = torch.compile(wrapped(), backend="eager")
-    results["compiled"] = train(compiled, xs[rank], ys[rank], ubn_forward)
 
     # One rank has little data and the other has not, yet both must go the same way.
     many = small_nets.rows(3000 if rank else 3, rank)
@@ -87,10 +90,29 @@ def main(rank, folder):
     refresh_statistics(first, ys[rank].split(2) if rank == 0 else [ys[rank]])
     results["refresh"] = {name: b.clone() for name, b in first.module.named_buffers()}
 
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return results
+
+
+def run(folder, work):
+    """Let the two processes work, and return what each found."""
+    command = [sys.executable, __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, str(rank), str(folder), work.__name__], env=environment)
+        for rank in range(WORLD)
+    ]
+    try:
+        assert [worker.wait(timeout=240) for worker in workers] == [0] * WORLD
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 if __name__ == "__main__":
+    rank, folder, work = int(sys.argv[1]), Path(sys.argv[2]), globals()[sys.argv[3]]
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    main(int(sys.argv[1]), sys.argv[2])
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
+    torch.save(work(rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()

@@ -1,10 +1,11 @@
-"""torch.compile with each option of a layer, other numbers of rows, and outside a step."""
+"""torch.compile with each option of a layer, other rows, outside a step, and on two ranks."""
 
 import copy
 
 import pytest
 import torch
 
+import ddp_worker
 from small_nets import network, rows, train
 from ubnlib import convert_ubn, ubn_forward
 
@@ -34,3 +35,12 @@ def test_both_steps_compile_as_one_graph_each(options):
     torch.testing.assert_close(compiled.eval()(x), eager.eval()(x))
     if inner[1].momentum is not None:  # nn.BatchNorm itself cannot, with momentum=None
         torch.testing.assert_close(compiled.train()(x), eager.train()(x))
+
+
+def test_a_distributed_model_that_is_compiled_from_outside(tmp_path):
+    ranks = [found["compiled"] for found in ddp_worker.run(tmp_path, ddp_worker.compiled)]
+    x, y, *_ = ddp_worker.rows(ddp_worker.SPLITS["uneven"])
+    output, gradients, _ = train(convert_ubn(network()), x, y, ubn_forward)
+    torch.testing.assert_close(torch.cat([rank[0] for rank in ranks]), output)
+    for _, found, _ in ranks:
+        torch.testing.assert_close([g * len(ranks) for g in found], gradients)

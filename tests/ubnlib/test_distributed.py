@@ -1,10 +1,5 @@
 """Two gloo processes, each with rows of its own, compute what one process computes with all."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -19,19 +14,7 @@ from ubnlib.forward import side_by_side
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ddp_worker.__file__]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment)
-        for rank in range(ddp_worker.WORLD)
-    ]
-    try:
-        assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return ddp_worker.run(tmp_path_factory.mktemp("ranks"), ddp_worker.everything_else)
 
 
 def assert_same(ranks, alone):
@@ -54,10 +37,10 @@ def test_two_processes_equal_one(ranks, split, reading):
             assert_same([rank[split, reading, way.__name__] for rank in ranks], alone)
 
 
-@pytest.mark.parametrize("way", ["inside", "compiled"])
-def test_a_wrapper_inside_or_compiled_from_outside_is_found(ranks, way):
+def test_a_wrapper_inside_of_the_model_is_found(ranks):
     x, y, *_ = rows(SPLITS["uneven"])
-    assert_same([rank[way] for rank in ranks], train(convert_ubn(network()), x, y, ubn_forward))
+    alone = train(convert_ubn(network()), x, y, ubn_forward)
+    assert_same([rank["inside"] for rank in ranks], alone)
 
 
 def test_little_data_on_one_rank_and_much_on_another(ranks):
