@@ -410,23 +410,11 @@ models = st.recursive(
     ),
     max_leaves=8,
 )
-conversions = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "momentum": momenta,
-            "preset": st.just("paper"),
-            "stats_grad": st.sampled_from(["corrected", "none", "labeled", "all"]),
-            "unlabeled_weight": st.none() | st.floats(0.1, 1.0),
-            "skip_nonfinite": st.booleans(),
-        },
-    ),
-    min_size=1,
-    max_size=3,
-)
+OPTIONS = [{}, dict(momentum=None), dict(preset="paper"), dict(stats_grad="labeled", momentum=0.3),
+           dict(unlabeled_weight=0.4, skip_nonfinite=False)]  # fmt: skip
 
 
-@given(models, conversions)
+@given(models, st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3))
 @settings(max_examples=50, deadline=None)
 def test_any_model_comes_back_from_any_conversions(model, conversions):
     before = snapshot(model)
