@@ -45,6 +45,7 @@ def test_both_steps_compile_as_one_graph_each(options, fresh_dynamo):
     torch.testing.assert_close(train(compiled, x, y, ubn_forward), expected)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # unlabeled rows
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize(
     ("options", "forward"),
