@@ -388,13 +388,9 @@ class UnsupervisedBatchNorm(_BatchNorm):
         group = group or self.own_group()
         vars(self).update(_calls=(), _plain=False, _rows=rows, _weights=None, _group=group)
 
-    def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
-        """Take part in a step from now on."""
+    def take_part(self, step: Literal["collect", "use"] | Lockstep | None) -> None:
+        """Take part in a step from now on, or in none; its statistics stay for backward."""
         vars(self).update(_step=step, _used=0)
-
-    def leave_step(self) -> None:
-        """Take part in no step any more; its statistics stay for backward."""
-        vars(self).update(_step=None)
 
     def forget_step(self) -> None:
         """Drop the statistics of a step that failed."""

@@ -61,7 +61,7 @@ def _step(
         for layer in layers:
             if step != "use":
                 layer.begin_step(group, rows)
-            layer.enter_step(step)
+            layer.take_part(step)
         yield
     except BaseException:
         for layer in layers if step != "use" else ():
@@ -69,7 +69,7 @@ def _step(
         raise
     finally:
         for layer in layers:
-            layer.leave_step()
+            layer.take_part(None)
 
 
 def _weights_of(model: nn.Module) -> str:

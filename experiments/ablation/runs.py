@@ -346,6 +346,8 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
             progress=f"{domain}, {folder}",
         )
 
+    if domain == "indoor" and arguments.rgbd_root is None:  # before hours of tuning
+        raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
     tuned, folder = "drives" if domain == "indoor" else domain, "ablation_tuning"
     scenes, data = _scenes(tuned, SEARCH, arguments)
     obtain = reader(arguments.results / folder) if arguments.tuned else making(scenes, folder)
@@ -367,8 +369,6 @@ def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> tuple[S
         data, other = (study_drives(arguments.data, number) for number in (seed, 1 - seed))
         return Scenes(data, other.frames, {}), data.fingerprint
     if domain == "indoor":
-        if arguments.rgbd_root is None:
-            raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
         size = (36, 48)
         frames = RgbdFrames(arguments.rgbd_root, size=size)
         data = DepthData(frames, *split_by_time(frames.keys))

@@ -1,7 +1,7 @@
-"""One of two gloo processes of test_distributed.py: `python ddp_worker.py RANK FOLDER`."""
+"""One of two gloo processes, `python ddp_worker.py RANK FOLDER WORK`; `run` starts them."""
 
-import copy
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import small_nets
+from small_nets import network, train
 from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, ubn_forward, using
 from ubnlib.forward import side_by_side
 
@@ -23,39 +25,20 @@ SPLITS = {
 }
 READINGS = {
     "corrected": dict(),
-    "none": dict(stats_grad="none"),
+    "none, standard deviation": dict(stats_grad="none", running_stat="std"),
     "labeled": dict(stats_grad="labeled"),
     "all": dict(stats_grad="all"),
     "corrected, running": dict(source="running"),
     "all, running, cumulative": dict(source="running", stats_grad="all", momentum=None),
-    "none, standard deviation": dict(stats_grad="none", running_stat="std"),
     "weighted": dict(unlabeled_weight=0.8),
 }
 
 
-def network():
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.BatchNorm2d(3)
-    ).double()
-    with torch.no_grad():
-        for bn in (model[1], model[4]):
-            bn.weight.uniform_(0.5, 2)
-            bn.bias.normal_()
-    return model
-
-
 def rows(split):
     """All labeled and unlabeled rows, and the ones of each rank."""
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(sum(n), 2, 7, 6, generator=generator, dtype=torch.float64) for n in split)
-    return x, 1 + 2 * y, x.split(split[0]), (1 + 2 * y).split(split[1])
-
-
-def objective(output):
-    """A loss that adds up over rows and is no symmetric function of them."""
-    weights = torch.arange(output.shape[1:].numel(), dtype=output.dtype).view(output.shape[1:])
-    return (output.sin() * weights).sum()
+    x, y = (small_nets.rows(sum(n), seed) for seed, n in enumerate(split))
+    y = 2 * y - 4
+    return x, y, x.split(split[0]), y.split(split[1])
 
 
 def by_hand(model, x, y):
@@ -65,68 +48,71 @@ def by_hand(model, x, y):
         return model(x)
 
 
-def compiled(model):
-    return torch.compile(model, backend="eager")
+def gap(model):
+    return 10 * statistics_gap(model)
 
 
-def step(model, x, y, forward, gap=0.0):
-    """Two steps of training, as one finds the averages of the first changed in the second."""
-    for _ in range(2):
-        model.zero_grad()
-        output = forward(model, x, y)
-        loss = objective(output)
-        if gap:
-            loss = loss + gap * statistics_gap(model)
-        loss.backward()
-    # Wrappers put prefixes before the names.
-    state = {".".join(name.split(".")[-2:]): b.clone() for name, b in model.named_buffers()}
-    return output.detach(), [p.grad for p in model.parameters()], state
+def wrapped(**options):
+    return DistributedDataParallel(convert_ubn(network(), **options))
 
 
-def main(rank, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD
-    )
+def compiled(rank):
+    """A wrapper that is compiled from outside is found; compiling takes long."""
+    _, _, xs, ys = rows(SPLITS["uneven"])
+    model = torch.compile(wrapped(), backend="eager")
+    return dict(compiled=train(model, xs[rank], ys[rank], ubn_forward))
+
+
+def everything_else(rank):
     results = {}
     for split_name, split in SPLITS.items():
         _, _, xs, ys = rows(split)
         for reading, options in READINGS.items():
-            model = DistributedDataParallel(convert_ubn(network(), **options))
-            if options.get("source") != "running":
-                at_once = step(model, xs[rank], ys[rank], side_by_side)
-                results[split_name, reading, "at once"] = at_once
-            model = DistributedDataParallel(convert_ubn(network(), **options))
-            results[split_name, reading, "by hand"] = step(model, xs[rank], ys[rank], by_hand)
+            for way in (side_by_side, by_hand):
+                if way is by_hand or options.get("source") != "running":
+                    found = train(wrapped(**options), xs[rank], ys[rank], way)
+                    results[split_name, reading, way.__name__] = found
     _, _, xs, ys = rows(SPLITS["uneven"])
-
-    model = DistributedDataParallel(convert_ubn(network()))
-    results["gap"] = step(model, xs[rank], ys[rank], side_by_side, gap=10.0)
+    results["gap"] = train(wrapped(), xs[rank], ys[rank], side_by_side, gap=gap)
+    # A wrapper inside of the model is found.
+    results["inside"] = train(nn.Sequential(wrapped()), xs[rank], ys[rank], ubn_forward)
 
     # One rank has little data and the other has not, yet both must go the same way.
-    generator = torch.Generator().manual_seed(rank)
-    many = torch.randn(3000 if rank else 3, 2, 7, 6, generator=generator, dtype=torch.float64)
-    model = DistributedDataParallel(convert_ubn(network()))
-    results["lopsided"] = step(model, xs[rank], many, ubn_forward)[0], many
-
-    for way, wrap in {"inside": nn.Sequential, "compiled": compiled}.items():
-        model = wrap(DistributedDataParallel(convert_ubn(network())))
-        results[way] = step(model, xs[rank], ys[rank], ubn_forward)
+    many = small_nets.rows(3000 if rank else 3, rank)
+    results["lopsided"] = train(wrapped(), xs[rank], many, ubn_forward)[0], many
 
     sync = convert_ubn(nn.SyncBatchNorm.convert_sync_batchnorm(network()))
     output = side_by_side(sync, xs[rank], ys[rank])
     results["sync"] = output.detach(), {name: b.clone() for name, b in sync.named_buffers()}
 
     # Three batches on one rank and one on the other.
-    model = DistributedDataParallel(convert_ubn(network()))
-    batches = ys[rank].split(2) if rank == 0 else [ys[rank]]
-    first = DistributedDataParallel(convert_ubn(copy.deepcopy(network()[:2])))
-    refresh_statistics(first, batches)
+    first = DistributedDataParallel(convert_ubn(network()[:2]))
+    refresh_statistics(first, ys[rank].split(2) if rank == 0 else [ys[rank]])
     results["refresh"] = {name: b.clone() for name, b in first.module.named_buffers()}
 
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return results
+
+
+def run(folder, work):
+    """Let the two processes work, and return what each found."""
+    command = [sys.executable, __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, str(rank), str(folder), work.__name__], env=environment)
+        for rank in range(WORLD)
+    ]
+    try:
+        assert [worker.wait(timeout=240) for worker in workers] == [0] * WORLD
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 if __name__ == "__main__":
+    rank, folder, work = int(sys.argv[1]), Path(sys.argv[2]), globals()[sys.argv[3]]
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    main(int(sys.argv[1]), sys.argv[2])
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
+    torch.save(work(rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()

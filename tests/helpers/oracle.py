@@ -6,7 +6,6 @@ only: no ubnlib, no F.batch_norm, no separate steps. To be used in float64, wher
 squares is exact enough.
 """
 
-import torch
 from torch import nn
 
 
@@ -14,18 +13,25 @@ def channel(v, x):
     return v.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
-def moments(*streams):
-    """Mean, biased variance and count per channel over all rows and positions of all streams."""
-    rows = torch.cat([s.transpose(0, 1).flatten(1) for s in streams], dim=1)  # [C, values]
-    n = rows.shape[1]
-    mean = rows.sum(1) / n
-    return mean, (rows**2).sum(1) / n - mean**2, n
+def moments(*streams, weight=None):
+    """Mean, biased variance and count per channel over all rows and positions of all streams.
+
+    All values weigh alike, or those of the second of two streams `weight` together.
+    """
+    values = [s.transpose(0, 1).flatten(1) for s in streams]  # [C, values] each
+    n = sum(v.shape[1] for v in values)
+    shares = [v.shape[1] / n for v in values] if weight is None else [1 - weight, weight]
+    mean = sum(share * v.sum(1) / v.shape[1] for share, v in zip(shares, values, strict=True))
+    square = sum(
+        share * (v**2).sum(1) / v.shape[1] for share, v in zip(shares, values, strict=True)
+    )
+    return mean, square - mean**2, n
 
 
 class OracleNorm:
-    def __init__(self, bn, stats_grad, source, running_stat, momentum):
+    def __init__(self, bn, stats_grad, source, running_stat, momentum, unlabeled_weight):
         self.bn, self.stats_grad, self.source = bn, stats_grad, source
-        self.running_stat, self.momentum = running_stat, momentum
+        self.running_stat, self.momentum, self.weight = running_stat, momentum, unlabeled_weight
         self.running = (bn.running_mean.clone(), bn.running_var.clone())
 
     def affine(self, x_hat):
@@ -51,7 +57,7 @@ class OracleNorm:
             "none": (first.detach(), y.detach()),
             "corrected": (first.detach(), y.detach()),
         }[self.stats_grad]
-        mean, var, n = moments(*carriers)
+        mean, var, n = moments(*carriers, weight=self.weight)
         after = self.averages(mean, var, n)
         self.running = tuple(a.detach() for a in after)
         if self.source == "running":
@@ -62,17 +68,27 @@ class OracleNorm:
             sigma_x, sigma = (var_x + self.bn.eps) ** 0.5, (var + self.bn.eps) ** 0.5
             r, d = (sigma_x / sigma).detach(), ((mean_x - mean) / sigma).detach()
             x_hat = self.apply(x, mean_x, var_x) * channel(r, x) + channel(d, x)
-        mean_1, var_1, _ = moments(first, y)
+        mean_1, var_1, _ = moments(first, y, weight=self.weight)
         outputs = x_hat, self.apply(first, mean_1, var_1), self.apply(y, mean_1, var_1)
         return tuple(self.affine(o) for o in outputs)
 
 
-def oracle_forward(model, x, y, *, stats_grad, source="batch", running_stat="var", momentum=0.1):
+def oracle_forward(
+    model,
+    x,
+    y,
+    *,
+    stats_grad,
+    source="batch",
+    running_stat="var",
+    momentum=0.1,
+    unlabeled_weight=None,
+):
     """Return the labeled output and each normalization's running (mean, var) after the step."""
     streams, running = (x, x, y), []
     for layer in model:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            norm = OracleNorm(layer, stats_grad, source, running_stat, momentum)
+            norm = OracleNorm(layer, stats_grad, source, running_stat, momentum, unlabeled_weight)
             streams = norm(*streams)
             running.append(norm.running)
         else:

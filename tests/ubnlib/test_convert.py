@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrize
 
 from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d, convert_ubn, revert_ubn
 from ubnlib.batchnorm import SWITCHES, UnsupervisedBatchNorm, UnsupervisedSyncBatchNorm
@@ -78,12 +78,6 @@ def frozen_in_part():
     return model
 
 
-def initialized_lazily():
-    model = net(nn.LazyBatchNorm2d())
-    model(torch.zeros(2, 4, 2, 2))
-    return model
-
-
 def with_user_state():
     norm = changed(nn.BatchNorm2d(4, momentum=0.3), nickname="norm", limits=[1, 2])
     norm.register_buffer("seen", torch.arange(3), persistent=False)
@@ -92,18 +86,11 @@ def with_user_state():
     return net(norm)
 
 
-def quantization_aware():
-    qconfig = torch.ao.quantization.get_default_qat_qconfig()
-    return torch.ao.nn.intrinsic.qat.ConvBnReLU2d(4, 4, 3, qconfig=qconfig)
-
-
 ZOO = {
     "conv_net": lambda: net(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=1e-3)),
     "deep": lambda: net(nn.Sequential(nn.ModuleDict({"a": Tower()})["a"], nn.Sequential(Tower()))),
     "root": lambda: nn.BatchNorm2d(4),
     "root_1d": lambda: nn.BatchNorm1d(4, momentum=0.2),
-    "root_1d_sequence": lambda: nn.BatchNorm1d(4),
-    "root_3d": lambda: nn.BatchNorm3d(4),
     "root_sync": lambda: nn.SyncBatchNorm(4),
     "sync_nested": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(net(Tower())),
     "called_twice": Tower,
@@ -111,40 +98,23 @@ ZOO = {
     "no_affine": lambda: net(nn.BatchNorm2d(4, affine=False)),
     "no_bias": lambda: net(changed(nn.BatchNorm2d(4), bias=None)),
     "untracked": lambda: net(nn.BatchNorm2d(4, track_running_stats=False)),
-    "bare": lambda: net(nn.BatchNorm2d(4, affine=False, track_running_stats=False)),
     "cumulative": lambda: net(nn.BatchNorm2d(4, momentum=None)),
-    "momentum_zero": lambda: net(nn.BatchNorm2d(4, momentum=0.0)),
     "frozen_in_part": frozen_in_part,
-    "all_in_eval": lambda: net(nn.BatchNorm2d(4), Tower()).eval(),
-    "no_gradient": lambda: net(nn.BatchNorm2d(4)).requires_grad_(False),
-    "double": lambda: net(nn.BatchNorm2d(4)).double(),
     "bfloat16": lambda: net(nn.BatchNorm2d(4)).bfloat16(),
-    "half": lambda: net(nn.BatchNorm2d(4)).half(),
     "mixed_precision": lambda: net(nn.BatchNorm2d(4)).bfloat16().append(nn.BatchNorm2d(4)),
     "meta": lambda: net(nn.BatchNorm2d(4)).to("meta"),
     "channels_last": lambda: net(nn.BatchNorm2d(4)).to(memory_format=torch.channels_last),
     "other_norms": lambda: net(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), FrozenBatchNorm2d(4)),
-    "initialized_lazily": initialized_lazily,
     "user_state": with_user_state,
     "weight_norm": lambda: net(nn.utils.weight_norm(nn.BatchNorm2d(4))),
-    "spectral_norm": lambda: net(nn.utils.spectral_norm(nn.BatchNorm2d(4))),
-    "pruned": lambda: net(prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 1)),
-    "parametrized_neighbor": lambda: net(
-        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)
-    ),
     "data_parallel": lambda: nn.DataParallel(net(nn.BatchNorm2d(4))),
-    "compiled": lambda: torch.compile(net(nn.BatchNorm2d(4)), backend="eager"),
     "traced_by_fx": lambda: torch.fx.symbolic_trace(Tower()),
-    "averaged": lambda: torch.optim.swa_utils.AveragedModel(Tower(), use_buffers=True),
-    "fused": lambda: torch.ao.nn.intrinsic.BNReLU2d(nn.BatchNorm2d(4), nn.ReLU()),
-    "quantization_aware": quantization_aware,
 }
-SHAPES = {"root_1d": (5, 4), "root_1d_sequence": (5, 4, 3), "root_3d": (5, 4, 2, 3, 2)}
-# torch refuses to copy or pickle these, converted or not.
-NO_COPY = {"weight_norm", "spectral_norm", "pruned", "parametrized_neighbor", "compiled"}
+SHAPES = {"root_1d": (5, 4)}
+# torch refuses to copy or pickle it, converted or not.
+NO_COPY = {"weight_norm"}
 zoo = pytest.mark.parametrize("kind", ZOO)
-# Compiling takes seconds and has a test of its own.
-running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k not in ("meta", "compiled")])
+running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k != "meta"])
 
 
 def build(kind):
@@ -185,46 +155,29 @@ def same_tensors(one, other):
 
 
 @zoo
-def test_convert_changes_the_class_alone(kind):
+def test_convert_changes_the_class_alone_and_revert_gives_back_everything(kind):
     model = build(kind)
     before, values = snapshot(model), copy.deepcopy(model.state_dict())
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    settings = [(p.requires_grad, p.dtype, p.device) for _, p in parameters]
     modules = list(model.named_modules(remove_duplicate=False))
+    parameters = list(model.parameters())
+    settings = [(p.requires_grad, p.dtype, p.device) for p in parameters]
 
-    assert convert_ubn(model) is model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert convert_ubn(model) is model
 
-    for (name, module), (same_name, same) in zip(
-        modules, model.named_modules(remove_duplicate=False), strict=True
-    ):
-        old_class, old = before[name]
-        assert (name, module) == (same_name, same)
-        assert type(module) is UBN_OF.get(old_class, old_class)
-        added = vars(module).keys() - old.keys()
-        assert not added or type(module) in BN_OF
+    for one, other in zip(modules, model.named_modules(remove_duplicate=False), strict=True):
+        (name, module), (old_class, old) = other, before[other[0]]
+        assert one == (name, module) and type(module) is UBN_OF.get(old_class, old_class)
         assert {key: vars(module)[key] for key in old} == old
-    after = list(model.named_parameters(remove_duplicate=False))
-    for (name, parameter), (same_name, same) in zip(parameters, after, strict=True):
-        assert name == same_name
-        assert parameter is same
-    assert [(p.requires_grad, p.dtype, p.device) for _, p in after] == settings
+        assert vars(module).keys() == old.keys() or type(module) in BN_OF
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert [(p.requires_grad, p.dtype, p.device) for p in parameters] == settings
     assert same_tensors(model.state_dict(), values)
 
-
-@zoo
-@pytest.mark.parametrize(
-    "conversions",
-    [
-        [{}],
-        [{"preset": "paper"}],
-        [{"decay": 0.5, "stats_grad": "none"}, {"momentum": None}, {"preset": "paper"}, {}],
-    ],
-    ids=["plain", "paper", "again_and_again"],
-)
-def test_revert_gives_back_everything(kind, conversions):
-    model = build(kind)
-    before, values = snapshot(model), copy.deepcopy(model.state_dict())
-    for options in conversions:
+    for options in (
+        dict(decay=0.5, stats_grad="none"), dict(momentum=None), dict(preset="paper"), dict(),
+    ):  # fmt: skip
         convert_ubn(model, **options)
     assert revert_ubn(model) is model
     assert snapshot(model) == before
@@ -232,45 +185,14 @@ def test_revert_gives_back_everything(kind, conversions):
 
 
 @running_zoo
-def test_outputs_and_averages_are_bit_identical(kind):
+def test_outputs_averages_and_checkpoints_are_those_of_batchnorm(kind):
     plain, ubn = build(kind), convert_ubn(build(kind))
     x = inputs(kind, plain)
     for _ in range(2):
         assert torch.equal(plain(x), ubn(x))
         assert same_tensors(plain.state_dict(), ubn.state_dict())
     assert torch.equal(plain.eval()(x), ubn.eval()(x))
-    assert torch.equal(plain(x), revert_ubn(ubn)(x))
-
-
-@running_zoo
-def test_an_optimizer_made_before_still_works(kind):
-    model = build(kind)
-    learned = [p for p in model.parameters() if p.requires_grad]
-    if not learned:
-        pytest.skip("nothing is learned")
-    optimizer = torch.optim.SGD(learned, lr=0.1)
-    convert_ubn(model)
-    x, y = inputs(kind, model), inputs(kind, model, seed=2)
-    before = [p.detach().clone() for p in learned]
-    layers = [m for m in model.modules() if isinstance(m, UnsupervisedBatchNorm) and m.training]
-    in_steps = layers and not isinstance(model, nn.DataParallel)
-    output = ubn_forward(model, x, y) if in_steps else model(x)
-    plain = build(kind)
-    for result in (output, plain(x)):
-        (result.float() * torch.linspace(-1, 3, result.numel()).view(result.shape)).sum().backward()
-    optimizer.step()
-    for (name, parameter), old in zip(model.named_parameters(), plain.parameters(), strict=True):
-        assert (parameter.grad is None) == (old.grad is None), name
-    assert any(not torch.equal(old, new) for old, new in zip(before, learned, strict=True))
-    if in_steps:
-        assert all(layer.last_step for layer in layers)
-
-
-@running_zoo
-def test_checkpoints_load_strictly_both_ways(kind):
-    plain, ubn = build(kind), convert_ubn(build(kind), preset="paper")
-    ubn(inputs(kind, ubn))
-    for source, target in [(ubn, plain), (plain, convert_ubn(build(kind)))]:
+    for source, target in [(ubn, build(kind)), (plain, convert_ubn(build(kind), preset="paper"))]:
         file = io.BytesIO()
         torch.save(source.state_dict(), file)
         file.seek(0)
@@ -278,30 +200,42 @@ def test_checkpoints_load_strictly_both_ways(kind):
         assert same_tensors(target.state_dict(), source.state_dict())
 
 
+@running_zoo
+def test_an_optimizer_made_before_still_works(kind):
+    model, plain = build(kind), build(kind)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
+    convert_ubn(model)
+    x, y = inputs(kind, model), inputs(kind, model, seed=2)
+    before = [p.detach().clone() for p in learned]
+    in_steps = any(isinstance(m, UnsupervisedBatchNorm) and m.training for m in model.modules())
+    in_steps = in_steps and not isinstance(model, nn.DataParallel)
+    output = ubn_forward(model, x, y) if in_steps else model(x)
+    for result in (output, plain(x)):
+        (result.float() * torch.linspace(-1, 3, result.numel()).view(result.shape)).sum().backward()
+    optimizer.step()
+    for (name, parameter), old in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (parameter.grad is None) == (old.grad is None), name
+    assert any(not torch.equal(old, new) for old, new in zip(before, learned, strict=True))
+
+
 @pytest.mark.parametrize("kind", sorted(ZOO.keys() - NO_COPY))
-def test_copies_and_pickles_revert_as_the_model_does(kind):
+def test_copies_and_pickles_revert_as_the_model_does_after_a_step(kind):
     model = convert_ubn(convert_ubn(build(kind), preset="paper"), decay=0.6)
-    if kind not in ("meta", "data_parallel", "all_in_eval", "other_norms"):
+    if kind not in ("meta", "data_parallel", "other_norms"):
         ubn_forward(model, inputs(kind, model), inputs(kind, model, seed=2))
-    fresh = [str(module) for module in build(kind).modules() if type(module) in UBN_OF]
+
+    def norms(model):
+        return [(str(m), vars(m).keys()) for m in model.modules() if type(m) in UBN_OF]
+
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):
         assert same_tensors(twin.state_dict(), model.state_dict())
-        assert [vars(m)[s] for m in twin.modules() if type(m) in BN_OF for s in SWITCHES] == [
-            vars(m)[s] for m in model.modules() if type(m) in BN_OF for s in SWITCHES
-        ]
+        for one, other in zip(twin.modules(), model.modules(), strict=True):
+            if type(one) in BN_OF:
+                assert [vars(one)[s] for s in SWITCHES] == [vars(other)[s] for s in SWITCHES]
         revert_ubn(twin)
-        assert [str(module) for module in twin.modules() if type(module) in UBN_OF] == fresh
+        assert norms(twin) == norms(build(kind))
         assert not any(isinstance(module, UnsupervisedBatchNorm) for module in twin.modules())
-
-
-def test_reverting_after_training_leaves_no_state_behind():
-    model = convert_ubn(build("conv_net"), preset="paper")
-    ubn_forward(model, torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)).sum().backward()
-    revert_ubn(model)
-    fresh = dict(build("conv_net").named_modules())
-    for name, module in model.named_modules():
-        assert type(module) is type(fresh[name])
-        assert vars(module).keys() == vars(fresh[name]).keys()
 
 
 def test_a_momentum_set_by_the_user_is_kept():
@@ -320,38 +254,9 @@ def test_layers_made_as_ubn_revert_to_their_own_settings():
     assert vars(layer).keys() == vars(nn.BatchNorm1d(4)).keys()
 
 
-def test_every_hook_runs_as_before():
-    calls = []
-
-    def note(name):
-        return lambda *_, **__: calls.append(name)
-
-    def run(convert):
-        model = build("conv_net")
-        norm = model[1]
-        norm.register_forward_pre_hook(note("forward_pre"))
-        norm.register_forward_hook(note("forward"))
-        norm.register_full_backward_pre_hook(note("backward_pre"))
-        norm.register_full_backward_hook(note("backward"))
-        norm.register_state_dict_pre_hook(note("state_dict_pre"))
-        norm.register_state_dict_post_hook(note("state_dict"))
-        norm.register_load_state_dict_pre_hook(note("load_pre"))
-        norm.register_load_state_dict_post_hook(note("load"))
-        norm.weight.register_hook(note("weight"))
-        calls.clear()
-        convert(model)(torch.ones(2, 4, 5, 5)).sum().backward()
-        model.load_state_dict(model.state_dict())
-        return list(calls)
-
-    plain = run(lambda model: model)
-    assert len(plain) == 9
-    assert run(convert_ubn) == plain
-    assert run(lambda model: revert_ubn(convert_ubn(model))) == plain
-
-
 def test_a_compiled_model_notices_that_it_was_converted_and_reverted():
-    model = build("compiled")
-    oracle = convert_ubn(copy.deepcopy(model._orig_mod))
+    inner = build("conv_net")[:2]
+    model, oracle = torch.compile(inner, backend="eager"), convert_ubn(copy.deepcopy(inner))
     x, y = torch.randn(3, 4, 6, 6), torch.randn(9, 4, 6, 6) + 1
     plain = model(x)
     converted = ubn_forward(convert_ubn(model), x, y)
@@ -360,37 +265,14 @@ def test_a_compiled_model_notices_that_it_was_converted_and_reverted():
     assert torch.equal(revert_ubn(model)(x), plain)
 
 
-def test_inside_distributed_data_parallel(tmp_path):
-    dist = torch.distributed
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(build("conv_net"))
-        before = snapshot(model)
-        keys, parameters = list(model.state_dict()), list(model.parameters())
-        assert type(convert_ubn(model, preset="paper").module[1]) is UnsupervisedBatchNorm2d
-        assert list(model.state_dict()) == keys
-        assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
-        x, y = torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)
-        ubn_forward(model, x, y).sum().backward()
-        assert all(p.grad is not None for p in parameters)
-        revert_ubn(model)
-        fresh = snapshot(model)
-        assert all(fresh[name] == state for name, state in before.items() if name)
-    finally:
-        dist.destroy_process_group()
-
-
 def test_preset_and_options():
     layer = convert_ubn(nn.BatchNorm2d(8), preset="paper")
     assert (layer.source, layer.stats_grad, layer.running_stat) == ("batch", "none", "std")
     assert layer.momentum == pytest.approx(0.1)
-    convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all")
-    assert (layer.momentum, layer.stats_grad) == (0.25, "all")
+    convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all", unlabeled_weight=0.5)
+    assert (layer.momentum, layer.stats_grad, layer.unlabeled_weight) == (0.25, "all", 0.5)
     assert "stats_grad='all', running_stat='std'" in repr(layer)
-    convert_ubn(layer, unlabeled_weight=0.5, skip_nonfinite=False)
-    assert (layer.unlabeled_weight, layer.skip_nonfinite, layer.stats_grad) == (0.5, False, "all")
     assert "stats_grad" not in repr(convert_ubn(nn.BatchNorm2d(8)))
-    assert convert_ubn(nn.BatchNorm2d(8), momentum=None).momentum is None
 
 
 def test_sync_batchnorm_keeps_its_process_group():
@@ -401,8 +283,7 @@ def test_sync_batchnorm_keeps_its_process_group():
     assert revert_ubn(layer).process_group is group
 
 
-def parametrized(norm=None):
-    norm = norm or nn.BatchNorm2d(4)
+def parametrized(norm):
     parametrize.register_parametrization(norm, "weight", nn.Identity())
     return norm
 
@@ -411,25 +292,17 @@ def patched(norm):
     return changed(norm, forward=norm.forward)
 
 
-UNKNOWN = {
-    "Own2d": lambda: Own2d(4),
-    "ParametrizedBatchNorm2d": parametrized,
-    "BatchNorm2d": lambda: patched(nn.BatchNorm2d(4)),
-    "QuantizedBatchNorm2d": lambda: torch.ao.nn.quantized.BatchNorm2d(4),
-}
-UNKNOWN_UBN = {
-    "OwnUBN2d": lambda: OwnUBN2d(4),
-    "ParametrizedUnsupervisedBatchNorm2d": lambda: parametrized(UnsupervisedBatchNorm2d(4)),
-    "UnsupervisedBatchNorm2d": lambda: patched(convert_ubn(nn.BatchNorm2d(4), decay=0.4)),
-}
+UNKNOWN = [
+    (convert_ubn, "Own2d", lambda: Own2d(4)),
+    (convert_ubn, "ParametrizedBatchNorm2d", lambda: parametrized(nn.BatchNorm2d(4))),
+    (convert_ubn, "BatchNorm2d", lambda: patched(nn.BatchNorm2d(4))),
+    (convert_ubn, "BatchNorm2d", lambda: torch.ao.nn.quantized.BatchNorm2d(4)),
+    (revert_ubn, "OwnUBN2d", lambda: OwnUBN2d(4)),
+    (revert_ubn, "UnsupervisedBatchNorm2d", lambda: patched(UnsupervisedBatchNorm2d(4))),
+]
 
 
-@pytest.mark.parametrize(
-    ("change", "kind", "make"),
-    [(convert_ubn, *item) for item in UNKNOWN.items()]
-    + [(revert_ubn, *item) for item in UNKNOWN_UBN.items()],
-    ids=lambda value: getattr(value, "__name__", value) if value else None,
-)
+@pytest.mark.parametrize(("change", "kind", "make"), UNKNOWN)
 def test_unknown_layers_are_left_with_a_warning(change, kind, make):
     root, nested = make(), nn.ModuleDict({"norm": make(), "known": nn.BatchNorm2d(4)})
     before, before_nested = snapshot(root), snapshot(nested["norm"])
@@ -438,7 +311,7 @@ def test_unknown_layers_are_left_with_a_warning(change, kind, make):
     assert warned[0].filename == __file__
     with pytest.warns(UserWarning) as warned:
         change(nested)
-    assert f"leaves norm ({kind.removeprefix('Quantized')}) as is, since" in str(warned[0].message)
+    assert f"leaves norm ({kind}) as is, since" in str(warned[0].message)
     assert len(warned) == 1
     assert snapshot(root) == before
     assert snapshot(nested["norm"]) == before_nested
@@ -460,23 +333,9 @@ def test_own_ubn_classes_and_parametrized_ones_take_options():
     model = nn.Sequential(OwnUBN2d(4), parametrized(UnsupervisedBatchNorm2d(4)))
     convert_ubn(model, stats_grad="none", decay=0.5)
     assert [(m.stats_grad, m.momentum) for m in model] == [("none", 0.5)] * 2
-    parametrize.remove_parametrizations(model[1], "weight")
-    revert_ubn(model[1])
-    assert (type(model[1]), model[1].momentum) == (nn.BatchNorm2d, 0.1)
 
 
-def test_other_normalization_is_left_in_silence():
-    model = build("other_norms")
-    before = snapshot(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        convert_ubn(model)
-        assert snapshot(model) == before
-        revert_ubn(model)
-    assert snapshot(model) == before
-
-
-def in_script():
+def with_script():
     return nn.Sequential(nn.BatchNorm2d(4), torch.jit.script(nn.Sequential(nn.BatchNorm2d(4))))
 
 
@@ -484,50 +343,33 @@ def with_running_source():
     return nn.Sequential(nn.BatchNorm2d(4), convert_ubn(nn.BatchNorm2d(4), source="running"))
 
 
-def with_buffer_called_source():
-    norm = nn.BatchNorm2d(4)
-    norm.register_buffer("source", torch.ones(1))
-    return nn.Sequential(nn.BatchNorm2d(4), norm)
+def with_untracked():
+    return net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False))
 
 
-@pytest.mark.parametrize(
-    ("make", "options", "error", "message"),
-    [
-        (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
-        (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
-        (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
-        (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay and momentum are given"),
-        (
-            lambda: net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)),
-            {"source": "running"},
-            ValueError,
-            "track_running_stats=False does not keep",
-        ),
-        (with_running_source, {"stats_grad": "labeled"}, ValueError, "goes with source"),
-        (with_buffer_called_source, {}, ValueError, r"1 \(BatchNorm2d\) .*: rename source"),
-        (
-            lambda: net(changed(nn.BatchNorm2d(4), _calls=3, last_step=2)),
-            {},
-            ValueError,
-            "rename _calls, last_step",
-        ),
-        (
-            lambda: net(nn.BatchNorm2d(4), nn.LazyBatchNorm2d()),
-            {},
-            TypeError,
-            r"2 \(LazyBatchNorm2d\) .*run one forward pass first",
-        ),
-        (in_script, {}, TypeError, "1.0 was compiled by torch.jit"),
-        (lambda: torch.jit.script(Tower()), {}, TypeError, "The model was compiled by torch.jit"),
-        (
-            lambda: torch.jit.trace(Tower(), torch.ones(2, 4, 5, 5)),
-            {},
-            TypeError,
-            "convert the model before scripting or tracing",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
+def with_names_of_ubn():
+    return net(changed(nn.BatchNorm2d(4), _calls=3, last_step=2))
+
+
+def with_lazy():
+    return net(nn.BatchNorm2d(4), nn.LazyBatchNorm2d())
+
+
+REFUSED = [
+    (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
+    (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
+    (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
+    (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay and momentum are given"),
+    (with_untracked, {"source": "running"}, ValueError, "=False does not keep"),
+    (with_running_source, {"stats_grad": "labeled"}, ValueError, "goes with source"),
+    (with_names_of_ubn, {}, ValueError, r"1 \(BatchNorm2d\) .*: rename _calls, last_step"),
+    (with_lazy, {}, TypeError, r"2 \(LazyBatchNorm2d\) .*run one forward pass first"),
+    (with_script, {}, TypeError, "1.0 was compiled by torch.jit.*convert the model before script"),
+    (lambda: torch.jit.script(Tower()), {}, TypeError, "The model was compiled by torch.jit"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "error", "message"), REFUSED)
 def test_refusals_leave_the_model_as_it_was(make, options, error, message):
     model = make()
     is_script = isinstance(model, torch.jit.ScriptModule)
@@ -535,11 +377,6 @@ def test_refusals_leave_the_model_as_it_was(make, options, error, message):
     with pytest.raises(error, match=message):
         convert_ubn(model, **options)
     assert is_script or snapshot(model) == before
-
-
-def test_scripts_without_batch_normalization_do_not_matter():
-    model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.BatchNorm2d(4))
-    assert type(convert_ubn(model)[1]) is UnsupervisedBatchNorm2d
 
 
 @pytest.mark.parametrize("change", [convert_ubn, revert_ubn])
@@ -573,23 +410,11 @@ models = st.recursive(
     ),
     max_leaves=8,
 )
-conversions = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "momentum": momenta,
-            "preset": st.just("paper"),
-            "stats_grad": st.sampled_from(["corrected", "none", "labeled", "all"]),
-            "unlabeled_weight": st.none() | st.floats(0.1, 1.0),
-            "skip_nonfinite": st.booleans(),
-        },
-    ),
-    min_size=1,
-    max_size=3,
-)
+OPTIONS = [{}, dict(momentum=None), dict(preset="paper"), dict(stats_grad="labeled", momentum=0.3),
+           dict(unlabeled_weight=0.4, skip_nonfinite=False)]  # fmt: skip
 
 
-@given(models, conversions)
+@given(models, st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3))
 @settings(max_examples=50, deadline=None)
 def test_any_model_comes_back_from_any_conversions(model, conversions):
     before = snapshot(model)

@@ -9,39 +9,18 @@ from ubnlib.dispnet import DispNet
 
 # name: (kernel, stride, channels in, channels out)
 TABLE = {
-    "cnv1": (7, 2, 3, 32),
-    "cnv1b": (7, 1, 32, 32),
-    "cnv2": (5, 2, 32, 64),
-    "cnv2b": (5, 1, 64, 64),
-    "cnv3": (3, 2, 64, 128),
-    "cnv3b": (3, 1, 128, 128),
-    "cnv4": (3, 2, 128, 256),
-    "cnv4b": (3, 1, 256, 256),
-    "cnv5": (3, 2, 256, 512),
-    "cnv5b": (3, 1, 512, 512),
-    "cnv6": (3, 2, 512, 512),
-    "cnv6b": (3, 1, 512, 512),
-    "cnv7": (3, 2, 512, 512),
-    "cnv7b": (3, 1, 512, 512),
-    "upcnv7": (3, 2, 512, 512),
-    "icnv7": (3, 1, 1024, 512),
-    "upcnv6": (3, 2, 512, 512),
-    "icnv6": (3, 1, 1024, 512),
-    "upcnv5": (3, 2, 512, 256),
-    "icnv5": (3, 1, 512, 256),
-    "upcnv4": (3, 2, 256, 128),
-    "icnv4": (3, 1, 256, 128),
-    "disp4": (3, 1, 128, 1),
-    "upcnv3": (3, 2, 128, 64),
-    "icnv3": (3, 1, 129, 64),
-    "disp3": (3, 1, 64, 1),
-    "upcnv2": (3, 2, 64, 32),
-    "icnv2": (3, 1, 65, 32),
-    "disp2": (3, 1, 32, 1),
-    "upcnv1": (3, 2, 32, 16),
-    "icnv1": (3, 1, 17, 16),
-    "disp1": (3, 1, 16, 1),
-}
+    "cnv1": (7, 2, 3, 32), "cnv1b": (7, 1, 32, 32), "cnv2": (5, 2, 32, 64),
+    "cnv2b": (5, 1, 64, 64), "cnv3": (3, 2, 64, 128), "cnv3b": (3, 1, 128, 128),
+    "cnv4": (3, 2, 128, 256), "cnv4b": (3, 1, 256, 256), "cnv5": (3, 2, 256, 512),
+    "cnv5b": (3, 1, 512, 512), "cnv6": (3, 2, 512, 512), "cnv6b": (3, 1, 512, 512),
+    "cnv7": (3, 2, 512, 512), "cnv7b": (3, 1, 512, 512), "upcnv7": (3, 2, 512, 512),
+    "icnv7": (3, 1, 1024, 512), "upcnv6": (3, 2, 512, 512), "icnv6": (3, 1, 1024, 512),
+    "upcnv5": (3, 2, 512, 256), "icnv5": (3, 1, 512, 256), "upcnv4": (3, 2, 256, 128),
+    "icnv4": (3, 1, 256, 128), "disp4": (3, 1, 128, 1), "upcnv3": (3, 2, 128, 64),
+    "icnv3": (3, 1, 129, 64), "disp3": (3, 1, 64, 1), "upcnv2": (3, 2, 64, 32),
+    "icnv2": (3, 1, 65, 32), "disp2": (3, 1, 32, 1), "upcnv1": (3, 2, 32, 16),
+    "icnv1": (3, 1, 17, 16), "disp1": (3, 1, 16, 1),
+}  # fmt: skip
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -59,12 +38,21 @@ def convolutions(net):
     }
 
 
-def test_layers_are_those_of_the_table():
-    found = convolutions(on_meta())
-    assert found.keys() == TABLE.keys() and len(TABLE) == 32
+@pytest.mark.parametrize("levels", [4, 5, 6, 7])
+def test_layers_are_those_of_the_table(levels):
+    """Fewer levels are the finest ones."""
+
+    def level(name):
+        return int(name.removesuffix("b")[-1])
+
+    found = convolutions(on_meta(levels=levels))
+    assert list(found) == [name for name in TABLE if level(name) <= levels] and len(TABLE) == 32
     for name, module in found.items():
+        kernel, stride, inputs, outputs = TABLE[name]
+        if name == f"upcnv{levels}":  # takes the last level of the encoder, not a coarser decoder's
+            inputs = TABLE[f"cnv{levels}b"][-1]
         shape = (module.kernel_size[0], module.stride[0], module.in_channels, module.out_channels)
-        assert shape == TABLE[name], name
+        assert shape == (kernel, stride, inputs, outputs), name
         assert isinstance(module, nn.ConvTranspose2d) == name.startswith("upcnv")
         assert (module.bias is not None) == name.startswith("disp")
 
@@ -110,43 +98,18 @@ def test_multiplications_and_sizes_at_the_papers_resolution():
     assert sizes["cnv7b"] == (2, 7) and sizes["upcnv7"] == (4, 14) and sizes["icnv7"] == (4, 13)
 
 
-@pytest.mark.parametrize("size", [(97, 211), (1, 1), (2, 3), (129, 127), (94, 310)])
-def test_any_size_works_and_the_finest_output_has_it(size):
-    net = DispNet(width=0.05).eval()
-    outputs = net(torch.rand(2, 3, *size) - 0.5)
-    expected = [tuple(-(-side // 2**level) for side in size) for level in range(4)]
-    assert [tuple(output.shape) for output in outputs] == [(2, 1, *side) for side in expected]
-
-
-@pytest.mark.parametrize("levels", [4, 5, 6, 7])
-def test_fewer_levels_are_the_finest_ones_of_the_table(levels):
-    def level(name):
-        return int(name.removesuffix("b")[-1])
-
-    found = convolutions(on_meta(levels=levels))
-    assert list(found) == [name for name in TABLE if level(name) <= levels]
-    for name, module in found.items():
-        kernel, stride, inputs, outputs = TABLE[name]
-        if name == f"upcnv{levels}":  # takes the last level of the encoder, not a coarser decoder's
-            inputs = TABLE[f"cnv{levels}b"][-1]
-        shape = (module.kernel_size[0], module.stride[0], module.in_channels, module.out_channels)
-        assert shape == (kernel, stride, inputs, outputs), name
-
-
-@pytest.mark.parametrize("levels", [4, 5, 6, 7])
-@pytest.mark.parametrize("size", [(32, 104), (37, 51), (1, 1)])
-def test_fewer_levels_predict_at_the_same_four_sizes(levels, size):
+@pytest.mark.parametrize("levels", [4, 7])
+@pytest.mark.parametrize("size", [(97, 211), (32, 104), (1, 1), (2, 3), (129, 127)])
+def test_any_size_works_and_the_finest_output_has_it(size, levels):
     net, coarsest = DispNet(width=0.05, levels=levels).eval(), []
     getattr(net, f"cnv{levels}b").register_forward_hook(lambda *seen: coarsest.append(seen[2]))
     outputs = net(torch.rand(2, 3, *size) - 0.5)
     expected = [tuple(-(-side // 2**level) for side in size) for level in range(4)]
     assert [tuple(output.shape) for output in outputs] == [(2, 1, *side) for side in expected]
     assert coarsest[0].shape[-2:] == tuple(-(-side // 2**levels) for side in size)
-    if (levels, size) == (4, (32, 104)):  # as the paper's images with 7
-        assert coarsest[0].shape[-2:] == (2, 7)
 
 
-@pytest.mark.parametrize("levels", [-1, 0, 3, 8])
+@pytest.mark.parametrize("levels", [3, 8])
 def test_levels_that_do_not_exist_are_refused(levels):
     with pytest.raises(ValueError, match=f"levels is {levels}: expected 4 to 7, as the 4 finest"):
         DispNet(levels=levels)
@@ -170,12 +133,6 @@ def test_depth_is_float32_in_reduced_precision(dtype):
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-def test_odd_size_at_full_width():
-    outputs = on_meta()(torch.empty(2, 3, 97, 211, device="meta"))
-    sizes = [tuple(output.shape[-2:]) for output in outputs]
-    assert sizes == [(97, 211), (49, 106), (25, 53), (13, 27)]
-
-
 def test_depth_spans_the_papers_range():
     net = DispNet(width=0.1).eval()
     for logit, depth in ((-100.0, 80.0), (100.0, 1 / 0.4125), (0.0, 1 / 0.2125)):
@@ -185,46 +142,31 @@ def test_depth_spans_the_papers_range():
             nn.init.constant_(head.bias, logit)
         for output in net(torch.rand(1, 3, 16, 16)):
             torch.testing.assert_close(output, torch.full_like(output, depth))
-    assert 1 / 0.4125 == pytest.approx(2.42, abs=0.005)
-
-
-def test_range_follows_its_arguments():
-    net = DispNet(scale=10.0, min_disparity=0.01, width=0.1).eval()
-    depth = net(torch.rand(1, 3, 32, 32))[0]
+    depth = DispNet(scale=10.0, min_disparity=0.01, width=0.1).eval()(torch.rand(1, 3, 32, 32))[0]
     assert (1 / 10.01 <= depth).all() and (depth <= 100).all()
 
 
 @pytest.mark.parametrize("size", [(64, 96), (37, 51)])
-def test_scaled_disparity_of_the_coarser_level_is_what_is_concatenated(size):
-    net = DispNet(width=0.1).eval()
-    seen = {}
-    for level in (1, 2, 3):
-        layer = getattr(net, f"icnv{level}")
-        layer.register_forward_pre_hook(
-            lambda _, inputs, level=level: seen.__setitem__(level, inputs[0])
-        )
-    outputs = net(torch.rand(2, 3, *size) - 0.5)
-    for level, coarser in zip((1, 2, 3), outputs[1:], strict=True):
-        upsampled = F.interpolate(
-            1 / coarser, seen[level].shape[-2:], mode="bilinear", align_corners=False
-        )
-        torch.testing.assert_close(seen[level][:, -1:], upsampled)
-
-
-def test_skips_come_from_the_encoder():
-    net = DispNet(width=0.1).eval()
-    skips, joined = {}, {}
-    for level in range(1, 7):
+def test_what_a_decoder_level_joins(size):
+    """The encoder's activations of its size, and the coarser level's scaled disparity."""
+    net, skips, joined = DispNet(width=0.1).eval(), {}, {}
+    for level in range(1, 8):
         getattr(net, f"cnv{level}b").register_forward_hook(
             lambda _, inputs, output, level=level: skips.__setitem__(level, output)
         )
-        getattr(net, f"icnv{level + 1}").register_forward_pre_hook(
+        getattr(net, f"icnv{level}").register_forward_pre_hook(
             lambda _, inputs, level=level: joined.__setitem__(level, inputs[0])
         )
-    net(torch.rand(1, 3, 64, 96) - 0.5)
-    for level, skip in skips.items():
+    outputs = net(torch.rand(2, 3, *size) - 0.5)
+    for level in range(1, 7):
         start = getattr(net, f"upcnv{level + 1}").conv.out_channels
-        assert torch.equal(joined[level][:, start : start + skip.shape[1]], skip)
+        skip = skips[level]
+        assert torch.equal(joined[level + 1][:, start : start + skip.shape[1]], skip)
+    for level, coarser in zip((1, 2, 3), outputs[1:], strict=True):
+        upsampled = F.interpolate(
+            1 / coarser, joined[level].shape[-2:], mode="bilinear", align_corners=False
+        )
+        torch.testing.assert_close(joined[level][:, -1:], upsampled)
 
 
 def test_gradient_reaches_every_parameter():
@@ -241,13 +183,3 @@ def test_norm_is_any_callable_of_channels():
     groups = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
     assert len(groups) == 28
     assert {module.num_channels for module in groups} == {4, 8, 16, 32, 64, 128}
-
-
-def test_same_seed_gives_the_same_net():
-    nets = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        nets.append(DispNet(width=0.1))
-    images = torch.rand(2, 3, 32, 48)
-    for first, second in zip(nets[0](images), nets[1](images), strict=True):
-        assert torch.equal(first, second)

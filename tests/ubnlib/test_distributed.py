@@ -1,83 +1,59 @@
 """Two gloo processes, each with rows of its own, compute what one process computes with all."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 import ddp_worker
-from ddp_worker import READINGS, SPLITS, by_hand, network, rows, step
+from ddp_worker import READINGS, SPLITS, by_hand, gap, rows
+from small_nets import network, train
 from ubnlib import convert_ubn, refresh_statistics, ubn_forward
 from ubnlib.forward import side_by_side
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ddp_worker.__file__]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment)
-        for rank in range(ddp_worker.WORLD)
-    ]
-    try:
-        assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return ddp_worker.run(tmp_path_factory.mktemp("ranks"), ddp_worker.everything_else)
 
 
-def assert_same(ranks, alone, scale=ddp_worker.WORLD):
+def assert_same(ranks, alone):
     outputs, gradients, buffers = zip(*ranks, strict=True)
     torch.testing.assert_close(torch.cat(outputs), alone[0], rtol=1e-9, atol=1e-9)
     for found in gradients:  # DistributedDataParallel takes the mean over the ranks
-        torch.testing.assert_close([g * scale for g in found], alone[1], rtol=1e-7, atol=1e-7)
+        found = [g * ddp_worker.WORLD for g in found]
+        torch.testing.assert_close(found, alone[1], rtol=1e-7, atol=1e-7)
     for found in buffers:
         torch.testing.assert_close(found, alone[2], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("reading", "way"),
-    [
-        (reading, way)
-        for reading, options in READINGS.items()
-        for way in ("at once", "by hand")
-        if way == "by hand" or options.get("source") != "running"
-    ],
-)
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_two_processes_equal_one(ranks, split, reading, way):
+def test_two_processes_equal_one(ranks, split, reading):
     x, y, *_ = rows(SPLITS[split])
-    forward = side_by_side if way == "at once" else by_hand
-    alone = step(convert_ubn(network(), **READINGS[reading]), x, y, forward)
-    assert_same([rank[split, reading, way] for rank in ranks], alone)
+    for way in (side_by_side, by_hand):
+        if (split, reading, way.__name__) in ranks[0]:
+            alone = train(convert_ubn(network(), **READINGS[reading]), x, y, way)
+            assert_same([rank[split, reading, way.__name__] for rank in ranks], alone)
 
 
-@pytest.mark.parametrize("way", ["inside", "compiled"])
-def test_a_wrapper_inside_or_compiled_from_outside_is_found(ranks, way):
+def test_a_wrapper_inside_of_the_model_is_found(ranks):
     x, y, *_ = rows(SPLITS["uneven"])
-    assert_same([rank[way] for rank in ranks], step(convert_ubn(network()), x, y, ubn_forward))
+    alone = train(convert_ubn(network()), x, y, ubn_forward)
+    assert_same([rank["inside"] for rank in ranks], alone)
 
 
 def test_little_data_on_one_rank_and_much_on_another(ranks):
     x, *_ = rows(SPLITS["uneven"])
     outputs, many = zip(*(rank["lopsided"] for rank in ranks), strict=True)
-    alone = step(convert_ubn(network()), x, torch.cat(many), side_by_side)
+    alone = train(convert_ubn(network()), x, torch.cat(many), side_by_side)
     torch.testing.assert_close(torch.cat(outputs), alone[0], rtol=1e-9, atol=1e-9)
 
 
 def test_the_gap_over_all_ranks_has_its_gradient(ranks):
+    """Each rank adds the gap of all ranks to its loss."""
     x, y, *_ = rows(SPLITS["uneven"])
-    # Each rank adds the gap of all ranks to its loss.
-    alone = step(convert_ubn(network()), x, y, ubn_forward, gap=10.0 * ddp_worker.WORLD)
+    alone = train(convert_ubn(network()), x, y, ubn_forward, gap=lambda m: gap(m) * len(ranks))
     assert_same([rank["gap"] for rank in ranks], alone)
 
 

@@ -128,7 +128,8 @@ class Preparation:
     @cached_property
     def source(self) -> str:
         """Digest of the options, the calibrations, and the frames' names and files' sizes."""
-        digest = hashlib.sha256(repr((*self.dataset.size, self.dataset.convention)).encode())
+        # The word is from a time of two pixel conventions: sets packed then stay valid.
+        digest = hashlib.sha256(repr((*self.dataset.size, "zero_based")).encode())
         for date in sorted({key.date for key in self.dataset.keys}):
             for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
                 digest.update(path.read_bytes())

@@ -1,15 +1,8 @@
-"""Velodyne scans to sparse depth maps.
-
-The geometry is KITTI's (see `calibration`); the alternative pixel convention is the one of the
-evaluation code by D. Eigen et al. (2014), which carries 1-based indices from Matlab.
-"""
+"""Velodyne scans to sparse depth maps, in KITTI's geometry (see `calibration`)."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-
-Convention = Literal["zero_based", "eigen"]
 
 
 def read_velodyne(path: Path | str) -> np.ndarray:
@@ -59,11 +52,7 @@ def scale_projection(
 
 
 def project_velodyne(
-    points: np.ndarray,
-    projection: np.ndarray,
-    shape: tuple[int, int],
-    *,
-    convention: Convention = "zero_based",
+    points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
     """Project a scan into a sparse depth map; where points share a pixel, the nearest wins.
 
@@ -76,22 +65,17 @@ def project_velodyne(
         points: [n, >= 3], x, y, z in meters in velodyne coordinates; further columns are ignored.
         projection: [3, 4] from `Calibration.projection`, to pixels of an image of `shape`.
         shape: (height, width) of the map.
-        convention: `"zero_based"`, or `"eigen"` to shift points by a pixel to the left and upward
-            as the Eigen evaluation code does, for comparisons at native resolution.
 
     Returns:
         [height, width] float32, the camera's z coordinate in meters; 0 = no return.
 
     Raises:
-        ValueError: If an argument's shape or the convention is none of these.
+        ValueError: If an argument has another shape.
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")
     if projection.shape != (3, 4):
         raise ValueError(f"projection has shape {projection.shape}, expected (3, 4).")
-    if convention not in ("zero_based", "eigen"):
-        raise ValueError(f"convention is {convention!r}, expected 'zero_based' or 'eigen'.")
-    shift = 0 if convention == "zero_based" else 1
     height, width = shape
     to_column, to_row, to_depth = np.asarray(projection, np.float64)
     ahead = points.take(np.flatnonzero(points[:, 0] >= 0), axis=0)
@@ -104,11 +88,11 @@ def project_velodyne(
 
     with np.errstate(all="ignore"):  # what is not finite is dropped
         d = along(to_depth)
-        column = np.floor(along(to_column) / d + 0.5) - shift
+        column = np.floor(along(to_column) / d + 0.5)
         kept = np.flatnonzero((column >= 0) & (column < width) & (d > 0))
         x, y, z, d, column = x[kept], y[kept], z[kept], d[kept], column[kept]
         near = d.astype(np.float32)
-        row = np.floor(along(to_row) / d + 0.5) - shift
+        row = np.floor(along(to_row) / d + 0.5)
         kept = np.flatnonzero((row >= 0) & (row < height) & (near > 0) & (near < np.inf))
     pixel = (row[kept] * width + column[kept]).astype(np.intp)
     depth = np.zeros(height * width, np.float32)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ubnlib.kitti.calibration import Calibration
-from ubnlib.kitti.projection import Convention, project_velodyne, read_velodyne, scale_projection
+from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
 
 PARTS = ("train", "val")  # of the improved depth maps
 
@@ -136,7 +136,6 @@ class KittiRaw(FrameDataset):
             Images are resized with antialiasing; scans are projected straight at this size.
         drives: Names of the drives to use, such as `"2011_09_26_drive_0001"`; None for all.
         keys: The frames to use, such as those of `load_split`; None for all.
-        convention: How points fall into pixels; see `project_velodyne`.
 
     Attributes:
         keys: The frames, sorted; `keys[i]` names item i.
@@ -156,12 +155,10 @@ class KittiRaw(FrameDataset):
         size: tuple[int, int] | None = None,
         drives: Iterable[str] | None = None,
         keys: Iterable[FrameKey] | None = None,
-        convention: Convention = "zero_based",
     ):
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size is {size}, expected (height, width) in pixels or None.")
         self.root, self.cameras, self.size = Path(root), tuple(cameras), size
-        self.convention = convention
         folders = find_drives(self.root)
         chosen = list(folders) if drives is None else sorted(set(drives))
         if unknown := [name for name in chosen if name not in folders]:
@@ -226,8 +223,7 @@ class KittiRaw(FrameDataset):
         """
         key = self.keys[index]
         path, shape = key.scan_path(self.root), self.size or self._shapes[key.date, key.camera]
-        points = read_velodyne(path)
-        depth = project_velodyne(points, self.projection(index), shape, convention=self.convention)
+        depth = project_velodyne(read_velodyne(path), self.projection(index), shape)
         if not depth.any():
             found = f"Velodyne scan {path} has no point in the image of camera {key.camera}"
             advice = f"check the scan and the calibration of {key.date}"

@@ -1,0 +1,441 @@
+"""Splits against their counts and published lists, sets of frames as text, and fewer labels."""
+
+import hashlib
+import importlib.util
+import math
+import re
+import shutil
+import sys
+from collections import Counter
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kitti_drives import EIGEN_TEST_DRIVES, load_catalog
+from ubnlib.kitti import splits
+from ubnlib.kitti.raw import FrameKey
+from ubnlib.kitti.splits import (
+    LAST_FRAME,
+    SPLITS,
+    compact,
+    digest,
+    expand,
+    keep_every,
+    keep_random,
+    load_split,
+    select,
+    split_by_drive,
+)
+
+LISTS = Path(splits.__file__).parent / "split_lists"
+SCRIPT = Path(__file__).parents[2] / "data_scripts" / "make_splits.py"
+PUBLISHED = {
+    "eigen_train": "eigen_full_train.txt",
+    "eigen_val": "eigen_full_val.txt",
+    "eigen_test_697": "eigen_test_697.txt",
+    "eigen_test_652": "eigen_benchmark_652.txt",
+}
+VALIDATION = {f"2011_09_26_drive_{number}" for number in ("0028", "0032", "0070")}
+quickly = settings(deadline=None, max_examples=60)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return {name: set(load_split(name)) for name in SPLITS}
+
+
+def drives(keys):
+    return {key.drive_name for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "n_drives", "fingerprint"),
+    [
+        ("eigen_train", 45_200, 33, "d0bc3b1502222cf3"),
+        ("eigen_val", 1_776, 33, "6cf5266f1df838ac"),
+        ("eigen_test_697", 697, 28, "287d80b82418ba24"),
+        ("eigen_test_652", 652, 28, "4b525d2a7d18b10b"),
+        ("paper_standin_train", 41_872, 30, "0b37e901ff3fa732"),
+        ("paper_standin_val", 2_480, 3, "71dfc653355d8e6c"),
+    ],
+)
+def test_counts_drives_digests_and_cameras(name, count, n_drives, fingerprint):
+    keys = load_split(name)
+    assert len(keys) == len(set(keys)) == SPLITS[name].count == count
+    assert keys == sorted(keys)
+    assert len(drives(keys)) == n_drives
+    assert digest(keys) == fingerprint
+    left = count if "test" in name else count // 2
+    assert Counter(key.camera for key in keys) == Counter({2: left, 3: count - left})
+    lines = (LISTS / f"{name}.txt").read_text().splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    assert comments[0] == f"# {SPLITS[name].description}."
+    assert comments[1].startswith(f"# Count: {count:,} images, ")
+    assert lines == comments + compact(keys)
+
+
+def test_no_frame_is_in_two_splits_and_no_drive_in_train_and_test(shipped):
+    assert not shipped["eigen_train"] & shipped["eigen_val"]
+    assert not drives(shipped["eigen_train"] | shipped["eigen_val"]) & EIGEN_TEST_DRIVES
+    assert drives(shipped["eigen_test_652"]) == drives(shipped["eigen_test_697"])
+    assert drives(shipped["eigen_test_697"]) == EIGEN_TEST_DRIVES
+    assert shipped["eigen_test_652"] < shipped["eigen_test_697"]
+    frames = {drive.name: drive.frames for drive in load_catalog()}
+    assert all(key.frame < frames[key.drive_name] for key in shipped["eigen_test_697"])
+    # These scans of a test drive do not exist.
+    missing = {FrameKey("2011_09_26", "0009", 2, frame) for frame in range(177, 181)}
+    assert not missing & shipped["eigen_test_697"]
+
+
+def test_eigen_train_and_val_are_33_whole_drives(shipped):
+    frames = {d.name: d.frames for d in load_catalog() if d.name not in EIGEN_TEST_DRIVES}
+    found = Counter((key.drive_name, key.camera) for key in shipped["eigen_train"])
+    found += Counter((key.drive_name, key.camera) for key in shipped["eigen_val"])
+    expected = {(name, camera): count for name, count in frames.items() for camera in (2, 3)}
+    assert found == expected and sum(expected.values()) == 46_976
+
+
+def test_standin_is_the_eigen_train_drives_without_static_frames(shipped):
+    train, val = shipped["paper_standin_train"], shipped["paper_standin_val"]
+    eigen = shipped["eigen_train"] | shipped["eigen_val"]
+    assert drives(val) == VALIDATION and drives(train) == drives(eigen) - VALIDATION
+    assert val == {key for key in eigen if key.drive_name in VALIDATION}
+    assert train < eigen
+    assert {key._replace(camera=5 - key.camera) for key in train} == train  # both cameras or none
+
+
+def test_splits_are_the_published_lists(kitti_sample, shipped):
+    for name, file in PUBLISHED.items():
+        published = []
+        for line in (kitti_sample / "splits" / file).read_text().splitlines():
+            folder, frame, side = line.split(" ")
+            date, drive = folder[:10], folder[28:32]
+            assert folder == f"{date}/{date}_drive_{drive}_sync"
+            published.append(FrameKey(date, drive, {"l": 2, "r": 3}[side], int(frame)))
+        assert len(published) == SPLITS[name].count and set(published) == shipped[name]
+    lines = (kitti_sample / "splits" / "static_frames.txt").read_text().splitlines()
+    static = {(line.split()[1].removesuffix("_sync"), int(line.split()[2])) for line in lines}
+    assert len(static) == 8_044
+    standin = shipped["paper_standin_train"] | shipped["paper_standin_val"]
+    left_out = (shipped["eigen_train"] | shipped["eigen_val"]) - standin
+    assert len(left_out) == 2_624
+    assert {(key.drive_name, key.frame) for key in left_out} <= static
+    assert not {(key.drive_name, key.frame) for key in standin} & static
+
+
+def test_unknown_changed_or_missing_lists_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"no split 'eigen'.*eigen_train, .*paper_standin_val"):
+        load_split("eigen")
+    monkeypatch.setattr(splits.resources, "files", lambda package: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"eigen_test_697\.txt is missing.*install"):
+        load_split("eigen_test_697")
+    whole = (LISTS / "eigen_test_697.txt").read_text()
+    (tmp_path / "split_lists").mkdir()
+    for text, message in (
+        (whole[: len(whole) // 2].rpartition("\n")[0], r"697\.txt .* names \d+ images: expected 6"),
+        (whole + "junk\n", r"Line \d+ of split_lists/eigen_test_697\.txt is 'junk'"),
+    ):
+        (tmp_path / "split_lists" / "eigen_test_697.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_split("eigen_test_697")
+
+
+# Parts of a split, and drives split in two
+
+
+some_keys = st.builds(
+    FrameKey,
+    st.just("2000_01_01"),
+    st.sampled_from(["0001", "0002"]),
+    st.just(2),
+    st.integers(0, 9),
+)
+
+
+@given(st.lists(some_keys, unique=True), st.sets(some_keys))
+@quickly
+def test_select_finds_what_is_there(available, wanted):
+    selection = select(available, wanted)
+    assert selection.present == tuple(available[index] for index in selection.indices)
+    assert sorted(set(selection.indices)) == list(selection.indices)
+    assert set(selection.present) == wanted & set(available)
+    assert selection.missing == tuple(sorted(wanted - set(available)))
+    for name, (here, total) in selection.drives.items():
+        assert total == sum(key.drive_name == name for key in wanted) > 0
+        assert here == sum(key.drive_name == name for key in wanted & set(available))
+    assert list(selection.drives) == sorted(drives(wanted))
+    report = f"{len(selection.present)} of the split's {len(wanted)} images are there"
+    assert selection.report().startswith(report)
+    assert ("all complete" in selection.report()) == (not selection.missing)
+
+
+@given(st.sets(st.text("abc", min_size=1), min_size=2), st.floats(0.01, 0.99), st.randoms())
+@quickly
+def test_drives_are_split_in_two_whatever_their_order(names, share, random):
+    train, test = split_by_drive(names, share)
+    assert train and test and [*train, *test] == sorted(names)
+    assert len(test) == 1 or len(train) == 1 or abs(len(test) - share * len(names)) <= 0.5
+    shuffled = list(names) * 2
+    random.shuffle(shuffled)
+    assert split_by_drive(shuffled, share) == (train, test)
+    with pytest.raises(ValueError, match=r"Cannot split 1 drive.*at least two"):
+        split_by_drive(shuffled[:1], share)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split_by_drive(names, share + 1)
+
+
+# Sets of frames as text
+
+DRIVE = "2011_09_26_drive_0001"
+
+# Few drives, cameras and numbers, so that cameras often share frames and runs are frequent.
+keys = st.builds(
+    FrameKey,
+    st.sampled_from(["2011_09_26", "2000_01_01"]),
+    st.sampled_from(["0001", "0002"]),
+    st.integers(0, 3),
+    st.integers(0, 30) | st.integers(LAST_FRAME - 5, LAST_FRAME),
+)
+
+
+def frames(*numbers, camera=2, date="2011_09_26", drive="0001"):
+    return [FrameKey(date, drive, camera, number) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([5, 6], "5-6"),
+        ([0, 2], "0 2"),
+        ([*range(104), 107], "0-103 107"),
+        (range(0, 1104, 16), "0-1088/16"),
+        ([1, 3, 5, 6, 7, 8], "1-5/2 6-8"),
+        ([0, 128, 256, 257], "0-256/128 257"),
+        ([9, 8, 8, 1, 999_999], "1 8-9 999999"),
+    ],
+)
+def test_ranges_are_written_as_a_person_would(numbers, text):
+    assert compact(frames(*numbers)) == [f"{DRIVE} 2 {text}"]
+    assert expand([f"{DRIVE} 2 {text}"]) == frames(*sorted(set(numbers)))
+
+
+def test_lines_are_sorted_and_cameras_with_the_same_frames_share_one():
+    left, right, gray = frames(1, 2, 3), frames(1, 2, 3, camera=3), frames(2, 3, camera=0)
+    assert compact(right + left) == [f"{DRIVE} 2,3 1-3"]
+    other = frames(7, date="2000_01_01", drive="0009")
+    lines = ["2000_01_01_drive_0009 2 7", f"{DRIVE} 0,3 2-3", f"{DRIVE} 2 1-3"]
+    assert compact(left + right[1:] + gray + other) == lines
+    text = "".join(f"{line}\n" for line in lines).encode()
+    assert digest(left + right[1:] + gray + other) == hashlib.sha256(text).hexdigest()[:16]
+
+
+@given(st.lists(keys, max_size=40), st.randoms())
+@quickly
+def test_reading_inverts_writing_whatever_the_order(chosen, random):
+    lines = compact(chosen)
+    assert expand(lines) == sorted(set(chosen))
+    assert compact(expand(lines)) == lines
+    shuffled = random.sample(chosen, len(chosen)) + chosen[:3]
+    assert compact(shuffled) == lines and digest(shuffled) == digest(chosen)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *[
+            (line, rf"is .*expected .*{DRIVE}")
+            for line in ("0001 2 5", "2011_09_26_drive_1 2 5", f"{DRIVE}_sync 2 5", f"{DRIVE} 2",
+                         f"{DRIVE} l 5", f"{DRIVE} 4 5", f"{DRIVE} 2, 3 5",
+                         "2011_09_26_drive_000\u0661 2 5")
+        ],
+        *[
+            (f"{DRIVE} 2 0 {word}", f"holds the range {re.escape(repr(word))}: expected a frame")
+            for word in ("x", "-5", "9-5", "5-5", "5-9/3", "5-9/0", "1.5", "1234567", "\u096b")
+        ],
+        (f"{DRIVE} 2 0-9 7-11", f"names frame 7 of camera 2 of drive {DRIVE} again"),
+        (f"{DRIVE} 2,2 7", f"names frame 7 of camera 2 of drive {DRIVE} again"),
+    ],
+)  # fmt: skip
+def test_a_malformed_line_is_named(line, message):
+    with pytest.raises(ValueError, match=rf"^Line 2 of here\.txt {message}"):
+        expand(["# first", line], "here.txt")
+    assert expand(["", "# first", f" {DRIVE}  3,2 9 5-6 \r\n"])[:3] == frames(5, 6, 9)
+
+
+def test_what_could_not_be_read_again_is_not_written():
+    for key, message in (
+        (frames(10**6)[0], r"Frame 1000000 of drive .* expected a whole number from 0 to 999999"),
+        (frames(0, camera=4)[0], r"'2011_09_26_drive_0001 4' cannot be written"),
+        (frames(0, drive="1")[0], r"'2011_09_26_drive_1 2' cannot be written"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compact([*frames(1), key])
+
+
+@given(
+    st.sets(keys, min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("0123456789-/,_ dr#x\t")), max_size=3),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=100)
+def test_damaged_lines_are_refused_or_still_say_something_definite(chosen, edits, insert):
+    lines = compact(chosen)
+    for position, character in edits:
+        line = lines[-1]
+        position = min(position, len(line) - 1)
+        lines[-1] = line[:position] + character + line[position + (not insert) :]
+    try:
+        read = expand(lines, "damaged.txt")
+    except ValueError as error:
+        assert re.match(r"Line \d+ of damaged\.txt", str(error)) and "\n" not in str(error)
+    else:
+        assert read == sorted(set(read)) == expand(compact(read))
+
+
+# Fewer labels
+
+DATE = "2000_01_01"
+
+# Drives with gaps, a camera that may lack frames or be absent, sequences shorter than any k.
+folders = st.sets(
+    st.builds(
+        FrameKey,
+        st.sampled_from([DATE, "2000_01_02"]),  # drive numbers begin anew each date
+        st.sampled_from(["0001", "0002"]),
+        st.sampled_from([2, 3]),
+        st.integers(0, 40),
+    ),
+    max_size=60,
+).map(sorted)
+
+
+def make_keys(lengths, cameras=(2, 3)):
+    return [
+        FrameKey(DATE, f"{drive:04d}", camera, frame)
+        for drive, length in enumerate(lengths)
+        for camera in cameras
+        for frame in range(length)
+    ]
+
+
+def sequences(keys):
+    """The frame numbers of each drive and camera."""
+    return {
+        name: [key.frame for key in keys if key[:3] == name] for name in {key[:3] for key in keys}
+    }
+
+
+def chosen(keys, kept):
+    return list(compress(keys, kept))
+
+
+@given(folders, st.integers(1, 9), st.integers(1, 4), st.integers(-20, 20))
+@quickly
+def test_keep_every_keeps_one_in_k_of_each_sequence(keys, k, factor, phase):
+    kept = keep_every(keys, k, phase)
+    assert kept.dtype == bool and kept.shape == (len(keys),)
+    for key, label in zip(keys, kept, strict=True):
+        position = sum(
+            other[:3] == key[:3] and other.frame < key.frame for other in keys
+        )  # among the frames that are there
+        assert label == ((position - phase) % k == 0)
+    assert (keep_every(keys, k * factor, phase) <= kept).all()  # nested
+    assert (sum(keep_every(keys, k, phase).astype(int) for phase in range(k)) == 1).all()
+
+
+@given(folders, st.integers(1, 12), st.integers(0, 20), st.integers(0, 2**63))
+@quickly
+def test_keep_random_keeps_one_in_k_of_each_sequence_rounded_up(keys, k, more, seed):
+    kept = keep_random(keys, k, seed)
+    assert kept.dtype == bool and kept.shape == (len(keys),)
+    labeled = sequences(chosen(keys, kept))
+    for name, frames in sequences(keys).items():
+        assert len(labeled[name]) == math.ceil(len(frames) / k)
+    assert (keep_random(keys, k + more, seed) <= kept).all()  # nested for all k
+
+
+@given(folders, st.integers(1, 8), st.randoms())
+@quickly
+def test_neither_order_nor_other_sequences_change_the_labels(keys, k, random):
+    order = random.sample(range(len(keys)), len(keys))
+    shuffled = [keys[index] for index in order]
+    for keep in (keep_every, keep_random):
+        kept = keep(keys, k, 3)
+        np.testing.assert_array_equal(keep(shuffled, k, 3), kept[order])
+        for name in {key[:3] for key in keys}:
+            mask = [key[:3] == name for key in keys]
+            np.testing.assert_array_equal(keep(chosen(keys, mask), k, 3), kept[mask])
+
+
+def test_keep_random_is_the_same_in_every_version_and_for_both_cameras():
+    keys = make_keys([40, 40])
+    kept = chosen(keys, keep_random(keys, 4, 0))
+    assert compact(kept)[0] == "2000_01_01_drive_0000 2,3 6 8 11 15 20-21 25 28 33 36"
+    labeled = sequences(kept)
+    assert labeled[DATE, "0000", 2] == labeled[DATE, "0000", 3] != labeled[DATE, "0001", 3]
+    gone = next(key for key in keys if key not in kept)
+    rest = [key for key in keys if key != gone]
+    assert chosen(rest, keep_random(rest, 4, 0)) == kept  # a frame without label less
+
+
+@pytest.mark.parametrize("keep", [keep_every, lambda keys, k: keep_random(keys, k, 0)])
+def test_bad_arguments_are_refused(keep):
+    with pytest.raises(ValueError, match="k is 0, expected a whole number from 1"):
+        keep(make_keys([3]), 0)
+    keys = make_keys([3])
+    with pytest.raises(ValueError, match=r"Frame .*'0000', 2, 1\) is named twice"):
+        keep([*keys, keys[1]], 2)
+
+
+# The script that makes the lists
+
+
+@pytest.fixture
+def run(kitti_sample, tmp_path, monkeypatch):
+    """Run the script over a copy of the published lists, after a change to one file."""
+    specification = importlib.util.spec_from_file_location("make_splits", SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+
+    def change_and_run(*arguments, file=None, change=None):
+        published = tmp_path / "published"
+        shutil.copytree(kitti_sample / "splits", published, dirs_exist_ok=True)
+        if file:
+            lines = (published / file).read_text().splitlines()
+            (published / file).write_text("\n".join(change(lines)))
+        command = ["make_splits.py", published, "--output", tmp_path / "made", *arguments]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+        return module.main()
+
+    return change_and_run
+
+
+def test_the_script_makes_the_shipped_files(run, tmp_path, capsys):
+    assert run() == 0
+    assert "eigen_train: 45200 images\n" in capsys.readouterr().out
+    made = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in LISTS.iterdir()}
+    changed = tmp_path / "made" / "eigen_val.txt"
+    changed.write_text(changed.read_text().replace("# Count: 1,776", "# Count: 1,777"))
+    assert run("--check") == 1
+    assert re.search(r"eigen_val\.txt differs from the published", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("eigen_full_train.txt", lambda lines: lines[1:], "train and val .* their drives, whole"),
+        ("eigen_full_val.txt", lambda lines: ["oops", *lines], r"Line 1 of .*val\.txt is 'oops'"),
+        ("eigen_test_697.txt", lambda lines: lines[:-1], "do not agree: expected"),
+        ("static_frames.txt", lambda lines: lines[4000:], r"train has \d+ images: expected 41872"),
+    ],
+)
+def test_the_script_refuses_other_lists(run, tmp_path, capsys, file, change, message):
+    assert run(file=file, change=change) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.startswith("make_splits: ")
+    assert error.count("\n") == 1 and not (tmp_path / "made").exists()
