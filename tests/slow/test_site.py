@@ -115,37 +115,31 @@ def pages(site) -> dict[Path, Page]:
     return {path: Page(path.read_text(encoding="utf-8")) for path in files}
 
 
-@pytest.mark.slow
 def test_every_page_is_there_and_no_other(site, pages):
     names = {path.relative_to(site).as_posix() for path in pages}
     assert names == {"index.html", *ORDER, *WITHOUT_CONTENT}
 
 
-@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(pages):
     assert {
         file: found for file, page in pages.items() if (found := loads_nothing_from_elsewhere(page))
     } == {}
 
 
-@pytest.mark.slow
 def test_style_sheets_load_nothing_from_elsewhere(site):
     for sheet in site.rglob("*.css"):
         assert re.findall(r"url\(\s*['\"]?\w*:?//", sheet.read_text(encoding="utf-8")) == [], sheet
 
 
-@pytest.mark.slow
 def test_links_lead_somewhere(pages):
     assert {file: found for file in pages if (found := links_lead_somewhere(pages, file))} == {}
 
 
-@pytest.mark.slow
 def test_navigation_is_in_the_papers_order(site, pages):
     tree = [link for link in pages[site / "index.html"].navigation if "#" not in link]
     assert tree == ORDER
 
 
-@pytest.mark.slow
 def test_every_page_can_be_searched(site):
     text = (site / "searchindex.js").read_text(encoding="utf-8")
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
@@ -153,7 +147,6 @@ def test_every_page_can_be_searched(site):
     assert len(index["terms"]["spiral"]) > 3
 
 
-@pytest.mark.slow
 def test_formulas_are_mathml(site, pages):
     assert {
         file: found for file, page in pages.items() if (found := has_formulas_as_mathml(page))
@@ -164,14 +157,12 @@ def test_formulas_are_mathml(site, pages):
     assert "<mtext>(4)</mtext>" in method.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_flow_chart_of_the_readme_is_a_list(site):
     text = (site / "index.html").read_text(encoding="utf-8")
     assert 'class="flowchart' in text
     assert "flowchart LR" not in text
 
 
-@pytest.mark.slow
 def test_readme_is_the_start_page_of_every_link(site, pages):
     assert "../index.html" in pages[site / "docs" / "using_ubn.html"].links
 
@@ -205,7 +196,6 @@ def tab(browser):
     assert wrong == []
 
 
-@pytest.mark.slow
 def test_search_finds_a_word(site, tab):
     tab.goto((site / "index.html").as_uri())
     tab.locator("input.sidebar-search").fill("islands")
@@ -215,7 +205,6 @@ def test_search_finds_a_word(site, tab):
     assert any("02_toy_analysis" in href for href in hrefs)
 
 
-@pytest.mark.slow
 def test_it_can_be_dark(site, tab):
     tab.goto((site / "notebooks" / "01_method.html").as_uri())
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -233,7 +222,6 @@ def brightness(color: str) -> float:
     return sum(map(int, re.findall(r"\d+", color)[:3])) / (3 * 255)
 
 
-@pytest.mark.slow
 def test_a_figure_can_be_enlarged(site, tab):
     tab.goto((site / "notebooks" / "02_toy_analysis.html").as_uri())
     figure = tab.locator(".cell_output img").first

@@ -71,7 +71,6 @@ def test_quotations_are_the_scripts():
         assert code in EXAMPLES[Path(script).name], f"{script} does not say:\n{code}"
 
 
-@pytest.mark.slow
 def test_blocks_of_the_page_run_in_order(capsys):
     torch.manual_seed(0)
     torch._dynamo.reset()  # torch counts the graphs of a whole process against its limit
@@ -117,7 +116,6 @@ def test_errors_on_the_page_are_those_of_the_library():
 # --- the scripts --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_classifier_prints_both_accuracies_and_what_they_show():
     lines = lines_of(run("examples/classifier.py"))
     expected = shown("python examples/classifier.py")
@@ -144,7 +142,6 @@ def test_classifier_refuses_a_batch_without_unlabeled_images(monkeypatch, capsys
     assert "--labeled-batch is 64: it must be from 2 to 63" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_ddp_script_shares_statistics_on_two_real_ranks():
     command = "torchrun --nproc-per-node 2 examples/train_ddp.py"
     assert any(kind == "sh" and code.strip() == command for kind, _, code in BLOCKS)
@@ -155,7 +152,6 @@ def test_ddp_script_shares_statistics_on_two_real_ranks():
     assert "agree on 2 ranks" in lines[2]
 
 
-@pytest.mark.slow
 def test_ddp_script_notices_statistics_that_differ(tmp_path):
     script = EXAMPLES["train_ddp.py"]
     of_its_own = script.replace("ubn_forward(model, ", "ubn_forward(model.module, ")
@@ -165,7 +161,6 @@ def test_ddp_script_notices_statistics_that_differ(tmp_path):
     assert "DO NOT AGREE on 2 ranks" in lines_of(torchrun(str(tmp_path / "train_ddp.py")))[2]
 
 
-@pytest.mark.slow
 def test_torchvision_model_is_converted_trained_and_reverted():
     there = run("-c", "import torchvision")
     if there.returncode != 0:
