@@ -22,14 +22,6 @@ def test_counts_of_the_table_are_those_of_the_splits():
     assert {name: counts[name] for name in SPLITS} == {n: s.count for n, s in SPLITS.items()}
 
 
-def test_links_and_scripts_exist():
-    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
-    scripts = re.findall(r"data_scripts/\w+\.py", PAGE)
-    assert links and scripts
-    for path in [ROOT / "docs" / link for link in links] + [ROOT / script for script in scripts]:
-        assert path.exists(), path
-
-
 def test_blocks_run_on_real_frames(kitti_sample, tmp_path, monkeypatch):
     for name in ("kitti_raw", "kitti_depth"):
         (tmp_path / name).symlink_to(kitti_sample / name)
