@@ -92,8 +92,6 @@ def expected(*drives):
 
 
 def test_a_plan_counts_bytes_time_and_disk(root):
-    frames = [drive.frames for drive in (LARGE, SMALL)]
-    assert frames == [77, 22]
     plan = make_plan(root, (LARGE, SMALL), 1, keep_archives=False)
     assert plan.fetch == 99 * ARCHIVE_BYTES and plan.arrived == 0
     assert plan.disk_needed == 77 * ARCHIVE_BYTES + 99 * KEPT_BYTES
@@ -104,9 +102,7 @@ def test_a_plan_counts_bytes_time_and_disk(root):
     (root / DATE / f"{LARGE.name}_sync").mkdir(parents=True)
     plan = make_plan(root, (LARGE, SMALL), 1, keep_archives=False)
     assert (plan.fetch, plan.arrived) == (22 * ARCHIVE_BYTES, 1_000_000)
-    lines = plan.describe(rate=10_000)
-    assert "1 to fetch, 1 there already" in lines and "0 h 148 min" not in lines
-    assert "2 h 28 min" in lines  # 88.98 MB at 10 kB/s
+    assert "2 h 28 min" in plan.describe(rate=10_000)  # 88.98 MB at 10 kB/s
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
@@ -173,41 +169,18 @@ def test_a_server_that_ignores_ranges_sends_all_again(get, server, root):
     assert server.statuses[PATH] == [200, 200] and on_disk(root) == expected(SMALL)
 
 
-@pytest.mark.parametrize("length", [150_000, 10**6])
-def test_bytes_of_something_else_are_found_out(get, server, root, length):
+def test_bytes_of_something_else_are_found_out(get, server, root):
     part_of(root).parent.mkdir(parents=True)
-    part_of(root).write_bytes(bytes(length))
+    part_of(root).write_bytes(bytes(150_000))
     status, said = get()
-    if length < len(ARCHIVES[SMALL.name]):
-        assert status == 1 and "It was removed; run again" in said
-        assert get()[0] == 0
-    assert on_disk(root) == expected(SMALL)
-
-
-@pytest.mark.parametrize("more", [-1000, 1000])
-def test_a_wrong_length_is_found_out(get, server, root, more):
-    length = str(len(ARCHIVES[SMALL.name]) + more)
-    server.answers[PATH].append(Answer(headers={"Content-Length": length}, cut_after=10**9))
-    status, said = get()
-    if more < 0:
-        assert status == 1 and "damaged or no zip archive" in said
+    assert status == 1 and "It was removed; run again" in said
     assert get()[0] == 0 and on_disk(root) == expected(SMALL)
 
 
-@pytest.mark.parametrize(
-    ("url", "said"), [("http://127.0.0.1:9", "refused"), ("kitti", "https://kitti")]
-)
-def test_no_server_is_one_sentence(get, server, url, said):
-    server.url = url
-    status, printed = get()
-    assert status == 1 and said in printed and "cannot be fetched" in printed
-
-
-def test_a_missing_archive_is_one_sentence(get, server, root):
-    del server.files[PATH]
-    status, said = get(drives=(SMALL, LARGE))
-    assert status == 1 and on_disk(root) == expected(LARGE)
-    assert f"{SMALL.name} failed: {server.url}/{PATH}: the server answered 404 Not Found" in said
+def test_no_server_is_one_sentence(get, server):
+    server.url = "http://127.0.0.1:9"
+    status, said = get()
+    assert status == 1 and "refused" in said and "cannot be fetched" in said
 
 
 # --- archives that are damaged or hostile ---------------------------------------------------------
@@ -221,7 +194,6 @@ FIRST = f"{DATE}/{SMALL.name}_sync/image_02/data/0000000003.png"
 STORED = zip_of(FILES[SMALL.name], zipfile.ZIP_STORED)
 REFUSED = {
     "climbs": (member("../../evil"), r"refused: its member '../../evil' lies outside"),
-    "climbs from inside": (member(f"{DATE}/{SMALL.name}_sync/../../../evil"), "lies outside"),
     "absolute": (member("/tmp/evil"), "lies outside"),
     "backslashes": (member(f"{DATE}/{SMALL.name}_sync/..\\evil"), "lies outside"),
     "another drive": (ARCHIVES[LARGE.name], "lies outside"),
@@ -229,7 +201,6 @@ REFUSED = {
         STORED.replace(FILES[SMALL.name][FIRST], FILES[SMALL.name][FIRST][::-1]),
         "damaged or no zip archive .*CRC",
     ),
-    "no end": (STORED[:-100], "damaged or no zip archive"),
     "a web page": (b"<html>Log in</html>", "damaged or no zip archive"),
     "no scans": (
         zip_of({n: c for n, c in FILES[SMALL.name].items() if "velodyne" not in n}),
@@ -263,11 +234,6 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(get, roo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     status, said = get()
     assert status == 1 and "are free; choose fewer drives" in said and not root.exists()
-
-
-def test_a_file_in_the_way_is_said(get, root):
-    root.write_bytes(b"")
-    assert get() == (1, f"download_kitti: {root} is a file: name a folder to download to.\n")
 
 
 def test_a_second_download_to_the_same_folder_is_refused(get, root):
@@ -327,19 +293,6 @@ def test_counts_are_the_published_ones():
     assert sorted([*train, *test]) == sorted(load_catalog()) == sorted(choose_drives(split="all"))
     lacking = {drive.name: drive.frames - drive.scans for drive in load_catalog()}
     assert {name: count for name, count in lacking.items() if count} == {f"{DATE}_drive_0009": 4}
-
-
-@pytest.mark.parametrize(
-    ("drives", "split", "message"),
-    [
-        (["2011_09_26_drive_0003"], None, "Unknown drives 2011_09_26_drive_0003: expected"),
-        (None, "eigen", "no split 'eigen': choose one of all, eigen_train, eigen_test"),
-        (["2011_09_26_drive_0001"], "eigen_test", "No drive is left to choose of 1 named in split"),
-    ],
-)
-def test_a_wrong_choice_is_refused(drives, split, message):
-    with pytest.raises(ValueError, match=message):
-        choose_drives(drives, split)
 
 
 def test_no_published_frame_lies_beyond_its_drive(kitti_sample):

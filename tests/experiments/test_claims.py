@@ -40,12 +40,8 @@ STANDARD = ROOT / "results" / "standard" / "records"
 
 
 def claim(**options):
-    query = Query(
-        experiment="toy",
-        metric="score",
-        where={"norm.kind": "ubn"},
-        baseline={"norm.kind": "bn"},
-    )
+    sides = dict(where={"norm.kind": "ubn"}, baseline={"norm.kind": "bn"})
+    query = Query(experiment="toy", metric="score", **sides)
     settings = dict(
         id="toy", place="Section 4", claim="UBN scores higher", statistic="paired difference",
         margin=0.02, seeds=10, profile="standard", query=query,
@@ -60,13 +56,9 @@ def records(gain, spread=0.001, seeds=12):
         base = 0.5 + 0.1 * seed  # large differences between seeds, which pairing takes out
         rows += [
             {"experiment": "toy", "seed": seed, "norm.kind": "bn", "score": base},
-            {
-                "experiment": "toy",
-                "seed": seed,
-                "norm.kind": "ubn",
-                "score": base + gain + noise[seed],
-            },
-        ]
+            {"experiment": "toy", "seed": seed, "norm.kind": "ubn",
+             "score": base + gain + noise[seed]},
+        ]  # fmt: skip
     return pd.DataFrame(rows).assign(key=[f"key{i}" for i in range(2 * seeds)])
 
 
@@ -104,7 +96,6 @@ def test_a_quick_run_or_few_seeds_never_reproduce():
         "inconclusive",
         "an indication: the claim needs standard runs",
     )
-    assert judge(claim(), records(0.05), "my own") == quick
     few = judge(claim(), records(0.05, seeds=5), "standard")
     assert (few.verdict, few.reason) == ("inconclusive", "5 of at least 10 seeds")
     one = judge(claim(seeds=1), records(0.05, seeds=1), "standard")
@@ -133,8 +124,6 @@ def test_a_bound_on_the_largest_value():
 def test_records_of_two_versions_are_not_judged_together():
     table = records(0.05).assign(version=1, revision="1" * 40)
     assert judge(claim(), table, "standard") == judge(claim(), records(0.05), "standard")
-    two_revisions_of_one_version = table.assign(revision=[f"{i:040}" for i in range(24)])
-    assert judge(claim(), two_revisions_of_one_version, "standard").verdict == "reproduced"
     table.loc[table["norm.kind"] == "bn", ["version", "revision"]] = 2, None
     judgement = judge(claim(), table, "standard")
     assert judgement.verdict == "inconclusive" and judgement.estimate is None
@@ -142,20 +131,12 @@ def test_records_of_two_versions_are_not_judged_together():
         "records of versions 1 (revision 11111111) and 2 (revision unknown): make reproduce makes "
         "the older ones again"
     )
-    assert (judgement.seeds, len(judgement.records)) == (12, 24)
-    unrelated = table.assign(experiment=["toy", "tay"] * 12)
-    assert judge(claim(), unrelated, "standard").verdict == "not run"
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     intervals = [interval(rng.normal(3, 1, 20)) for _ in range(100)]
     assert 86 <= sum(low <= 3 <= high for low, high in intervals) <= 100
-
-
-def test_interval_needs_three_values_and_survives_equal_ones():
-    assert interval(np.array([1.0, 2.0])) == (None, None)
-    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
 
 
 def test_the_ledger_has_the_papers_claims_and_asks_a_question_for_each():
@@ -215,17 +196,11 @@ QUERY = "statistic: mean, query: {experiment: e, metric: m, where: {}"
     [
         (f"{A}, colour: red}}", "entry 1, colour: Extra"),
         (f"{A}}}\n{A}}}", "id a more than once"),
-        (f"{A}}}\n{A}, margin: -0.1}}", "entry 2, margin: .* greater than or equal to 0"),
         (f"{A}, margin: 1.0, margin: 0.1}}", "margin is there twice .* line 1"),
-        (f"{A}, margin: .nan}}", "margin: .* finite"),
         (f"{A}, threshold: 1e-3}}", "threshold: .* valid number"),  # a text in YAML
-        ("- {id: a, place: Figure 6, claim: y}", "place: .* pattern"),
-        ("just text", "not a list of claims"),
         ("- {id: a", "not a list of claims"),
         (f"{A}, statistic: mean}}", "give both a statistic and a query"),
         (f"{A}, {QUERY}, baseline: {{}}}}}}", "only it, has a baseline"),
-        (f"{A}, {QUERY}, than: {{k: 1}}}}}}", "only a paired difference"),
-        (f"{A}, {QUERY}, were: {{}}}}}}", "query, were: Extra"),
     ],
 )
 def test_a_wrong_ledger_is_refused_in_one_sentence(tmp_path, text, message):
@@ -324,11 +299,6 @@ def test_the_table_is_that_of_read_records_with_the_origin(folder):
     assert all((folder / name).exists() for name in table["file"])
 
 
-def test_a_folder_that_is_not_there_has_no_records(tmp_path):
-    table, damaged = read_evidence(tmp_path / "nowhere")
-    assert table.empty and damaged == {}
-
-
 def edited(change):
     def damage(path):
         content = json.loads(path.read_text())
@@ -340,18 +310,11 @@ def edited(change):
 
 FAULTS = {
     "half-written": (lambda path: path.write_text(path.read_text()[:-40]), "not a run record"),
-    "binary": (lambda path: path.write_bytes(b"\x80\x04\x95" + bytes(range(256))), "no text"),
-    "deep": (lambda path: path.write_text("[" * 100_000), "not a run record"),
     "renamed": (lambda path: path.rename(path.with_name("toy-0123.json")), "it was renamed"),
-    "extra key": (edited(lambda r: r.update(note="better")), "note"),
     "old": (edited(lambda r: r.pop("version")), "version: Field required"),
     "other settings": (edited(lambda r: r["config"].update(labels=5)), "not the one of its key"),
     "a value too few": (edited(lambda r: r["metrics"]["score"].pop()), "2 entries for 3 seeds"),
     "a seed twice": (edited(lambda r: r.update(seeds=[0, 1, 1])), "a seed is there twice"),
-    "a metric named as a setting": (
-        edited(lambda r: r["metrics"].update({"norm.kind": [1, 2, 3]})),
-        "norm.kind names two things",
-    ),
 }
 
 
@@ -364,10 +327,7 @@ def test_a_faulty_file_is_named_and_left_out(folder, name):
     (place, reason), *more = damaged.items()
     assert not more and place.parent == folder
     assert words in reason and str(place) in reason and "\n" not in reason
-    assert set(table["key"]) == {
-        OtherConfig().key,
-        ToyConfig(norm=NormConfig(kind="ubn", weight=0.5)).key,
-    }
+    assert path.stem not in {f"toy-{key}" for key in table["key"]} and len(table) == 4
 
 
 def test_nan_is_no_value_and_infinity_is_one(folder):
@@ -408,7 +368,6 @@ def test_find_gives_a_tidy_sub_table(folder):
     ("experiment", "where", "reason"),
     [
         ("tow", {}, "no record of experiment tow; there are: other, toy"),
-        ("toy", {"zzz": 1}, "no record has zzz"),
         ("toy", {"labels": 128}, "no run with labels = 128 among 2 records of toy, where it is 4"),
         ("other", {"norm.kind": "bn"}, "no run with norm.kind = bn among 1 records of other, "
                                        "where it is null"),
@@ -427,18 +386,12 @@ def test_a_question_that_finds_nothing_says_which_part(folder, experiment, where
     ("query", "reason"),
     [
         ({"metric": "scor"}, "no record of toy has the metric 'scor'; there are: score"),
-        ({"metric": "error", "experiment": "other"},
-         "no record of other has the metric 'error'; there are: "),
-        ({"baseline": {"norm.kind": "gn"}},
-         "no run with norm.kind = gn among 3 records of toy, where it is bn, ubn"),
         ({"baseline": {"labels": 9}}, "no seed that all sides share: 0 to 2 against 5"),
     ],
 )  # fmt: skip
 def test_a_query_that_finds_nothing_says_why(folder, query, reason):
     write_record(record(ToyConfig(labels=9, seeds=(5,))), folder)
     asked = {"experiment": "toy", "metric": "score", "where": {"norm.kind": "ubn"}} | query
-    if asked["experiment"] == "other":
-        asked["where"] = {}
     with pytest.raises(LookupError) as told:
         gather(Query(**asked), read_evidence(folder).table)
     assert str(told.value) == reason
@@ -483,22 +436,8 @@ def test_differences_are_paired_by_seed(ours, theirs, ours_later, theirs_later, 
                 gather(query, table)
 
 
-@pytest.mark.parametrize("baseline", [None, {"norm.kind": "ubn"}])
-def test_two_runs_of_one_seed_are_refused(folder, baseline):
+def test_two_runs_of_one_seed_are_refused(folder):
     write_record(record(ToyConfig(labels=9)), folder)
-    where = {"norm.kind": "bn"}
-    query = Query(experiment="toy", metric="score", where=where, baseline=baseline)
+    query = Query(experiment="toy", metric="score", where={"norm.kind": "bn"})
     with pytest.raises(ValueError, match="several runs of one seed"):
         gather(query, read_evidence(folder).table)
-
-
-def test_versions_are_those_of_the_records_that_were_found(folder):
-    ubn = ToyConfig(norm=NormConfig(kind="ubn", weight=0.5))
-    write_record(record(ubn, version=0, revision=None), folder)
-    where, baseline = {"norm.kind": "ubn"}, {"norm.kind": "bn"}
-    query = Query(experiment="toy", metric="score", where=where, baseline=baseline)
-    table = read_evidence(folder).table
-    assert gather(query, table).versions == {0: None, 1: "1" * 40}
-    alone = query.model_copy(update={"baseline": None})
-    assert gather(alone, table).versions == {0: None}
-    assert gather(query, read_records(folder)).versions == {}

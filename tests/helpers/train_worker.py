@@ -8,7 +8,6 @@ import itertools
 import multiprocessing
 import os
 import random
-import runpy
 import signal
 import sys
 import time
@@ -201,12 +200,6 @@ def start(target: Callable, *arguments) -> BaseProcess:
     process = CLEAN.Process(target=target, args=arguments)
     process.start()
     return process
-
-
-def run_script(path: Path, *arguments) -> None:
-    """Run a script in this process as from the command line."""
-    sys.argv = [str(path), *map(str, arguments)]
-    runpy.run_path(str(path), run_name="__main__")
 
 
 def until_done(target: Callable, *arguments, folder: Path, kills: int, seed: int) -> list[int]:
