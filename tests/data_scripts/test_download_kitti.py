@@ -177,6 +177,13 @@ def test_bytes_of_something_else_are_found_out(get, server, root):
     assert get()[0] == 0 and on_disk(root) == expected(SMALL)
 
 
+def test_a_missing_archive_is_one_sentence(get, server, root):
+    del server.files[PATH]
+    status, said = get(drives=(SMALL, LARGE))
+    assert status == 1 and on_disk(root) == expected(LARGE)
+    assert f"{SMALL.name} failed: {server.url}/{PATH}: the server answered 404 Not Found" in said
+
+
 def test_no_server_is_one_sentence(get, server):
     server.url = "http://127.0.0.1:9"
     status, said = get()

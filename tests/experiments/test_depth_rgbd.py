@@ -1,6 +1,8 @@
 """Recorded RGB-D folders: pairing, resizing against brute force, and training on them."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +269,14 @@ def test_faults_are_told_in_one_sentence(tmp_path, name):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         RgbdFrames(tmp_path, SIZE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif("RGBD_ROOT" not in os.environ, reason="set RGBD_ROOT to a real recording")
+def test_a_real_frame_reads_as_by_brute_force():
+    root, size = Path(os.environ["RGBD_ROOT"]), (12, 16)
+    frames = RgbdFrames(root, size)
+    with Image.open(root / "depth" / f"{frames.names[0]}.png") as image:
+        assert np.array_equal(frames.depth(0), nearest_surface(np.array(image), size, 1000))
+    with Image.open(next((root / "image").glob(f"{frames.names[0]}.*"))) as image:
+        pixels = antialiased(np.array(image.convert("RGB")), size)
+    assert np.abs(frames.image(0).numpy() - pixels).max() <= 1.5
