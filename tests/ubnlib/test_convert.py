@@ -87,11 +87,9 @@ def with_user_state():
 ZOO = {
     "conv_net": lambda: net(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=1e-3)),
     "root": lambda: nn.BatchNorm2d(4),
-    "root_sync": lambda: nn.SyncBatchNorm(4),
     "sync_nested": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(net(Tower())),
     "called_twice": Tower,
     "tied_parameters_and_buffers": tied,
-    "no_affine": lambda: net(nn.BatchNorm2d(4, affine=False)),
     "untracked": lambda: net(nn.BatchNorm2d(4, track_running_stats=False)),
     "cumulative": lambda: net(nn.BatchNorm2d(4, momentum=None)),
     "frozen_in_part": frozen_in_part,

@@ -126,7 +126,6 @@ def test_dates_of_different_sizes_are_packed_at_one(root, folder):
     raw = KittiRaw(root, size=SIZE)
     assert_same_frames(pack(raw, folder), raw)
     refused(KittiRaw(root), folder, "KITTI's dates differ in theirs: expected KittiRaw", ValueError)
-    refused(KittiRaw(root, size=(513, 512)), folder, "at most 262144 pixels", ValueError)
 
 
 def test_real_frames(kitti_sample, folder):
@@ -197,7 +196,6 @@ def test_killed_at_any_stage_the_same_command_goes_on(raw, folder, undisturbed, 
         (Preparation, "read_frame", 5, {0, 1, 2}),  # in the second chunk
         (Path, "replace", 2, {0, 1, 2, 3, 4, 5}),  # the third chunk has no mark yet
         (Preparation, "join", 1, set(range(FRAMES))),
-        (os, "fsync", 2, set(range(FRAMES))),
     ):
         assert killed(raw, folder, owner, name, call), name
         assert not folder.exists()
@@ -332,9 +330,8 @@ def test_a_complete_folder_is_kept_and_an_empty_one_or_a_link_is_filled(
     pack(raw, folder, workers=4)  # their number changes no byte
     assert folder.is_symlink() and content(other) == undisturbed
     decoded.clear()
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert_same_frames(pack(raw, folder), raw)
-    assert decoded == [] and {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert decoded == [] and content(other) == undisturbed
 
 
 @pytest.mark.parametrize("name", ["", "mine.txt", "manifest.json"])
