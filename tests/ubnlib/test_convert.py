@@ -7,8 +7,6 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -88,29 +86,20 @@ def with_user_state():
 
 ZOO = {
     "conv_net": lambda: net(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=1e-3)),
-    "deep": lambda: net(nn.Sequential(nn.ModuleDict({"a": Tower()})["a"], nn.Sequential(Tower()))),
     "root": lambda: nn.BatchNorm2d(4),
-    "root_1d": lambda: nn.BatchNorm1d(4, momentum=0.2),
-    "root_sync": lambda: nn.SyncBatchNorm(4),
     "sync_nested": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(net(Tower())),
     "called_twice": Tower,
     "tied_parameters_and_buffers": tied,
-    "no_affine": lambda: net(nn.BatchNorm2d(4, affine=False)),
-    "no_bias": lambda: net(changed(nn.BatchNorm2d(4), bias=None)),
     "untracked": lambda: net(nn.BatchNorm2d(4, track_running_stats=False)),
     "cumulative": lambda: net(nn.BatchNorm2d(4, momentum=None)),
     "frozen_in_part": frozen_in_part,
     "bfloat16": lambda: net(nn.BatchNorm2d(4)).bfloat16(),
-    "mixed_precision": lambda: net(nn.BatchNorm2d(4)).bfloat16().append(nn.BatchNorm2d(4)),
     "meta": lambda: net(nn.BatchNorm2d(4)).to("meta"),
-    "channels_last": lambda: net(nn.BatchNorm2d(4)).to(memory_format=torch.channels_last),
     "other_norms": lambda: net(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), FrozenBatchNorm2d(4)),
     "user_state": with_user_state,
     "weight_norm": lambda: net(nn.utils.weight_norm(nn.BatchNorm2d(4))),
     "data_parallel": lambda: nn.DataParallel(net(nn.BatchNorm2d(4))),
-    "traced_by_fx": lambda: torch.fx.symbolic_trace(Tower()),
 }
-SHAPES = {"root_1d": (5, 4)}
 # torch refuses to copy or pickle it, converted or not.
 NO_COPY = {"weight_norm"}
 zoo = pytest.mark.parametrize("kind", ZOO)
@@ -123,9 +112,9 @@ def build(kind):
     return ZOO[kind]()
 
 
-def inputs(kind, model, seed=1):
+def inputs(model, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(SHAPES.get(kind, (5, 4, 6, 6)), generator=generator)
+    x = torch.randn(5, 4, 6, 6, generator=generator)
     dtypes = [p.dtype for p in model.parameters()] or [x.dtype]
     return x.to(dtypes[0])
 
@@ -187,7 +176,7 @@ def test_convert_changes_the_class_alone_and_revert_gives_back_everything(kind):
 @running_zoo
 def test_outputs_averages_and_checkpoints_are_those_of_batchnorm(kind):
     plain, ubn = build(kind), convert_ubn(build(kind))
-    x = inputs(kind, plain)
+    x = inputs(plain)
     for _ in range(2):
         assert torch.equal(plain(x), ubn(x))
         assert same_tensors(plain.state_dict(), ubn.state_dict())
@@ -200,30 +189,11 @@ def test_outputs_averages_and_checkpoints_are_those_of_batchnorm(kind):
         assert same_tensors(target.state_dict(), source.state_dict())
 
 
-@running_zoo
-def test_an_optimizer_made_before_still_works(kind):
-    model, plain = build(kind), build(kind)
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learned, lr=0.1)
-    convert_ubn(model)
-    x, y = inputs(kind, model), inputs(kind, model, seed=2)
-    before = [p.detach().clone() for p in learned]
-    in_steps = any(isinstance(m, UnsupervisedBatchNorm) and m.training for m in model.modules())
-    in_steps = in_steps and not isinstance(model, nn.DataParallel)
-    output = ubn_forward(model, x, y) if in_steps else model(x)
-    for result in (output, plain(x)):
-        (result.float() * torch.linspace(-1, 3, result.numel()).view(result.shape)).sum().backward()
-    optimizer.step()
-    for (name, parameter), old in zip(model.named_parameters(), plain.parameters(), strict=True):
-        assert (parameter.grad is None) == (old.grad is None), name
-    assert any(not torch.equal(old, new) for old, new in zip(before, learned, strict=True))
-
-
 @pytest.mark.parametrize("kind", sorted(ZOO.keys() - NO_COPY))
 def test_copies_and_pickles_revert_as_the_model_does_after_a_step(kind):
     model = convert_ubn(convert_ubn(build(kind), preset="paper"), decay=0.6)
     if kind not in ("meta", "data_parallel", "other_norms"):
-        ubn_forward(model, inputs(kind, model), inputs(kind, model, seed=2))
+        ubn_forward(model, inputs(model), inputs(model, seed=2))
 
     def norms(model):
         return [(str(m), vars(m).keys()) for m in model.modules() if type(m) in UBN_OF]
@@ -288,17 +258,12 @@ def parametrized(norm):
     return norm
 
 
-def patched(norm):
-    return changed(norm, forward=norm.forward)
-
-
 UNKNOWN = [
     (convert_ubn, "Own2d", lambda: Own2d(4)),
     (convert_ubn, "ParametrizedBatchNorm2d", lambda: parametrized(nn.BatchNorm2d(4))),
-    (convert_ubn, "BatchNorm2d", lambda: patched(nn.BatchNorm2d(4))),
+    (convert_ubn, "BatchNorm2d", lambda: changed(nn.BatchNorm2d(4), forward=abs)),
     (convert_ubn, "BatchNorm2d", lambda: torch.ao.nn.quantized.BatchNorm2d(4)),
     (revert_ubn, "OwnUBN2d", lambda: OwnUBN2d(4)),
-    (revert_ubn, "UnsupervisedBatchNorm2d", lambda: patched(UnsupervisedBatchNorm2d(4))),
 ]
 
 
@@ -318,41 +283,10 @@ def test_unknown_layers_are_left_with_a_warning(change, kind, make):
     assert isinstance(nested["known"], UnsupervisedBatchNorm) == (change is convert_ubn)
 
 
-def test_many_unknown_layers_give_one_warning():
-    model = nn.Sequential(*[Own2d(4) for _ in range(30)])
-    with pytest.warns(UserWarning, match="leaves 0, 1, 2 and 27 more") as warned:
-        convert_ubn(model)
-    assert len(warned) == 1
-    with warnings.catch_warnings(), pytest.raises(UserWarning):
-        warnings.simplefilter("error")
-        convert_ubn(model.append(nn.BatchNorm2d(4)))
-    assert type(model[-1]) is nn.BatchNorm2d  # as every refusal, it comes before any change
-
-
 def test_own_ubn_classes_and_parametrized_ones_take_options():
     model = nn.Sequential(OwnUBN2d(4), parametrized(UnsupervisedBatchNorm2d(4)))
     convert_ubn(model, stats_grad="none", decay=0.5)
     assert [(m.stats_grad, m.momentum) for m in model] == [("none", 0.5)] * 2
-
-
-def with_script():
-    return nn.Sequential(nn.BatchNorm2d(4), torch.jit.script(nn.Sequential(nn.BatchNorm2d(4))))
-
-
-def with_running_source():
-    return nn.Sequential(nn.BatchNorm2d(4), convert_ubn(nn.BatchNorm2d(4), source="running"))
-
-
-def with_untracked():
-    return net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False))
-
-
-def with_names_of_ubn():
-    return net(changed(nn.BatchNorm2d(4), _calls=3, last_step=2))
-
-
-def with_lazy():
-    return net(nn.BatchNorm2d(4), nn.LazyBatchNorm2d())
 
 
 REFUSED = [
@@ -360,23 +294,32 @@ REFUSED = [
     (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
     (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
     (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay and momentum are given"),
-    (with_untracked, {"source": "running"}, ValueError, "=False does not keep"),
-    (with_running_source, {"stats_grad": "labeled"}, ValueError, "goes with source"),
-    (with_names_of_ubn, {}, ValueError, r"1 \(BatchNorm2d\) .*: rename _calls, last_step"),
-    (with_lazy, {}, TypeError, r"2 \(LazyBatchNorm2d\) .*run one forward pass first"),
-    (with_script, {}, TypeError, "1.0 was compiled by torch.jit.*convert the model before script"),
-    (lambda: torch.jit.script(Tower()), {}, TypeError, "The model was compiled by torch.jit"),
-]
+    (
+        lambda: net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)),
+        {"source": "running"}, ValueError, "=False does not keep",
+    ),
+    (
+        lambda: net(nn.BatchNorm2d(4), changed(nn.BatchNorm2d(4), _calls=3, last_step=2)),
+        {}, ValueError, r"2 \(BatchNorm2d\) .*: rename _calls, last_step",
+    ),
+    (
+        lambda: net(nn.BatchNorm2d(4), nn.LazyBatchNorm2d()),
+        {}, TypeError, r"2 \(LazyBatchNorm2d\) .*run one forward pass first",
+    ),
+    (
+        lambda: net(nn.BatchNorm2d(4), torch.jit.script(net(nn.BatchNorm2d(4)))),
+        {}, TypeError, "2.1 was compiled by torch.jit.*convert the model before script",
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "options", "error", "message"), REFUSED)
 def test_refusals_leave_the_model_as_it_was(make, options, error, message):
     model = make()
-    is_script = isinstance(model, torch.jit.ScriptModule)
-    before = None if is_script else snapshot(model)
+    before = snapshot(model)
     with pytest.raises(error, match=message):
         convert_ubn(model, **options)
-    assert is_script or snapshot(model) == before
+    assert snapshot(model) == before
 
 
 @pytest.mark.parametrize("change", [convert_ubn, revert_ubn])
@@ -387,38 +330,3 @@ def test_nothing_changes_inside_a_step(change):
         with pytest.raises(RuntimeError, match=f"call {change.__name__} outside of it"):
             change(model)
         assert snapshot(model) == before
-
-
-momenta = st.none() | st.floats(0.0, 1.0)
-norms = st.builds(
-    lambda kind, eval_mode, learned, **options: (
-        kind(3, **options).train(not eval_mode).requires_grad_(learned)
-    ),
-    st.sampled_from(sorted(UBN_OF, key=lambda kind: kind.__name__)),
-    st.booleans(),
-    st.booleans(),
-    momentum=momenta,
-    affine=st.booleans(),
-    track_running_stats=st.booleans(),
-)
-leaves = norms | st.builds(nn.ReLU) | st.builds(lambda: nn.Linear(1, 1))
-models = st.recursive(
-    leaves,
-    lambda children: st.lists(children, min_size=1, max_size=3).map(
-        # the first child twice: shared modules at every level
-        lambda modules: nn.ModuleList([*modules, modules[0]])
-    ),
-    max_leaves=8,
-)
-OPTIONS = [{}, dict(momentum=None), dict(preset="paper"), dict(stats_grad="labeled", momentum=0.3),
-           dict(unlabeled_weight=0.4, skip_nonfinite=False)]  # fmt: skip
-
-
-@given(models, st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3))
-@settings(max_examples=50, deadline=None)
-def test_any_model_comes_back_from_any_conversions(model, conversions):
-    before = snapshot(model)
-    for options in conversions:
-        convert_ubn(model, **options)
-    assert not any(type(m) in UBN_OF for m in model.modules())
-    assert snapshot(revert_ubn(model)) == before

@@ -128,32 +128,21 @@ def test_a_label_set_is_given_as_positions(frames):
 # Parts
 
 
-@pytest.mark.parametrize("unlabeled", [UNLABELED, ()])
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_parts_together_are_what_one_process_takes(frames, parts, unlabeled):
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_together_are_what_one_process_takes(frames, parts):
     """Batches of 3 and 5 rows, which the parts cannot share evenly; of 4 parts one has no row."""
-    options = dict(unlabeled=unlabeled, labeled_batch=3, unlabeled_batch=5)
+    options = dict(labeled_batch=3, unlabeled_batch=5)
     whole = list(make(frames, **options))
     each = [list(make(frames, part=(rank, parts), **options)) for rank in range(parts)]
     for step, batch in enumerate(whole):
         rows = [part[step] for part in each]
         for kind in ("labeled", "unlabeled"):
             one, some = getattr(batch, kind), [getattr(row, kind) for row in rows]
-            if one is None:
-                assert some == [None] * parts
-                continue
             for rank, part in enumerate(some):
                 assert torch.equal(part.images, one.images[rank::parts])
                 assert torch.equal(part.depth(), one.depth()[rank::parts])
                 assert len(part.images) == -(-(len(one.images) - rank) // parts)
     assert min(len(part[0].labeled.images) for part in each) == (0 if parts == 4 else 3 // parts)
-
-
-def test_reading_draws_nothing_from_torchs_generator(frames):
-    state = torch.get_rng_state()
-    for workers in (0, 1):
-        assert len(list(make(frames, workers=workers))) == 9
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 # Going on
@@ -173,8 +162,7 @@ def test_resuming_at_every_step(frames, unlabeled):
 
 
 def test_resuming_with_workers_that_fetch_ahead(frames):
-    whole = list(make(frames))
-    first = make(frames, workers=2)
+    generator, whole, first = torch.get_rng_state(), list(make(frames)), make(frames, workers=2)
     steps = iter(first)
     seen = [next(steps) for _ in range(4)]  # by now the workers have read further
     state = first.state_dict()
@@ -184,6 +172,7 @@ def test_resuming_with_workers_that_fetch_ahead(frames):
     second.load_state_dict(state)
     assert equal(tuple(seen + list(second)), tuple(whole))
     assert second.state_dict()["step"] == 9 and len(second) == 0
+    assert torch.equal(torch.get_rng_state(), generator)  # reading draws nothing from it
 
 
 def test_leaving_the_loop_coming_back_and_asking_for_more_steps(frames):
@@ -204,31 +193,20 @@ def test_leaving_the_loop_coming_back_and_asking_for_more_steps(frames):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        dict(seed=6),
-        dict(labeled_batch=3),
-        dict(unlabeled_batch=2),
-        dict(labeled=[0, 3, 8]),
-        dict(labeled=[3, 0, 7]),
-        dict(labeled=[*LABELED, UNLABELED[0]], unlabeled=UNLABELED[1:]),
-        dict(unlabeled=()),
-    ],
+    [dict(seed=6), dict(labeled_batch=3), dict(labeled=[3, 0, 7]), dict(unlabeled=())],
     ids=str,
 )
 def test_the_state_of_another_order_is_refused(frames, change):
     state = make(frames).state_dict()
     other = make(frames, **change)
-    with pytest.raises(
-        ValueError, match=r"The state is that of the order \w{16}, .* give the same"
-    ):
+    with pytest.raises(ValueError, match=r"The state is that of the order \w{16}, .* the same"):
         other.load_state_dict(state)
     assert other.step == 0
 
 
-def test_the_state_is_plain_and_knows_nothing_of_workers_and_steps_but_of_the_data(frames):
+def test_the_state_knows_nothing_of_workers_and_steps_but_of_the_data(frames):
     state = make(frames).state_dict()
     assert set(state) == {"step", "order"}
-    assert type(state["step"]) is int and type(state["order"]) is str and len(state["order"]) == 16
     make(PackedDepth(frames.folder), workers=3, steps=2).load_state_dict(state)
     other = PackedDepth(frames.folder)
     other.fingerprint = "0" * 16
@@ -241,10 +219,7 @@ def test_the_state_is_plain_and_knows_nothing_of_workers_and_steps_but_of_the_da
     [
         (dict(labeled=()), ValueError, "There is no labeled frame: expected at least one"),
         (dict(labeled_batch=0), ValueError, "labeled_batch is 0 .*: expected whole numbers from 1"),
-        (dict(unlabeled_batch=-1), ValueError, "unlabeled_batch -1: expected"),
         (dict(labeled=[0, FRAMES]), IndexError, "expected positions below 12"),
-        (dict(unlabeled=[-FRAMES - 1]), IndexError, "expected positions below 12"),
-        (dict(labeled=[0.5]), ValueError, "expected a row of positions"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(frames, change, kind, message):

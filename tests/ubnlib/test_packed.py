@@ -1,7 +1,6 @@
 """The packed set: depth codes, the contract it shares with `KittiRaw`, damaged folders."""
 
 import hashlib
-import io
 import json
 import pickle
 import re
@@ -12,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 from prepare_kitti import verify
 from ubnlib.kitti import KittiRaw, PackedBatch, PackedDepth
@@ -52,7 +50,7 @@ def folder(tiny_packed, tmp_path):
 HALF_A_STEP = 0.5 / STEPS_PER_METER
 LAST_STEP = (2**14 - 1) / STEPS_PER_METER  # 79.995 m
 
-# Shapes with few pixels, with the most there may be, and rows on which the sign bit changes.
+# Few pixels, the most there may be, and rows on which the sign bit changes.
 SHAPES = [(1, 1), (3, 5), (256, 832), (512, 512), (1, 2**18), (2**18, 1)]
 EDGES = [0.0, -0.0, 1e-45, 1e-6, HALF_A_STEP, 79.99, 79.998, 80.0, 80.00001, 1e9, -1.0]
 NOT_FINITE = [np.nan, np.inf, -np.inf]
@@ -111,7 +109,6 @@ def test_codes_are_uint32_and_ascend():
     assert (np.diff(codes.astype(np.int64)) > 0).all()
     np.testing.assert_array_equal(codes >> 14, np.flatnonzero((depth > 0) & (depth <= 80)))
     assert codes[-1] == (2**18 - 1) << 14 | 1024 and codes.view(np.int32)[-1] < 0  # the sign bit
-    np.testing.assert_array_equal(encode_depth(depth.T), encode_depth(depth.T.copy()))
 
 
 @pytest.mark.parametrize("size", [(513, 512), (1, 2**18 + 1), (0, 5), (3,)])
@@ -136,7 +133,7 @@ def test_items_are_those_of_the_raw_files(packed, raw):
     assert packed.size == SIZE
     for index, key in enumerate(raw.keys):
         item, expected = packed[index], raw[index]
-        assert set(item) == set(expected) and item["key"] == key == packed.keys[index]
+        assert set(item) == set(expected) and item["key"] == key
         assert packed.index(key) == index
         for name in ("image", "depth"):
             assert item[name].dtype == expected[name].dtype
@@ -147,13 +144,14 @@ def test_items_are_those_of_the_raw_files(packed, raw):
         np.testing.assert_array_equal(item["depth"] > 0, inside > 0)
     with pytest.raises(KeyError):
         packed.index(FrameKey("2011_09_26", "0001", 2, 99))
+    with pytest.raises(IndexError):  # which ends a loop over all items
+        packed[FRAMES]
     assert packed.image(0).stride() == (1, 3 * SIZE[1], 3)  # channels last
     assert packed.batch([0, 1]).images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_items_may_be_written_to_and_the_files_may_not(packed):
-    before = packed[0]
-    item = packed[0]
+    before, item = packed[0], packed[0]
     item["image"].zero_()
     item["depth"].zero_()
     batch = packed.batch([0])
@@ -166,13 +164,6 @@ def test_items_may_be_written_to_and_the_files_may_not(packed):
         assert not array.flags.writeable and not array.flags.owndata
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
-
-
-def test_one_passes_over_all_items_as_a_sequence(packed):
-    assert [item["key"] for item in packed] == packed.keys
-    assert packed[-1]["key"] == packed.keys[-1] and torch.equal(packed.depth(-3), packed.depth(9))
-    with pytest.raises(IndexError):
-        packed[FRAMES]
 
 
 @settings(deadline=None, max_examples=40)
@@ -203,15 +194,13 @@ def test_a_batch_in_a_buffer_of_the_caller(packed):
             packed.batch([1, 2, 3], out=wrong)
 
 
-@pytest.mark.parametrize("indices", [[FRAMES], [0, -FRAMES - 1], [2**40]])
-def test_a_batch_of_frames_that_are_not_there_is_refused(packed, indices):
-    with pytest.raises(IndexError, match=r"expected positions below 12, the number of frames"):
-        packed.batch(indices)
-
-
-@pytest.mark.parametrize("indices", [np.ones(FRAMES, bool), [0.5], [[0, 1]], 3, ["0"], [None]])
-def test_a_mask_is_no_row_of_positions(packed, indices):
-    with pytest.raises(ValueError, match=r"expected a row of positions; np.flatnonzero"):
+@pytest.mark.parametrize(
+    "indices", [[FRAMES], [-FRAMES - 1], np.ones(FRAMES, bool), [0.5], 3, [None]]
+)
+def test_a_batch_of_other_than_positions_is_refused(packed, indices):
+    with pytest.raises(
+        (IndexError, ValueError), match=r"expected (positions below 12|a row of pos)"
+    ):
         packed.batch(indices)
 
 
@@ -225,16 +214,6 @@ def test_a_pickle_holds_no_data(packed, folder):
     (folder / "images.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"images.npy is missing: remove the folder"):
         pickle.loads(gone)
-
-
-def test_workers_read_the_same(packed):
-    order = [3, 1, 4, 1, 5, 9, 2, 6]
-    items = list(DataLoader(packed, batch_size=None, sampler=order, num_workers=2))
-    assert len(items) == len(order)
-    for index, item in zip(order, items, strict=True):
-        assert item["key"] == packed.keys[index] and item["depth"].any()
-        assert torch.equal(item["image"], packed.image(index))
-        assert torch.equal(item["depth"], packed.depth(index))
 
 
 # Damaged folders
@@ -266,10 +245,8 @@ def test_a_missing_file_is_named(folder, name):
 
 ARRAYS = [
     ("images.npy", np.zeros((FRAMES, *SIZE, 3), np.int8)),
-    ("images.npy", np.zeros((FRAMES + 1, *SIZE, 3), np.uint8)),
     ("images.npy", np.zeros((FRAMES, *SIZE[::-1], 3), np.uint8)),
     ("images.npy", np.zeros((FRAMES, *SIZE, 3), np.uint8, order="F")),
-    ("depth.npy", np.zeros(3, np.uint32)),
     ("depth.npy", None),  # the right length, of another type
 ]
 
@@ -287,31 +264,17 @@ def test_arrays_that_are_cut_or_of_another_kind_are_refused(folder, packed, name
 class Payload:
     """Something that shows when it is unpickled."""
 
-    loaded = False
-
-    def __setstate__(self, state):
-        Payload.loaded = True
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "depth.npy"])
-@pytest.mark.parametrize("form", ["array of objects", "pickle", "archive"])
-def test_nothing_is_ever_unpickled(folder, name, form):
-    payload = Payload()
-    payload.value = 1  # a state to be set
-    array = np.full(FRAMES, payload, object)
-    if form == "array of objects":
-        np.save(folder / name, array, allow_pickle=True)
-    elif form == "pickle":
-        (folder / name).write_bytes(pickle.dumps(array))
-    else:
-        content = io.BytesIO()
-        np.savez(content, a=array)
-        (folder / name).write_bytes(content.getvalue())
+def test_nothing_is_ever_unpickled(folder, name):
+    array = np.full(FRAMES, Payload(), object)
+    np.save(folder / name, array, allow_pickle=True)
     refused(folder, f"{name} (cannot be mapped|holds something else)")
-    assert not Payload.loaded
-    pickle.loads(pickle.dumps(payload))
-    assert Payload.loaded  # it would have shown
-    Payload.loaded = False
+    (folder / name).write_bytes(pickle.dumps(array))
+    refused(folder, f"{name} (cannot be mapped|holds something else)")
 
 
 def swap(text, first, second):
@@ -322,14 +285,10 @@ def swap(text, first, second):
 
 TABLES = [
     (lambda text: "", "is no table of 12 frames with the columns drive,camera"),
-    (lambda text: text.replace("digest", "hash", 1), "is no table"),
-    (lambda text: text.replace("_0001,2,0,", "_0001,5,0,", 1), "is no table"),
-    (lambda text: text.replace("_0001,2,0,", "_0001,2,-1,", 1), "is no table"),
     (lambda text: text.replace("_0001,2,0,", "_0001,2,\u0663,", 1), "is no table"),
     (lambda text: text.replace("2000_01_01_", "../../etc", 1), "is no table"),
     (lambda text: text[: text.rindex("2000")], "is no table"),
     (lambda text: swap(text, 1, 2), "names a frame or a row twice, out of order, or beyond"),
-    (lambda text: re.sub(r"(?m)^(.*_0001,2,2),2,", r"\1,1,", text), "a row twice"),
     (lambda text: re.sub(r"(?m)^(.*_0001,2,2),2,", r"\1,12,", text), "beyond the manifest's"),
     (lambda text: re.sub(r"(_0001,2,0,0),\d+,", r"\1,1,", text), "counts .* points and manifest"),
 ]
@@ -347,16 +306,9 @@ def test_a_table_that_cannot_be_is_refused_even_with_its_fingerprint(folder, edi
 
 
 MANIFESTS = [
-    *[
-        dict([change])
-        for change in (
-            ("frames", 9), ("frames", 0), ("frames", "many"), ("rows", 9), ("rows", 13),
-            ("points", 1), ("points", -1), ("size", [36, 12]), ("size", [12]), ("size", [513, 512]),
-            ("fingerprint", "0" * 16), ("format", "ubnlib-packed-depth-2"), ("surprise", 1),
-            ("versions", None),
-        )
-    ],
-    *[b"", b"{}", b"[]", b"\xff\xfe", b"[" * 100_000],
+    dict(frames=9), dict(rows=13), dict(points=-1), dict(size=[36, 12]), dict(size=[513, 512]),
+    dict(fingerprint="0" * 16), dict(format="ubnlib-packed-depth-2"), dict(surprise=1),
+    dict(versions=None), b"", b"[]", b"\xff\xfe", b"[" * 100_000,
 ]  # fmt: skip
 
 

@@ -1,8 +1,6 @@
 """KITTI Raw on small drives written here, on broken ones, on real frames; improved depth maps."""
 
 import shutil
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -82,14 +80,6 @@ def test_a_drive_whose_scans_are_all_missing_does_not_stop_the_others(root):
         KittiRaw(root, drives=[DRIVE])
 
 
-def test_an_unlabeled_frame_does_not_read_its_scan(root):
-    dataset = KittiRaw(root)
-    scan_path(root, 0).write_bytes(b"")
-    assert dataset.image(0).shape == (3, HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match=r"0000000000\.bin has 0 bytes"):
-        dataset.depth(0)
-
-
 def test_resized_frames_keep_image_and_depth_aligned(root):
     # Left half black, right half white; a near wall on the left and a far one on the right.
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -124,7 +114,6 @@ def test_resizing_is_antialiased(root):
         (dict(root=DATE), ValueError, f"{DATE} holds no drive.*DATE_drive_NNNN_sync"),
         (dict(drives=["0001"]), ValueError, f"Drive 0001 is not below .*{DRIVE}, .*_drive_0002"),
         (dict(cameras=(0,)), ValueError, "holds no images.* in image_00"),
-        (dict(size=(256,)), ValueError, r"size is .*expected \(height, width\)"),
         (dict(size=(0, 832)), ValueError, r"size is .*expected \(height, width\)"),
     ],
 )
@@ -139,9 +128,6 @@ def test_calibrations_are_read_at_once(root):
     assert len(KittiRaw(root, cameras=(2,))) == 4
     with pytest.raises(ValueError, match="no key P_rect_03"):
         KittiRaw(root)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"calib_cam_to_cam\.txt is missing"):
-        KittiRaw(root)
 
 
 def test_broken_frames_are_named(root):
@@ -152,11 +138,11 @@ def test_broken_frames_are_named(root):
     png.write_bytes(b"not a PNG at all")
     with pytest.raises(ValueError, match=r"0000000000\.png cannot be read"):
         dataset.image(0)
-    png.unlink()
-    with pytest.raises(FileNotFoundError, match=r"0000000000\.png is missing"):
-        dataset.image(0)
     np.full((9, 4), np.nan, np.float32).tofile(scan)
     with pytest.raises(ValueError, match=r"0000000000\.bin has no point in the image of camera 2"):
+        dataset.depth(0)
+    scan.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"0000000000\.bin has 0 bytes"):
         dataset.depth(0)
 
 
@@ -187,8 +173,6 @@ def test_frames_asked_for_by_key(root):
     gone = FrameKey(DATE, "0001", 2, 9)
     with pytest.raises(ValueError, match=r"1 of the 3 frames asked for .*'0001', 2, 9"):
         KittiRaw(root, keys=[*chosen, gone])
-    with pytest.raises(ValueError, match=r"3 frames asked for"):
-        KittiRaw(root, drives=[f"{DATE}_drive_0002"], keys=everything.keys[:3])
 
 
 def test_projection_is_that_of_the_frame_at_the_datasets_size(root):
@@ -242,27 +226,12 @@ def test_maps_are_found_by_key_in_either_part(tmp_path):
             truth.depth(key)
 
 
-def huge(content):
-    """A header that promises 400 million pixels."""
-    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ((PIXELS // 256).astype(np.uint8), "is of Pillow's mode L: expected a whole 16"),
-        (np.zeros((4, 5, 3), np.uint8), "is of Pillow's mode RGB: expected a whole 16"),
-        (lambda png: b"", "cannot be read .*: expected a whole 16"),
-        (lambda png: b"<html>404</html>", "cannot be read .*: expected a whole 16"),
-        (huge, "cannot be read .*decompression bomb"),
-    ],
-)
-def test_other_files_are_refused(tmp_path, content, message):
-    path = write_depth(tmp_path / "map.png", PIXELS if callable(content) else content)
-    if callable(content):
-        path.write_bytes(content(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path} {message}"):
+def test_other_files_are_refused(tmp_path):
+    path = write_depth(tmp_path / "map.png", (PIXELS // 256).astype(np.uint8))
+    with pytest.raises(ValueError, match=f"{path} is of Pillow's mode L: expected a whole 16"):
+        read_depth_png(path)
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match=f"{path} cannot be read .*: expected a whole 16"):
         read_depth_png(path)
 
 
@@ -291,9 +260,8 @@ def test_damaged_files_are_refused_or_read_right(tmp_path):
     assert refused > 0.95 * 3 * len(content) > 700
 
 
-@pytest.mark.parametrize("camera", [2, 3])
-def test_real_maps_agree_with_the_scan(kitti_sample, camera):
-    key = FrameKey("2011_09_26", "0001", camera, 5)
+def test_real_maps_agree_with_the_scan(kitti_sample):
+    key = FrameKey("2011_09_26", "0001", 3, 5)
     truth = ImprovedGroundTruth(kitti_sample / "kitti_depth")
     assert truth.available([key._replace(frame=4), key]) == [key]
     improved = truth.depth(key).numpy()
@@ -301,7 +269,7 @@ def test_real_maps_agree_with_the_scan(kitti_sample, camera):
         np.testing.assert_array_equal(improved * 256, np.array(image).astype(np.int64))
     assert improved.shape == (375, 1242)
     root = kitti_sample / "kitti_raw"
-    projection = Calibration.load(root / key.date).projection(camera)
+    projection = Calibration.load(root / key.date).projection(key.camera)
     scan = project_velodyne(read_velodyne(key.scan_path(root)), projection, improved.shape)
     assert (improved > 0).sum() > 3 * (scan > 0).sum()  # several scans accumulated
     both = (improved > 0) & (scan > 0)

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import math
 import re
-import shutil
 import sys
 from collections import Counter
 from itertools import compress
@@ -86,9 +85,6 @@ def test_no_frame_is_in_two_splits_and_no_drive_in_train_and_test(shipped):
     assert shipped["eigen_test_652"] < shipped["eigen_test_697"]
     frames = {drive.name: drive.frames for drive in load_catalog()}
     assert all(key.frame < frames[key.drive_name] for key in shipped["eigen_test_697"])
-    # These scans of a test drive do not exist.
-    missing = {FrameKey("2011_09_26", "0009", 2, frame) for frame in range(177, 181)}
-    assert not missing & shipped["eigen_test_697"]
 
 
 def test_eigen_train_and_val_are_33_whole_drives(shipped):
@@ -146,7 +142,6 @@ def test_unknown_changed_or_missing_lists_are_named(tmp_path, monkeypatch):
 
 # Parts of a split, and drives split in two
 
-
 some_keys = st.builds(
     FrameKey,
     st.just("2000_01_01"),
@@ -184,20 +179,18 @@ def test_drives_are_split_in_two_whatever_their_order(names, share, random):
     assert split_by_drive(shuffled, share) == (train, test)
     with pytest.raises(ValueError, match=r"Cannot split 1 drive.*at least two"):
         split_by_drive(shuffled[:1], share)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        split_by_drive(names, share + 1)
 
 
 # Sets of frames as text
 
 DRIVE = "2011_09_26_drive_0001"
 
-# Few drives, cameras and numbers, so that cameras often share frames and runs are frequent.
+# Few drives and numbers, so that cameras often share frames and runs are frequent.
 keys = st.builds(
     FrameKey,
     st.sampled_from(["2011_09_26", "2000_01_01"]),
     st.sampled_from(["0001", "0002"]),
-    st.integers(0, 3),
+    st.sampled_from([2, 3]),
     st.integers(0, 30) | st.integers(LAST_FRAME - 5, LAST_FRAME),
 )
 
@@ -209,12 +202,9 @@ def frames(*numbers, camera=2, date="2011_09_26", drive="0001"):
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ([5, 6], "5-6"),
-        ([0, 2], "0 2"),
         ([*range(104), 107], "0-103 107"),
         (range(0, 1104, 16), "0-1088/16"),
         ([1, 3, 5, 6, 7, 8], "1-5/2 6-8"),
-        ([0, 128, 256, 257], "0-256/128 257"),
         ([9, 8, 8, 1, 999_999], "1 8-9 999999"),
     ],
 )
@@ -248,16 +238,13 @@ def test_reading_inverts_writing_whatever_the_order(chosen, random):
     [
         *[
             (line, rf"is .*expected .*{DRIVE}")
-            for line in ("0001 2 5", "2011_09_26_drive_1 2 5", f"{DRIVE}_sync 2 5", f"{DRIVE} 2",
-                         f"{DRIVE} l 5", f"{DRIVE} 4 5", f"{DRIVE} 2, 3 5",
-                         "2011_09_26_drive_000\u0661 2 5")
+            for line in ("0001 2 5", f"{DRIVE} 2", f"{DRIVE} 4 5", "2011_09_26_drive_000\u0661 2 5")
         ],
         *[
             (f"{DRIVE} 2 0 {word}", f"holds the range {re.escape(repr(word))}: expected a frame")
-            for word in ("x", "-5", "9-5", "5-5", "5-9/3", "5-9/0", "1.5", "1234567", "\u096b")
+            for word in ("x", "9-5", "5-9/3", "5-9/0", "1234567", "\u096b")
         ],
         (f"{DRIVE} 2 0-9 7-11", f"names frame 7 of camera 2 of drive {DRIVE} again"),
-        (f"{DRIVE} 2,2 7", f"names frame 7 of camera 2 of drive {DRIVE} again"),
     ],
 )  # fmt: skip
 def test_a_malformed_line_is_named(line, message):
@@ -270,67 +257,15 @@ def test_what_could_not_be_read_again_is_not_written():
     for key, message in (
         (frames(10**6)[0], r"Frame 1000000 of drive .* expected a whole number from 0 to 999999"),
         (frames(0, camera=4)[0], r"'2011_09_26_drive_0001 4' cannot be written"),
-        (frames(0, drive="1")[0], r"'2011_09_26_drive_1 2' cannot be written"),
     ):
         with pytest.raises(ValueError, match=message):
             compact([*frames(1), key])
 
 
-@given(
-    st.sets(keys, min_size=1, max_size=8),
-    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("0123456789-/,_ dr#x\t")), max_size=3),
-    st.booleans(),
-)
-@settings(deadline=None, max_examples=100)
-def test_damaged_lines_are_refused_or_still_say_something_definite(chosen, edits, insert):
-    lines = compact(chosen)
-    for position, character in edits:
-        line = lines[-1]
-        position = min(position, len(line) - 1)
-        lines[-1] = line[:position] + character + line[position + (not insert) :]
-    try:
-        read = expand(lines, "damaged.txt")
-    except ValueError as error:
-        assert re.match(r"Line \d+ of damaged\.txt", str(error)) and "\n" not in str(error)
-    else:
-        assert read == sorted(set(read)) == expand(compact(read))
-
-
 # Fewer labels
 
-DATE = "2000_01_01"
-
 # Drives with gaps, a camera that may lack frames or be absent, sequences shorter than any k.
-folders = st.sets(
-    st.builds(
-        FrameKey,
-        st.sampled_from([DATE, "2000_01_02"]),  # drive numbers begin anew each date
-        st.sampled_from(["0001", "0002"]),
-        st.sampled_from([2, 3]),
-        st.integers(0, 40),
-    ),
-    max_size=60,
-).map(sorted)
-
-
-def make_keys(lengths, cameras=(2, 3)):
-    return [
-        FrameKey(DATE, f"{drive:04d}", camera, frame)
-        for drive, length in enumerate(lengths)
-        for camera in cameras
-        for frame in range(length)
-    ]
-
-
-def sequences(keys):
-    """The frame numbers of each drive and camera."""
-    return {
-        name: [key.frame for key in keys if key[:3] == name] for name in {key[:3] for key in keys}
-    }
-
-
-def chosen(keys, kept):
-    return list(compress(keys, kept))
+folders = st.sets(keys, max_size=60).map(sorted)
 
 
 @given(folders, st.integers(1, 9), st.integers(1, 4), st.integers(-20, 20))
@@ -352,9 +287,9 @@ def test_keep_every_keeps_one_in_k_of_each_sequence(keys, k, factor, phase):
 def test_keep_random_keeps_one_in_k_of_each_sequence_rounded_up(keys, k, more, seed):
     kept = keep_random(keys, k, seed)
     assert kept.dtype == bool and kept.shape == (len(keys),)
-    labeled = sequences(chosen(keys, kept))
-    for name, frames in sequences(keys).items():
-        assert len(labeled[name]) == math.ceil(len(frames) / k)
+    labeled = Counter(key[:3] for key in compress(keys, kept))
+    for name, count in Counter(key[:3] for key in keys).items():
+        assert labeled[name] == math.ceil(count / k)
     assert (keep_random(keys, k + more, seed) <= kept).all()  # nested for all k
 
 
@@ -368,27 +303,24 @@ def test_neither_order_nor_other_sequences_change_the_labels(keys, k, random):
         np.testing.assert_array_equal(keep(shuffled, k, 3), kept[order])
         for name in {key[:3] for key in keys}:
             mask = [key[:3] == name for key in keys]
-            np.testing.assert_array_equal(keep(chosen(keys, mask), k, 3), kept[mask])
+            alone = keep(list(compress(keys, mask)), k, 3)
+            np.testing.assert_array_equal(alone, kept[mask])
 
 
 def test_keep_random_is_the_same_in_every_version_and_for_both_cameras():
-    keys = make_keys([40, 40])
-    kept = chosen(keys, keep_random(keys, 4, 0))
-    assert compact(kept)[0] == "2000_01_01_drive_0000 2,3 6 8 11 15 20-21 25 28 33 36"
-    labeled = sequences(kept)
-    assert labeled[DATE, "0000", 2] == labeled[DATE, "0000", 3] != labeled[DATE, "0001", 3]
-    gone = next(key for key in keys if key not in kept)
-    rest = [key for key in keys if key != gone]
-    assert chosen(rest, keep_random(rest, 4, 0)) == kept  # a frame without label less
+    keys = expand(["2000_01_01_drive_0000 2,3 0-39"])
+    kept = list(compress(keys, keep_random(keys, 4, 0)))
+    assert compact(kept) == ["2000_01_01_drive_0000 2,3 6 8 11 15 20-21 25 28 33 36"]
+    rest = keys[1:]  # a frame without label less
+    assert list(compress(rest, keep_random(rest, 4, 0))) == kept
 
 
 @pytest.mark.parametrize("keep", [keep_every, lambda keys, k: keep_random(keys, k, 0)])
 def test_bad_arguments_are_refused(keep):
     with pytest.raises(ValueError, match="k is 0, expected a whole number from 1"):
-        keep(make_keys([3]), 0)
-    keys = make_keys([3])
-    with pytest.raises(ValueError, match=r"Frame .*'0000', 2, 1\) is named twice"):
-        keep([*keys, keys[1]], 2)
+        keep(frames(0, 1), 0)
+    with pytest.raises(ValueError, match=r"Frame .*'0001', 2, 1\) is named twice"):
+        keep(frames(0, 1, 1), 2)
 
 
 # The script that makes the lists
@@ -396,22 +328,17 @@ def test_bad_arguments_are_refused(keep):
 
 @pytest.fixture
 def run(kitti_sample, tmp_path, monkeypatch):
-    """Run the script over a copy of the published lists, after a change to one file."""
+    """Run the script over the published lists."""
     specification = importlib.util.spec_from_file_location("make_splits", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
 
-    def change_and_run(*arguments, file=None, change=None):
-        published = tmp_path / "published"
-        shutil.copytree(kitti_sample / "splits", published, dirs_exist_ok=True)
-        if file:
-            lines = (published / file).read_text().splitlines()
-            (published / file).write_text("\n".join(change(lines)))
-        command = ["make_splits.py", published, "--output", tmp_path / "made", *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    def run_main(*arguments):
+        words = [SCRIPT, kitti_sample / "splits", "--output", tmp_path / "made", *arguments]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         return module.main()
 
-    return change_and_run
+    return run_main
 
 
 def test_the_script_makes_the_shipped_files(run, tmp_path, capsys):
@@ -423,19 +350,3 @@ def test_the_script_makes_the_shipped_files(run, tmp_path, capsys):
     changed.write_text(changed.read_text().replace("# Count: 1,776", "# Count: 1,777"))
     assert run("--check") == 1
     assert re.search(r"eigen_val\.txt differs from the published", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("eigen_full_train.txt", lambda lines: lines[1:], "train and val .* their drives, whole"),
-        ("eigen_full_val.txt", lambda lines: ["oops", *lines], r"Line 1 of .*val\.txt is 'oops'"),
-        ("eigen_test_697.txt", lambda lines: lines[:-1], "do not agree: expected"),
-        ("static_frames.txt", lambda lines: lines[4000:], r"train has \d+ images: expected 41872"),
-    ],
-)
-def test_the_script_refuses_other_lists(run, tmp_path, capsys, file, change, message):
-    assert run(file=file, change=change) == 1
-    error = capsys.readouterr().err
-    assert re.search(message, error) and error.startswith("make_splits: ")
-    assert error.count("\n") == 1 and not (tmp_path / "made").exists()
