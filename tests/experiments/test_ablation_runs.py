@@ -198,4 +198,4 @@ def test_a_study_is_made_once_and_goes_on(small):
 
 def test_a_room_needs_a_folder(small):
     with pytest.raises(ValueError, match=r"needs a folder: --rgbd-root \(docs/rgbd.md\)"):
-        plan._scenes("indoor", plan.CLAIMS, small)
+        plan.study("indoor", small)
