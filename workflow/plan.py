@@ -52,6 +52,11 @@ class Planned(NamedTuple):
         """The record's place in the results."""
         return str(record_path(self.run.config, self.run.folder))
 
+    @property
+    def needs_frames(self) -> bool:
+        """Whether it trains on packed frames."""
+        return EXPERIMENTS[self.run.config.experiment].frames
+
 
 class Plan(NamedTuple):
     """What a profile needs.
@@ -159,11 +164,11 @@ def jobs_of(planned: list[Planned], cores: int) -> dict[str, list[Planned]]:
     jobs: dict[str, list[Planned]] = {}
     filled: dict[tuple, tuple[str, float]] = {}  # by what a job's runs share: it, and its seconds
     for one in planned:
-        experiment = EXPERIMENTS[one.run.config.experiment]
-        share = (one.notebook, experiment.frames, experiment.alone)
+        alone = EXPERIMENTS[one.run.config.experiment].alone
+        share = (one.notebook, one.needs_frames, alone)
         seconds = SHORT if one.seconds is None else one.seconds
         name, so_far = filled.get(share, ("", most))
-        if not name or (so_far + seconds > most and not experiment.alone):
+        if not name or (so_far + seconds > most and not alone):
             name, so_far = f"{one.notebook}-{len(jobs) + 1}", 0.0
             jobs[name] = []
         jobs[name].append(one)
@@ -181,11 +186,10 @@ def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
         _write(plan.results / _config_file(run), run.config.model_dump_json(indent=1))
     jobs = {}
     for name, runs in jobs_of(plan.to_make, cores).items():
-        experiment = EXPERIMENTS[runs[0].run.config.experiment]
         jobs[name] = {
             "notebook": runs[0].notebook,
-            "frames": experiment.frames,
-            "alone": experiment.alone,
+            "frames": runs[0].needs_frames,
+            "alone": EXPERIMENTS[runs[0].run.config.experiment].alone,
             "minutes": 30 + round(sum(p.seconds or UNKNOWN for p in runs) / 20),  # thrice as long
             "runs": [
                 {

@@ -68,7 +68,7 @@ def reproduce(
     args: argparse.Namespace, results: Path, parameters: dict, where: list[str], lock: int
 ) -> int:
     """Plan and run; return the exit status."""
-    from plan import DEPTH, make_plan, set_aside, write_plan  # these import torch
+    from plan import Plan, make_plan, set_aside, write_plan  # these import torch
 
     gpus = args.gpus if args.gpus is not None else 1 if args.cluster else graphics()
     # Of a cluster's jobs Snakemake tells; those on this machine speak for themselves.
@@ -86,17 +86,21 @@ def reproduce(
         ]  # fmt: skip
         return run(command, lock, log)
 
-    plan = make_plan(args.profile, results, parameters)
-    if DEPTH in parameters and plan.frames is None:
-        (results / "frames.json").unlink(missing_ok=True)
-        path = write_plan(plan, args.cores)
-        if code := snakemake("frames"):
-            return code
+    def planned() -> Plan:
         plan = make_plan(args.profile, results, parameters)
-    if args.claim:
+        if not args.claim:
+            return plan
         from claim import answering
 
-        plan = plan._replace(runs=answering(args.claim, plan))
+        return plan._replace(runs=answering(args.claim, plan))
+
+    plan = planned()
+    if plan.frames is None and any(p.needs_frames for p in plan.runs):
+        (results / "frames.json").unlink(missing_ok=True)
+        path = write_plan(plan._replace(runs=[]), args.cores)
+        if code := snakemake("frames"):
+            return code
+        plan = planned()
     for sentence in set_aside(plan):
         say(sentence)
     path = write_plan(plan, args.cores, notebooks=not args.claim)
