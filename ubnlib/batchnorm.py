@@ -334,7 +334,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if self.stats_grad == "all" or call.labeled is None:
             raise RuntimeError(
                 "Activation checkpointing does not go with unlabeled rows that have a gradient "
-                '(stats_grad="all", return_unlabeled="gradient"): they have a backward of their own.'
+                '(stats_grad="all", return_unlabeled="gradient"), which are in another pass.'
             )
         labeled = call.labeled
         if self.stats_grad == "labeled":

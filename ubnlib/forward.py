@@ -361,6 +361,11 @@ def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     return _one_after_the_other(_Forward(model, model), labeled, unlabeled, rows)[0]
 
 
+def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
+    """Run both steps at once, by `ubnlib.lockstep`, whatever the model's options."""
+    return _side_by_side(_Forward(model, model), labeled, unlabeled)[0]
+
+
 def _one_after_the_other(
     step: _Forward,
     labeled: Any,
