@@ -208,8 +208,8 @@ def gradient_flows(net: nn.Module) -> Iterator[dict[str, Flow]]:
     """Keep what goes through each normalization layer, by name; to be read after `backward`.
 
     Only what this thread sends through counts: not the unlabeled rows that
-    `ubnlib.forward.side_by_side` sends through in another one. If it is called more than once, the last call
-    counts. The net's linear layers and convolutions come just before their normalization
+    `ubnlib.forward.side_by_side` sends through in another one. If it is called more than once, the
+    last call counts. The net's linear layers and convolutions come just before their normalization
     in `net.modules()`.
     """
     flows = {name: Flow(linear) for name, linear in _linear_before(net).items()}
