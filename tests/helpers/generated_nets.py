@@ -143,8 +143,9 @@ def found(net, batch, output):
     return leaves(output), averages, [*grads, leaves(batch)[0].grad]
 
 
-def step(plan, forward, stats_grad, reentrant=None, p=0.0):
-    net, (x, y) = convert_ubn(plan.build(reentrant, p), stats_grad=stats_grad), plan.batches()
+def step(plan, forward, options, reentrant=None, p=0.0):
+    """What was found, and how many rows each pass had."""
+    net, (x, y) = convert_ubn(plan.build(reentrant, p), **options), plan.batches()
     seen = []
     net[-1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     torch.manual_seed(plan.seed + 2)
@@ -164,10 +165,11 @@ def joint_step(plan):
     return found(net, x, [leaf[:n] for leaf in leaves(output)])
 
 
-def oracle_step(plan, stats_grad):
+def oracle_step(plan, stats_grad, unlabeled_weight):
     """Both batches layer by layer, whatever their sizes."""
     net, (x, y) = plan.build(), plan.batches()
-    norms = {bn: OracleNorm(bn, stats_grad, "batch", "var", 0.1, None) for bn in norms_of(net)}
+    options = stats_grad, "batch", "var", 0.1, unlabeled_weight
+    norms = {bn: OracleNorm(bn, *options) for bn in norms_of(net)}
     output, *_ = _walk(net, (x, x, y), norms)
     for bn, norm in norms.items():
         bn.running_mean, bn.running_var = norm.running

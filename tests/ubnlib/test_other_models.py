@@ -40,14 +40,24 @@ def assert_close(ours, theirs):
 
 @no_gradient_in_step_1
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(PLANS, st.sampled_from(READINGS), st.booleans(), st.sampled_from([None, False, True]))
-def test_a_step_is_one_joint_pass_of_batch_normalization(plan, reading, interleave, reentrant):
+@given(
+    PLANS,
+    st.sampled_from(READINGS),
+    st.booleans(),
+    st.sampled_from([None, False, True]),
+    st.sampled_from([None, None, 0.3, 1.0]),
+)
+def test_a_step_is_one_joint_pass_of_batch_normalization(
+    plan, reading, interleave, reentrant, weight
+):
     reentrant = None if reading == "all" else reentrant  # they do not go together
-    ours, seen = step(plan, way(interleave), reading, reentrant)
+    options = dict(stats_grad=reading, unlabeled_weight=weight)
+    ours, seen = step(plan, way(interleave), options, reentrant)
     n, m = plan.rows
-    assert seen == ([m, n] if interleave or not plan.one_size else [n + m, n])
-    assert_close(ours, oracle_step(plan, reading))
-    if plan.one_size:
+    joinable = plan.one_size and weight is None
+    assert seen == ([m, n] if interleave or not joinable else [n + m, n])
+    assert_close(ours, oracle_step(plan, **options))
+    if joinable:
         joint = joint_step(plan)
         assert_close(
             ours if reading == "all" else ours[:2], joint if reading == "all" else joint[:2]
@@ -58,7 +68,9 @@ def test_a_step_is_one_joint_pass_of_batch_normalization(plan, reading, interlea
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(PLANS, st.sampled_from(READINGS[:3]), st.booleans(), st.booleans())
 def test_checkpointing_changes_nothing_with_dropout(plan, reading, interleave, reentrant):
-    kept, again = (step(plan, way(interleave), reading, how, 0.4) for how in (None, reentrant))
+    kept, again = (
+        step(plan, way(interleave), dict(stats_grad=reading), how, 0.4) for how in (None, reentrant)
+    )
     assert_close(again, kept)
 
 
@@ -123,7 +135,7 @@ def test_checkpoints_tell_calls_of_one_mean_apart(interleave, reentrant):
 
 def mixed(model, calls, ubn_step):
     """The sum of a loss of each call: of the step, of other rows plainly, and of the same ones."""
-    x, y, other = rows(4, 1).requires_grad_(), 1 + rows(5, 2), 2 * rows(3, 3)
+    x, y, other = rows(4, 1).requires_grad_(), 1 + rows(5, 2), (2 * rows(3, 3)).requires_grad_()
     run = {
         "step": lambda: ubn_step(model, x, y),
         "other": lambda: model(other),
@@ -211,7 +223,7 @@ def test_models_that_look_at_gradients(kind, interleave):
         torch.testing.assert_close(grad, slope.view(1, 3, 1, 1).expand_as(x))
     with pytest.raises(RuntimeError) as refused:
         ubn_forward(model, x, y, interleave=interleave)
-    assert "record=True" in " ".join([str(refused.value), *refused.value.__notes__])
+    assert any("record=True" in note for note in refused.value.__notes__)
 
 
 @both_ways
@@ -440,6 +452,8 @@ def test_activations_die_with_the_output_and_statistics_are_constants(reading, i
     del output
     gc.collect()
     assert not any(ref() for ref in alive)
+    if reading == "all" and not interleave:
+        return  # both parts pass as one
     model[1].configure(keep_graph=True)
     _ = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
     assert model[1].last_step[0].labeled.mean.requires_grad
