@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from small_nets import network, objective, rows, train
+from small_nets import interleaved, network, objective, rows, train
 from ubnlib import convert_ubn, statistics_gap, ubn_forward
-from ubnlib.forward import side_by_side, two_passes
 
 
 class Checkpointed(nn.Module):
@@ -50,13 +49,13 @@ def test_both_steps_compile_as_one_graph_each(options, fresh_dynamo):
 @pytest.mark.parametrize(
     ("options", "forward"),
     [
-        (dict(), side_by_side),
-        (dict(), two_passes),
+        (dict(), interleaved),
+        (dict(), ubn_forward),
         (dict(), lambda model, x, y: ubn_forward(model, x, None)),  # no unlabeled rows
-        (dict(stats_grad="none", momentum=None), side_by_side),
-        (dict(stats_grad="labeled"), two_passes),
-        (dict(source="running", momentum=None, running_stat="std"), two_passes),
-        (dict(unlabeled_weight=0.7), side_by_side),
+        (dict(stats_grad="none", momentum=None), interleaved),
+        (dict(stats_grad="labeled"), ubn_forward),
+        (dict(source="running", momentum=None, running_stat="std"), ubn_forward),
+        (dict(unlabeled_weight=0.7), interleaved),
     ],
 )
 def test_checkpointing_changes_nothing(options, forward, reentrant):
@@ -85,18 +84,33 @@ def test_checkpointing_finds_the_right_call_of_a_shared_layer():
     again = copy.deepcopy(model)
     again.call = lambda block, x: checkpoint(block, x, use_reentrant=False)
     x, y = torch.randn(5, 4), torch.randn(7, 4)
-    torch.testing.assert_close(train(again, x, y, side_by_side), train(model, x, y, side_by_side))
+    torch.testing.assert_close(train(again, x, y, interleaved), train(model, x, y, interleaved))
 
 
-def test_what_checkpointing_refuses():
-    model = Checkpointed(convert_ubn(network()), reentrant=False)
-    first = side_by_side(model, rows(3, 1), rows(5, 2))
-    side_by_side(model, rows(3, 3), rows(5, 4))
-    with pytest.raises(RuntimeError, match="call backward before the next step"):
-        first.sum().backward()
-    convert_ubn(model, stats_grad="all")
-    with pytest.raises(RuntimeError, match="does not go with stats_grad"):
-        side_by_side(model, rows(3, 1), rows(5, 2)).sum().backward()
+@pytest.mark.parametrize("forward", [ubn_forward, interleaved])
+def test_backward_of_a_step_that_another_one_follows(forward):
+    """Torch knows a checkpoint again, but nothing of one with use_reentrant=True."""
+    x, y = rows(3, 1).requires_grad_(), rows(5, 2)
+    grads = []
+    for reentrant in (None, False, True):
+        model = convert_ubn(network())
+        again = model if reentrant is None else Checkpointed(model, reentrant)
+        first = objective(forward(again, x, y))
+        forward(again, rows(3, 3).requires_grad_(), rows(5, 4))
+        if reentrant:
+            with pytest.raises(RuntimeError, match="call backward before the next step"):
+                first.backward()
+        else:
+            grads.append(torch.autograd.grad(first, [x, *model.parameters()]))
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("forward", [ubn_forward, interleaved])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_refuses_unlabeled_rows_with_a_gradient(reentrant, forward):
+    model = Checkpointed(convert_ubn(network(), stats_grad="all"), reentrant)
+    with pytest.raises(RuntimeError, match="does not go with unlabeled rows that have a gradient"):
+        forward(model, rows(3, 1).requires_grad_(), rows(5, 2)).sum().backward()
 
 
 def test_export_in_eval_mode_is_that_of_batchnorm():
@@ -117,7 +131,7 @@ def test_the_last_step_holds_no_activations_after_backward():
         hook = model[1].register_forward_hook(
             lambda _, inputs, __: seen.append(weakref.ref(inputs[0].untyped_storage()))
         )
-        objective(side_by_side(model, rows(3, 1), rows(5, 2))).backward()
+        objective(interleaved(model, rows(3, 1), rows(5, 2))).backward()
         hook.remove()
         models.append(model)
     gc.collect()  # slow where a process holds much, so once

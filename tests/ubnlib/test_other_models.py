@@ -1,0 +1,460 @@
+"""UBN steps in other people's models: generated ones, and the uses that once gave wrong numbers."""
+
+import copy
+import gc
+import weakref
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrizations, parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from generated_nets import PLANS, Recomputed, bounded_loss, joint_step, oracle_step, step
+from oracle import oracle_forward
+from small_nets import network, objective, rows
+from ubnlib import convert_ubn, ubn_forward
+
+READINGS = ["corrected", "none", "labeled", "all"]
+both_ways = pytest.mark.parametrize("interleave", [False, True])
+no_gradient_in_step_1 = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+
+
+def way(interleave):
+    return lambda model, x, y: ubn_forward(model, x, y, interleave=interleave)
+
+
+def assert_close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+# Generated models
+
+
+@no_gradient_in_step_1
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    PLANS,
+    st.sampled_from(READINGS),
+    st.booleans(),
+    st.sampled_from([None, False, True]),
+    st.sampled_from([None, None, 0.3, 1.0]),
+)
+def test_a_step_is_one_joint_pass_of_batch_normalization(
+    plan, reading, interleave, reentrant, weight
+):
+    reentrant = None if reading == "all" else reentrant  # they do not go together
+    options = dict(stats_grad=reading, unlabeled_weight=weight)
+    ours, seen = step(plan, way(interleave), options, reentrant)
+    n, m = plan.rows
+    joinable = plan.one_size and weight is None
+    assert seen == ([m, n] if interleave or not joinable else [n + m, n])
+    assert_close(ours, oracle_step(plan, **options))
+    if joinable:
+        joint = joint_step(plan)
+        assert_close(
+            ours if reading == "all" else ours[:2], joint if reading == "all" else joint[:2]
+        )
+
+
+@no_gradient_in_step_1
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(PLANS, st.sampled_from(READINGS[:3]), st.booleans(), st.booleans())
+def test_checkpointing_changes_nothing_with_dropout(plan, reading, interleave, reentrant):
+    kept, again = (
+        step(plan, way(interleave), dict(stats_grad=reading), how, 0.4) for how in (None, reentrant)
+    )
+    assert_close(again, kept)
+
+
+# Activation checkpointing
+
+
+class Block(nn.Module):
+    def __init__(self, reentrant, *layers):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 5, 3), Recomputed(nn.Sequential(*layers), reentrant)
+
+    def forward(self, x):
+        return self.block(self.stem(x))
+
+
+@both_ways
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_dropout_in_a_checkpoint_draws_the_same_again(interleave, reentrant):
+    grads = []
+    for how in (None, reentrant):
+        torch.manual_seed(0)
+        model = convert_ubn(Block(how, nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5)))
+        output = ubn_forward(model, *torch.randn(2, 8, 3, 9, 9), interleave=interleave)
+        assert 0.2 < (output == 0).float().mean() < 0.9
+        output.pow(2).sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads)
+
+
+class Centered(nn.Module):
+    """A shared layer, twice on rows of mean zero, which their means do not tell apart."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.norm, self.reentrant = nn.BatchNorm1d(4).double(), reentrant
+
+    def block(self, x):
+        x, wide = x - x.mean(0), 10 * x.tanh()
+        return self.norm(x) + 2 * self.norm(wide - wide.mean(0))
+
+    def forward(self, x):
+        if self.reentrant is None:
+            return self.block(x)
+        return checkpoint(self.block, x, use_reentrant=self.reentrant)
+
+
+@both_ways
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_tell_calls_of_one_mean_apart(interleave, reentrant):
+    grads = []
+    for how in (None, reentrant):
+        torch.manual_seed(0)
+        model, (x, y) = convert_ubn(Centered(how)), torch.randn(2, 16, 4, dtype=torch.float64)
+        x.requires_grad_()
+        ubn_forward(model, x, y, interleave=interleave).pow(3).sum().backward()
+        grads.append([x.grad, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*grads)
+
+
+# Steps and plain calls under one backward
+
+
+def mixed(model, calls, ubn_step):
+    """The sum of a loss of each call: of the step, of other rows plainly, and of the same ones."""
+    x, y, other = rows(4, 1).requires_grad_(), 1 + rows(5, 2), (2 * rows(3, 3)).requires_grad_()
+    run = {
+        "step": lambda: ubn_step(model, x, y),
+        "other": lambda: model(other),
+        "same": lambda: model(x),
+        "none": lambda: ubn_forward(model, x, None),
+    }
+    loss = sum((i + 1) * bounded_loss(run[call]()) for i, call in enumerate(calls))
+    loss.backward()
+    return [x.grad, *(p.grad for p in model.parameters())], list(model.buffers())
+
+
+def oracle_and_averages(stats_grad):
+    def run(model, x, y):
+        output, running = oracle_forward(model, x, y, stats_grad=stats_grad)
+        for norm, (mean, var) in zip((model[1], model[4]), running, strict=True):
+            norm.running_mean, norm.running_var = mean, var
+            norm.num_batches_tracked += 1
+        return output
+
+    return run
+
+
+@both_ways
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ["other", "step"],  # fake rows, then real ones
+        ["step", "other"],
+        ["step", "same"],  # R-Drop
+        ["none", "other", "step", "same", "other"],
+    ],
+    ids="-".join,
+)
+def test_plain_calls_and_a_step_under_one_backward(calls, reading, interleave):
+    expected = mixed(network(), calls, oracle_and_averages(reading))
+    model = convert_ubn(network(), stats_grad=reading)
+    assert_close(mixed(model, calls, way(interleave)), expected)
+    for how in (False, True) if reading != "all" else ():
+        model = convert_ubn(network(), stats_grad=reading)
+        again = nn.Sequential(Recomputed(model[:3], how), model[3:])
+        if how and "same" in calls:  # torch keeps nothing that would tell them apart
+            with pytest.raises(RuntimeError, match="use_reentrant=False"):
+                mixed(again, calls, way(interleave))
+        else:
+            assert_close(mixed(again, calls, way(interleave)), expected)
+
+
+# Gradients in forward, hooks, modes, parametrizations
+
+
+class Scaled(nn.Module):
+    """Looks at gradients in three ways."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.norm = kind, nn.BatchNorm2d(3).double()
+
+    def forward(self, x):
+        h = self.norm(x)
+        if self.kind == "register_hook":
+            h.register_hook(lambda g: 0.1 * g)
+        elif self.kind == "autograd.grad":
+            return h + torch.autograd.grad(h.sin().sum(), h, create_graph=True)[0]
+        elif not torch.is_grad_enabled():
+            return 0 * h
+        return h
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["register_hook", "autograd.grad", "is_grad_enabled"])
+def test_models_that_look_at_gradients(kind, interleave):
+    x, y = rows(4, 1).requires_grad_(), rows(6, 2)
+    model = convert_ubn(nn.Sequential(Scaled(kind), nn.BatchNorm2d(3).double()), stats_grad="none")
+    output = ubn_forward(model, x, y, record=True, interleave=interleave)
+    h = nn.BatchNorm2d(3).double()(torch.cat([x, y])).detach()
+    h = h + h.cos() if kind == "autograd.grad" else h
+    torch.testing.assert_close(output, nn.BatchNorm2d(3).double()(h)[:4])
+    if kind == "is_grad_enabled":
+        return
+    if kind == "register_hook":  # constants: the slope is 1 / sigma of both layers
+        (grad,) = torch.autograd.grad(output.sum(), x)
+        first, second = model[0].norm.last_step[0].union, model[1].last_step[0].union
+        slope = 0.1 / ((first.var + 1e-5) * (second.var + 1e-5)).sqrt()
+        torch.testing.assert_close(grad, slope.view(1, 3, 1, 1).expand_as(x))
+    with pytest.raises(RuntimeError) as refused:
+        ubn_forward(model, x, y, interleave=interleave)
+    assert any("record=True" in note for note in refused.value.__notes__)
+
+
+@both_ways
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("size", [4, 64])
+def test_a_hook_and_an_attribute_hold_the_labeled_rows_with_a_graph(size, layers, interleave):
+    model = convert_ubn(nn.Sequential(*[nn.BatchNorm2d(3) for _ in range(layers)], nn.ReLU()))
+    model[-1].register_forward_hook(lambda module, _, output: setattr(module, "kept", output))
+    x = torch.randn(4, 3, size, size, requires_grad=True)
+    output = ubn_forward(model, x, torch.randn(6, 3, size, size), interleave=interleave)
+    assert len(model[-1].kept) == 4 and model[-1].kept is output and output.requires_grad
+
+
+class Double(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        return 2 * output if func is torch.conv2d else output
+
+
+@both_ways
+def test_modes_of_torch_see_all_rows(interleave):
+    torch.manual_seed(0)
+    model = convert_ubn(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    x, y = torch.randn(8, 3, 9, 9), torch.randn(24, 3, 9, 9)
+
+    def flops(run):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    once = flops(lambda: model[0](torch.cat([x, y])))
+    labeled = flops(lambda: model[0](x))
+    found = flops(lambda: ubn_forward(model, x, y, interleave=interleave))
+    assert found == once + labeled or (interleave and found == once)
+    with Double():
+        ubn_forward(model, x, y, interleave=interleave)
+    (call,) = model[1].last_step
+    for part, given_rows in ((call.labeled, x), (call.unlabeled, y)):
+        h = 2 * model[0](given_rows)
+        torch.testing.assert_close(part.var, h.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
+    packed = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        ubn_forward(model, x, y, interleave=interleave).sum().backward()
+    assert packed and model[0].weight.grad is not None
+
+
+@both_ways
+@pytest.mark.parametrize("reading", READINGS)
+def test_weights_that_are_cached_around_a_step_keep_their_gradient(reading, interleave):
+    grads = []
+    for cached in (False, True):
+        model = convert_ubn(network(), stats_grad=reading)
+        parametrizations.weight_norm(model[0])
+        if cached:
+            with parametrize.cached():
+                output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
+        else:
+            output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
+        objective(output).backward()
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads)
+
+
+class TimeMajor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        h = self.norm(x.transpose(0, 1).flatten(0, 1))
+        return h.unflatten(0, (x.size(1), -1)).transpose(0, 1)
+
+
+@both_ways
+def test_unlabeled_weight_where_rows_do_not_come_first(interleave):
+    model = convert_ubn(TimeMajor(), unlabeled_weight=0.75)
+    ubn_forward(model, torch.zeros(2, 2, 1), torch.full((2, 2, 1), 4.0), interleave=interleave)
+    assert model.norm.last_step[0].union.mean.item() == 3  # 0.25 * 0 + 0.75 * 4
+
+
+# Derivatives
+
+
+@both_ways
+@pytest.mark.parametrize("reading", ["labeled", "all"])
+def test_second_derivatives_by_finite_differences(reading, interleave):
+    torch.manual_seed(0)
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(2)).double(), stats_grad=reading)
+    x, y = torch.randn(3, 2).double().requires_grad_(), torch.randn(4, 2).double()
+    assert torch.autograd.gradgradcheck(lambda x: way(interleave)(model, x, y).sin(), (x,))
+
+
+@both_ways
+def test_functional_transforms_and_forward_mode_are_refused(interleave, model, batches):
+    x, y = batches
+    with pytest.raises(RuntimeError, match=r"torch\.func"):
+        torch.func.grad(lambda x: way(interleave)(model, x, y).sum())(x)
+    with pytest.raises(RuntimeError, match="forward"), forward_ad.dual_level():
+        way(interleave)(model, forward_ad.make_dual(x, torch.ones_like(x)), y)
+    assert way(interleave)(model, x, y).requires_grad
+
+
+# Batches and outputs
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    scale: torch.Tensor
+
+
+@dataclass
+class Sample:
+    pair: Pair
+
+
+class OfTrees(nn.Module):
+    """Takes any of the trees below; gives what it finds for either key."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, batch, power=1):
+        batch = batch.pair if isinstance(batch, Sample) else batch
+        x, scale = batch.values() if isinstance(batch, dict) else batch
+        h = self.net(x * scale.view(-1, 1, 1, 1) ** power)
+        return {"h": h, "rows": len(x)}
+
+
+TREES = {
+    "tuple": lambda x, s: (x, s),
+    "list": lambda x, s: [x, s],
+    "dict": lambda x, s: {"x": x, "scale": s},
+    "named tuple": Pair,
+    "dataclass": lambda x, s: Sample(Pair(x, s)),
+}
+
+
+def scales(n):
+    return torch.linspace(1, 2, n, dtype=torch.float64)
+
+
+@both_ways
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
+def test_batches_are_trees(tree, interleave):
+    x, y = tree(rows(3, 1), scales(3)), tree(rows(5, 2), scales(5))
+    model = convert_ubn(OfTrees())
+    output = ubn_forward(model, x, y, power=2, interleave=interleave)
+    both = torch.cat([rows(3, 1), rows(5, 2)]), torch.cat([scales(3), scales(5)])
+    torch.testing.assert_close(output["h"], OfTrees()(both, power=2)["h"][:3])
+    assert output["rows"] == 3
+    plain, alone = OfTrees(), ubn_forward(convert_ubn(OfTrees()), x, None, 2)
+    assert torch.equal(alone["h"], plain(x, 2)["h"])
+
+
+@both_ways
+@pytest.mark.parametrize("returned", [True, "gradient"])
+def test_the_unlabeled_rows_output(returned, interleave):
+    """With a gradient, it is that of one joint pass, whatever `stats_grad` is."""
+    x, y = rows(3, 1).requires_grad_(), rows(5, 2).requires_grad_()
+    model, plain = convert_ubn(network()), network()
+    ours = ubn_forward(model, x, y, return_unlabeled=returned, interleave=interleave)
+    joint = plain(torch.cat([x, y])).split([3, 5])
+    torch.testing.assert_close(tuple(ours), joint)
+    torch.testing.assert_close(list(model.buffers()), list(plain.buffers()))
+    assert ours[0].requires_grad and ours[1].requires_grad is (returned == "gradient")
+    if returned == "gradient":
+        grads = [
+            torch.autograd.grad(objective(a) - 2 * objective(b), [x, y, *m.parameters()])
+            for (a, b), m in ((ours, model), (joint, plain))
+        ]
+        assert_close(*grads)
+
+
+@both_ways
+def test_a_callable_in_place_of_forward(interleave):
+    model, plain = convert_ubn(network()), network()
+    batches = {"input": rows(3, 1)}, {"input": rows(5, 2)}
+    ours = ubn_forward(
+        model, *batches, 2, call=lambda b, power: model[:2](**b) ** power, interleave=interleave
+    )
+    torch.testing.assert_close(ours, plain[:2](torch.cat([rows(3, 1), rows(5, 2)]))[:3] ** 2)
+
+
+X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ((X, X), [X, X], "tuple of 2 where the unlabeled one has a list of 2.*same structure"),
+        ({"x": X}, {"z": X}, r"keys \['x'\] where the unlabeled one has .* keys \['z'\]"),
+        ((X, X), (X,), "tuple of 2 where the unlabeled one has a tuple of 1"),
+        (X, {"x": X}, "structure|tensor"),
+        ((), (), "labeled batch has no tensor"),
+        ({}, {}, "labeled batch has no tensor"),
+        (X, X.to("meta"), "device cpu and the unlabeled ones meta"),
+        (X, X.float(), r"dtype torch\.float64 and the unlabeled ones torch\.float32"),
+        (X, X[0], r"shape \(3, 8, 7\) and the unlabeled ones \(8, 7\)"),
+        ((X, X[:2]), (X, X), r"labeled batch has tensors of \[2, 3\] rows"),
+        ((X, 1), (X, 2), "has 1 where the unlabeled one has 2"),
+    ],
+)
+def test_batches_that_do_not_go_together(x, y, message, interleave):
+    with pytest.raises(ValueError, match=message):
+        ubn_forward(convert_ubn(network()), x, y, interleave=interleave)
+
+
+# What is kept
+
+
+@both_ways
+@pytest.mark.parametrize("reading", READINGS)
+def test_activations_die_with_the_output_and_statistics_are_constants(reading, interleave):
+    model, alive = convert_ubn(network(), stats_grad=reading), []
+    for layer in model:
+        layer.register_forward_hook(
+            lambda _, __, output: alive.append(weakref.ref(output.untyped_storage()))
+        )
+    output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
+    assert sum(ref() is not None for ref in alive) >= 3
+    for call in model[1].last_step:
+        parts = call.union, call.labeled, call.unlabeled, call.reference
+        assert not any(v.requires_grad for part in parts for v in part[:2])
+    del output
+    gc.collect()
+    assert not any(ref() for ref in alive)
+    if reading == "all" and not interleave:
+        return  # both parts pass as one
+    model[1].configure(keep_graph=True)
+    _ = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
+    assert model[1].last_step[0].labeled.mean.requires_grad
+    assert not copy.deepcopy(model)[1].last_step
