@@ -115,6 +115,20 @@ def _uncached() -> Iterator[None]:
 
 
 @contextmanager
+def _advice(grad: bool) -> Iterator[None]:
+    """Tell a model that asks for gradients in forward where it gets them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not grad and "require" in str(error):
+            error.add_note(
+                "The unlabeled rows, and all rows in UBN's step 1, pass without gradient: say "
+                "ubn_forward(..., record=True) for models that need one in their forward pass."
+            )
+        raise
+
+
+@contextmanager
 def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iterator[None]:
     """Step 1: the forward pass inside collects the statistics of the combined batch.
 
@@ -164,15 +178,8 @@ def _collecting(
         nullcontext() if joint else _uncached(),
         torch.set_grad_enabled(grad and torch.is_grad_enabled()),
     ):
-        try:
+        with _advice(grad):
             yield
-        except RuntimeError as error:
-            if not grad and "require" in str(error):
-                error.add_note(
-                    "UBN's step 1 runs without gradients: ubn_forward(..., record=True) is for "
-                    "models that need them in their forward pass."
-                )
-            raise
         move_averages(layers)
 
 
@@ -402,7 +409,7 @@ def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, An
     if step.function is model and isinstance(model, DistributedDataParallel):
         # The wrapper prepares for backward, which only the labeled half needs.
         bare = step._replace(function=model.module)
-    with _step(model, layers, lockstep, joint=step.joint), _uncached():
+    with _step(model, layers, lockstep, joint=step.joint), _uncached(), _advice(grad):
         half = in_same_setting(
             lambda: bare.run(unlabeled), device, grad and torch.is_grad_enabled()
         )
