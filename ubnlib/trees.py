@@ -85,12 +85,13 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
                     "is no tensor with rows is the same for all rows."
                 )
             return
-        for what, one, other in (
-            ("dtype", ours.dtype, theirs.dtype),
-            ("device", ours.device, theirs.device),
-            ("number of dimensions", ours.dim(), theirs.dim()),
+        shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
+        for what, one, other, agree in (
+            ("dtype", ours.dtype, theirs.dtype, ours.dtype == theirs.dtype),
+            ("device", ours.device, theirs.device, ours.device == theirs.device),
+            ("shape", *shapes, ours.dim() == theirs.dim()),  # sizes may differ
         ):
-            if one != other:
+            if not agree:
                 raise ValueError(
                     f"The labeled rows have {what} {one} and the unlabeled ones {other}: both "
                     "pass through the same model and must agree."
