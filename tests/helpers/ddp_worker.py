@@ -75,7 +75,7 @@ def everything_else(rank):
                     found = train(wrapped(**options), xs[rank], ys[rank], way)
                     results[split_name, reading, way.__name__] = found
     _, _, xs, ys = rows(SPLITS["uneven"])
-    results["gap"] = train(wrapped(), xs[rank], ys[rank], interleaved, gap=gap)
+    results["gap"] = train(wrapped(keep_graph=True), xs[rank], ys[rank], interleaved, gap=gap)
     # A wrapper inside of the model is found.
     results["inside"] = train(nn.Sequential(wrapped()), xs[rank], ys[rank], ubn_forward)
 

@@ -30,14 +30,14 @@ class Residual(nn.Module):
 class Recomputed(nn.Module):
     """Activation checkpointing; none where `reentrant` is None."""
 
-    def __init__(self, body, reentrant):
+    def __init__(self, body, reentrant, **options):
         super().__init__()
-        self.body, self.reentrant = body, reentrant
+        self.body, self.reentrant, self.options = body, reentrant, options
 
     def forward(self, x):
         if self.reentrant is None:
             return self.body(x)
-        return checkpoint(self.body, x, use_reentrant=self.reentrant)
+        return checkpoint(self.body, x, use_reentrant=self.reentrant, **self.options)
 
 
 class Stem(nn.Module):

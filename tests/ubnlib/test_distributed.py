@@ -60,8 +60,11 @@ def test_little_data_on_one_rank_and_much_on_another(ranks):
 def test_the_gap_over_all_ranks_has_its_gradient(ranks):
     """Each rank adds the gap of all ranks to its loss."""
     x, y, *_ = rows(SPLITS["uneven"])
-    alone = train(convert_ubn(network()), x, y, ubn_forward, gap=lambda m: gap(m) * len(ranks))
+    model = convert_ubn(network(), keep_graph=True)
+    alone = train(model, x, y, ubn_forward, gap=lambda m: gap(m) * len(ranks))
     assert_same([rank["gap"] for rank in ranks], alone)
+    without = train(convert_ubn(network()), x, y, ubn_forward)[1]
+    assert (alone[1][0] - without[0]).abs().max() > 1e-3
 
 
 def test_converted_sync_batchnorm_needs_no_wrapper(ranks):

@@ -3,8 +3,6 @@
 import copy
 import gc
 import weakref
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,11 +12,9 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from generated_nets import PLANS, Recomputed, bounded_loss, joint_step, oracle_step, step
-from oracle import oracle_forward
+from generated_nets import PLANS, joint_step, oracle_step, step
 from small_nets import network, objective, rows
 from ubnlib import convert_ubn, ubn_forward
 
@@ -72,116 +68,6 @@ def test_checkpointing_changes_nothing_with_dropout(plan, reading, interleave, r
         step(plan, way(interleave), dict(stats_grad=reading), how, 0.4) for how in (None, reentrant)
     )
     assert_close(again, kept)
-
-
-# Activation checkpointing
-
-
-class Block(nn.Module):
-    def __init__(self, reentrant, *layers):
-        super().__init__()
-        self.stem, self.block = nn.Conv2d(3, 5, 3), Recomputed(nn.Sequential(*layers), reentrant)
-
-    def forward(self, x):
-        return self.block(self.stem(x))
-
-
-@both_ways
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_dropout_in_a_checkpoint_draws_the_same_again(interleave, reentrant):
-    grads = []
-    for how in (None, reentrant):
-        torch.manual_seed(0)
-        model = convert_ubn(Block(how, nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5)))
-        output = ubn_forward(model, *torch.randn(2, 8, 3, 9, 9), interleave=interleave)
-        assert 0.2 < (output == 0).float().mean() < 0.9
-        output.pow(2).sum().backward()
-        grads.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(*grads)
-
-
-class Centered(nn.Module):
-    """A shared layer, twice on rows of mean zero, which their means do not tell apart."""
-
-    def __init__(self, reentrant):
-        super().__init__()
-        self.norm, self.reentrant = nn.BatchNorm1d(4).double(), reentrant
-
-    def block(self, x):
-        x, wide = x - x.mean(0), 10 * x.tanh()
-        return self.norm(x) + 2 * self.norm(wide - wide.mean(0))
-
-    def forward(self, x):
-        if self.reentrant is None:
-            return self.block(x)
-        return checkpoint(self.block, x, use_reentrant=self.reentrant)
-
-
-@both_ways
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpoints_tell_calls_of_one_mean_apart(interleave, reentrant):
-    grads = []
-    for how in (None, reentrant):
-        torch.manual_seed(0)
-        model, (x, y) = convert_ubn(Centered(how)), torch.randn(2, 16, 4, dtype=torch.float64)
-        x.requires_grad_()
-        ubn_forward(model, x, y, interleave=interleave).pow(3).sum().backward()
-        grads.append([x.grad, *(p.grad for p in model.parameters())])
-    torch.testing.assert_close(*grads)
-
-
-# Steps and plain calls under one backward
-
-
-def mixed(model, calls, ubn_step):
-    """The sum of a loss of each call: of the step, of other rows plainly, and of the same ones."""
-    x, y, other = rows(4, 1).requires_grad_(), 1 + rows(5, 2), (2 * rows(3, 3)).requires_grad_()
-    run = {
-        "step": lambda: ubn_step(model, x, y),
-        "other": lambda: model(other),
-        "same": lambda: model(x),
-        "none": lambda: ubn_forward(model, x, None),
-    }
-    loss = sum((i + 1) * bounded_loss(run[call]()) for i, call in enumerate(calls))
-    loss.backward()
-    return [x.grad, *(p.grad for p in model.parameters())], list(model.buffers())
-
-
-def oracle_and_averages(stats_grad):
-    def run(model, x, y):
-        output, running = oracle_forward(model, x, y, stats_grad=stats_grad)
-        for norm, (mean, var) in zip((model[1], model[4]), running, strict=True):
-            norm.running_mean, norm.running_var = mean, var
-            norm.num_batches_tracked += 1
-        return output
-
-    return run
-
-
-@both_ways
-@pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize(
-    "calls",
-    [
-        ["other", "step"],  # fake rows, then real ones
-        ["step", "other"],
-        ["step", "same"],  # R-Drop
-        ["none", "other", "step", "same", "other"],
-    ],
-    ids="-".join,
-)
-def test_plain_calls_and_a_step_under_one_backward(calls, reading, interleave):
-    expected = mixed(network(), calls, oracle_and_averages(reading))
-    model = convert_ubn(network(), stats_grad=reading)
-    assert_close(mixed(model, calls, way(interleave)), expected)
-    for how in (False, True) if reading != "all" else ():
-        model = convert_ubn(network(), stats_grad=reading)
-        again = nn.Sequential(Recomputed(model[:3], how), model[3:])
-        if how and "same" in calls:  # torch keeps nothing that would tell them apart
-            with pytest.raises(RuntimeError, match="use_reentrant=False"):
-                mixed(again, calls, way(interleave))
-        else:
-            assert_close(mixed(again, calls, way(interleave)), expected)
 
 
 # Gradients in forward, hooks, modes, parametrizations
@@ -324,113 +210,6 @@ def test_functional_transforms_and_forward_mode_are_refused(interleave, model, b
     with pytest.raises(RuntimeError, match="forward"), forward_ad.dual_level():
         way(interleave)(model, forward_ad.make_dual(x, torch.ones_like(x)), y)
     assert way(interleave)(model, x, y).requires_grad
-
-
-# Batches and outputs
-
-
-class Pair(NamedTuple):
-    x: torch.Tensor
-    scale: torch.Tensor
-
-
-@dataclass
-class Sample:
-    pair: Pair
-
-
-class OfTrees(nn.Module):
-    """Takes any of the trees below; gives what it finds for either key."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = network()
-
-    def forward(self, batch, power=1):
-        batch = batch.pair if isinstance(batch, Sample) else batch
-        x, scale = batch.values() if isinstance(batch, dict) else batch
-        h = self.net(x * scale.view(-1, 1, 1, 1) ** power)
-        return {"h": h, "rows": len(x)}
-
-
-TREES = {
-    "tuple": lambda x, s: (x, s),
-    "list": lambda x, s: [x, s],
-    "dict": lambda x, s: {"x": x, "scale": s},
-    "named tuple": Pair,
-    "dataclass": lambda x, s: Sample(Pair(x, s)),
-}
-
-
-def scales(n):
-    return torch.linspace(1, 2, n, dtype=torch.float64)
-
-
-@both_ways
-@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
-def test_batches_are_trees(tree, interleave):
-    x, y = tree(rows(3, 1), scales(3)), tree(rows(5, 2), scales(5))
-    model = convert_ubn(OfTrees())
-    output = ubn_forward(model, x, y, power=2, interleave=interleave)
-    both = torch.cat([rows(3, 1), rows(5, 2)]), torch.cat([scales(3), scales(5)])
-    torch.testing.assert_close(output["h"], OfTrees()(both, power=2)["h"][:3])
-    assert output["rows"] == 3
-    plain, alone = OfTrees(), ubn_forward(convert_ubn(OfTrees()), x, None, 2)
-    assert torch.equal(alone["h"], plain(x, 2)["h"])
-
-
-@both_ways
-@pytest.mark.parametrize("returned", [True, "gradient"])
-def test_the_unlabeled_rows_output(returned, interleave):
-    """With a gradient, it is that of one joint pass, whatever `stats_grad` is."""
-    x, y = rows(3, 1).requires_grad_(), rows(5, 2).requires_grad_()
-    model, plain = convert_ubn(network()), network()
-    ours = ubn_forward(model, x, y, return_unlabeled=returned, interleave=interleave)
-    joint = plain(torch.cat([x, y])).split([3, 5])
-    torch.testing.assert_close(tuple(ours), joint)
-    torch.testing.assert_close(list(model.buffers()), list(plain.buffers()))
-    assert ours[0].requires_grad and ours[1].requires_grad is (returned == "gradient")
-    if returned == "gradient":
-        grads = [
-            torch.autograd.grad(objective(a) - 2 * objective(b), [x, y, *m.parameters()])
-            for (a, b), m in ((ours, model), (joint, plain))
-        ]
-        assert_close(*grads)
-
-
-@both_ways
-def test_a_callable_in_place_of_forward(interleave):
-    model, plain = convert_ubn(network()), network()
-    batches = {"input": rows(3, 1)}, {"input": rows(5, 2)}
-    ours = ubn_forward(
-        model, *batches, 2, call=lambda b, power: model[:2](**b) ** power, interleave=interleave
-    )
-    torch.testing.assert_close(ours, plain[:2](torch.cat([rows(3, 1), rows(5, 2)]))[:3] ** 2)
-
-
-X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
-
-
-@both_ways
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        ((X, X), [X, X], "tuple of 2 where the unlabeled one has a list of 2.*same structure"),
-        ({"x": X}, {"z": X}, r"keys \['x'\] where the unlabeled one has .* keys \['z'\]"),
-        ((X, X), (X,), "tuple of 2 where the unlabeled one has a tuple of 1"),
-        (X, {"x": X}, "structure|tensor"),
-        ((), (), "labeled batch has no tensor"),
-        ({}, {}, "labeled batch has no tensor"),
-        (X, X.to("meta"), "device cpu and the unlabeled ones meta"),
-        (X, X.float(), r"dtype torch\.float64 and the unlabeled ones torch\.float32"),
-        (X, X[0], r"shape \(3, 8, 7\) and the unlabeled ones \(8, 7\)"),
-        ((X, X[:2]), (X, X), r"labeled batch has tensors of \[2, 3\] rows"),
-        ((X, 1), (X, 2), "has 1 where the unlabeled one has 2"),
-    ],
-)
-def test_batches_that_do_not_go_together(x, y, message, interleave):
-    with pytest.raises(ValueError, match=message):
-        ubn_forward(convert_ubn(network()), x, y, interleave=interleave)
 
 
 # What is kept
