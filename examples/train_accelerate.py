@@ -49,8 +49,10 @@ def main() -> None:
     images, labels = next(iter(DataLoader(test, len(test))))
     with torch.no_grad():
         predicted = net.eval()(images.to(accelerator.device)).argmax(1).cpu()
-    accelerator.print(f"{steps} steps of {processes} process(es)")
-    accelerator.print(f"test accuracy {(predicted == labels).float().mean().item():.2f}")
+    accuracy = (predicted == labels).float().mean().item()
+    accelerator.print(
+        f"test accuracy {accuracy:.2f} after {steps} steps of {processes} process(es)"
+    )
     agree = "agree" if gap < 1e-6 else "DO NOT AGREE"
     accelerator.print(f"the last statistics {agree}: they differ by at most {gap:.1e}")
     accelerator.end_training()

@@ -80,8 +80,9 @@ def main() -> None:
     every = trainer.strategy.all_gather(mine).view(devices, -1)
     gap = (every - mine).abs().max().item()
     if trainer.is_global_zero:
-        print(f"{trainer.global_step} steps of {devices} process(es)", flush=True)
-        print(f"test accuracy {trainer.callback_metrics['accuracy'].item():.2f}")
+        accuracy = trainer.callback_metrics["accuracy"].item()
+        steps = f"{trainer.global_step} steps of {devices} process(es)"
+        print(f"test accuracy {accuracy:.2f} after {steps}", flush=True)
         agree = "agree" if gap < 1e-6 else "DO NOT AGREE"
         print(f"the last statistics {agree}: they differ by at most {gap:.1e}", flush=True)
 
