@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubnlib.checkpointing import in_backward, region
+from ubnlib.checkpointing import in_backward, region, unseen
 from ubnlib.distributed import pool
 from ubnlib.functional import (
     Moments,
@@ -322,12 +322,14 @@ class UnsupervisedBatchNorm(_BatchNorm):
                 vars(self)["_regions"] = WeakKeyDictionary()
             self._regions.setdefault(where, []).append(call and call.detach())
         elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
-            seen = batch_statistics(x, differentiable=False).moments
+            with unseen():
+                seen = batch_statistics(x, differentiable=False).moments
             vars(self)["_plain"] = (*self._plain[-63:], seen)
 
     def _recompute(self, x: Tensor) -> Tensor:
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
-        call = self._recall(batch_statistics(x, differentiable=False).moments)
+        with unseen():  # selective checkpointing counts operations
+            call = self._recall(batch_statistics(x, differentiable=False).moments)
         if call is None:
             return self._normalize_by_itself(x)
         if self.stats_grad == "all" or call.labeled is None:
@@ -372,7 +374,8 @@ class UnsupervisedBatchNorm(_BatchNorm):
         mean = var = None
         if self.running_mean is not None and self.running_stat == "var":
             # Checkpointing compares with the first forward, in which autograd saw the averages.
-            mean, var = self.running_mean.clone(), self.running_var.clone()
+            with unseen():
+                mean, var = self.running_mean.clone(), self.running_var.clone()
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
 
     def _open_call(
