@@ -327,8 +327,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _recompute(self, x: Tensor) -> Tensor:
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
-        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
-        call = self._recall(own.moments.detach())
+        call = self._recall(batch_statistics(x, differentiable=False).moments)
         if call is None:
             return self._normalize_by_itself(x)
         if self.stats_grad == "all" or call.labeled is None:
@@ -338,7 +337,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
             )
         labeled = call.labeled
         if self.stats_grad == "labeled":
-            (labeled,) = pool((own,), self._group)
+            (labeled,) = pool((batch_statistics(x),), self._group)
         return self._normalize_labeled(x, labeled, call, (self.weight, self.bias))[0]
 
     def _recall(self, own: Moments) -> Call | None:
