@@ -100,9 +100,9 @@ X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ((X, X), [X, X], "tuple of 2 where the unlabeled one has a list of 2.*same structure"),
-        ({"x": X}, {"z": X}, r"keys \['x'\] where the unlabeled one has .* keys \['z'\]"),
-        ((X, X), (X,), "tuple of 2 where the unlabeled one has a tuple of 1"),
+        ((X, X), [X, X], "a tuple of .* a list of .*same structure"),
+        ({"x": X}, {"z": X}, r"\['x'\] where the unlabeled one has .*\['z'\].*same structure"),
+        ((X, X), (X,), "a tuple of .* a tuple of .*same structure"),
         (X, {"x": X}, "structure|tensor"),
         ((), (), "labeled batch has no tensor"),
         ({}, {}, "labeled batch has no tensor"),
