@@ -386,7 +386,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         Returns them with their statistics, which carry gradient where the layer keeps it.
         """
         reference = call.reference
-        if self.stats_grad == "labeled":
+        if self.stats_grad == "labeled" and not self._joint:
             # The union's value, and the derivatives of any order of the labeled rows' share in it.
             unlabeled = call._replace(labeled=labeled.detach()).complete().unlabeled
             union = (
@@ -570,6 +570,8 @@ def move_averages(layers: Iterable[UnsupervisedBatchNorm]) -> None:
     Where a layer has `skip_nonfinite`, a batch with a statistic that is not finite in any layer
     of the same settings moves none of them.
     """
+    if in_backward():  # a checkpoint around the whole step: they have moved
+        return
     calls = [
         (turn, layer, call.union)
         for layer in layers

@@ -308,6 +308,10 @@ def ubn_forward(
         >>> loss = ubn_forward(model, torch.randn(5, 2), torch.randn(20, 2)).square().mean()
         >>> loss.backward()
     """
+    if return_unlabeled not in (False, True, "gradient"):
+        raise ValueError(
+            f"return_unlabeled is {return_unlabeled!r}: it must be False, True or 'gradient'."
+        )
     joint = return_unlabeled == "gradient"
     step = _Forward(model, call or model, args, kwargs, joint, record, bool(return_unlabeled))
     output = other = None
@@ -343,6 +347,11 @@ def _both(step: _Forward, labeled: Any, unlabeled: Any, interleave: bool) -> tup
     alone = group_of(step.model) is None and all(layer.own_group() is None for layer in layers)
     if others == 0 and alone:
         return step.run(labeled), None
+    if step.joint and any(layer.source == "running" for layer in layers):
+        raise ValueError(
+            'return_unlabeled="gradient" is one joint pass over all rows, which source="running" '
+            'does not have: use source="batch".'
+        )
     weighted = any(layer.unlabeled_weight is not None for layer in layers)
     if interleave or weighted or not joinable:
         obstacle = _obstacle(step, layers)

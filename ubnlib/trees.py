@@ -51,6 +51,11 @@ def _described(tree: Any) -> str:
     return f"{type(tree).__name__} with the keys {keys}" if keys else type(tree).__name__
 
 
+def _short(leaf: Any) -> str:
+    plain = leaf is None or isinstance(leaf, (bool, int, float, str))
+    return repr(leaf)[:60] if plain else f"a {_described(leaf)}"
+
+
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
 
@@ -81,13 +86,14 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
 
     def compare(ours: Any, theirs: Any) -> None:
         if not (_has_rows(ours) and _has_rows(theirs)):
-            equal = ours is theirs or (ours == theirs) is True
+            arrays = hasattr(ours, "shape") or hasattr(theirs, "shape")
+            equal = ours is theirs or (not arrays and ours == theirs)
             if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
                 equal = ours.dim() == theirs.dim() == 0 and torch.equal(ours, theirs)
             if not equal:
                 raise ValueError(
-                    f"The labeled batch has {ours!r} where the unlabeled one has {theirs!r}: what "
-                    "is no tensor with rows is the same for all rows."
+                    f"The labeled batch has {_short(ours)} where the unlabeled one has "
+                    f"{_short(theirs)}: what is no tensor with rows is the same for all rows."
                 )
             return
         shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
