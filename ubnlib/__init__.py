@@ -5,7 +5,7 @@ from ubnlib.batchnorm import (
     UnsupervisedBatchNorm2d,
     UnsupervisedBatchNorm3d,
 )
-from ubnlib.convert import convert_ubn, revert_ubn
+from ubnlib.convert import convert_ubn, register_norm, revert_ubn
 from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, statistics_gap
 from ubnlib.dispnet import DispNet
 from ubnlib.forward import collecting, ubn_forward, using
@@ -21,6 +21,7 @@ __all__ = [
     "convert_ubn",
     "monte_carlo_predictions",
     "refresh_statistics",
+    "register_norm",
     "revert_ubn",
     "statistics_gap",
     "ubn_forward",

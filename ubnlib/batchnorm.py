@@ -6,6 +6,7 @@ A layer calls the equations of `ubnlib.functional`; `ubnlib.forward` says which 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ubnlib.checkpointing import in_backward, region
 from ubnlib.distributed import pool
 from ubnlib.functional import (
     Moments,
@@ -21,7 +23,6 @@ from ubnlib.functional import (
     RunningStat,
     Statistics,
     batch_statistics,
-    carry_labeled_gradient,
     merge,
     moving_average,
     normalize,
@@ -39,8 +40,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
-SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite")
-STEP_STATE = ("_step", "_group", "_rows", "_calls", "_used", "_plain", "_weights")
+SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite", "keep_graph")
+STEP_STATE = (
+    *("_step", "_group", "_rows", "_joint", "_calls", "_used", "_weights"),
+    *("_plain", "_plain_before", "_regions"),
+)
 
 
 def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
@@ -70,15 +74,20 @@ def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None
 class Call(NamedTuple):
     """The statistics that one call of a layer saw in a UBN step, over all ranks.
 
-    The labeled ones carry gradient, the others only with `stats_grad="all"`. In two steps by hand,
-    `labeled` and `unlabeled` are None until step 2.
+    They are constants when the step is over, unless the layer has `keep_graph`: then the labeled
+    ones carry gradient, and with `stats_grad="all"` the others too. In two steps by hand, `labeled`
+    and `unlabeled` are None until step 2.
     """
 
     union: Statistics
     labeled: Statistics | None
     unlabeled: Statistics | None
     reference: Moments  # what normalizes the labeled rows
-    own_mean: Tensor | None = None  # of this rank's labeled rows, to know them again
+    own: Moments | None = None  # of this rank's labeled rows, to know them again
+
+    def detach(self) -> "Call":
+        """Return the same values as constants, which keep no graph alive."""
+        return Call(*(v if v is None else v.detach() for v in self))
 
     def complete(self) -> "Call":
         """Return the call with the unlabeled rows' share, where step 1 saw the union only."""
@@ -90,11 +99,6 @@ class Call(NamedTuple):
         return self._replace(unlabeled=remove(self.union, part))
 
 
-def _in_backward() -> bool:
-    """Whether autograd is going backward, where only activation checkpointing calls a layer."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
 class UnsupervisedBatchNorm(_BatchNorm):
     """What the 1d, 2d and 3d layers share; see `UnsupervisedBatchNorm2d`."""
 
@@ -104,6 +108,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     running_stat: RunningStat = "var"
     unlabeled_weight: float | None = None
     skip_nonfinite: bool = True
+    keep_graph: bool = False
 
     # The state of a UBN step, kept until the next one for backward and for diagnostics. Plain
     # attributes: as buffers they would enter the state_dict and be overwritten by
@@ -111,10 +116,15 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _step: Literal["collect", "use"] | Lockstep | None = None
     _group: ProcessGroup | None = None  # the ranks that share statistics
     _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
+    _joint: bool = False  # whether the unlabeled rows carry gradient as the labeled ones do
     _calls: tuple[Call, ...] = ()
     _used: int = 0  # how many of the calls step 2 has made
-    _plain: bool = False  # whether the layer was called outside a step since the last one
     _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
+    # For activation checkpointing: calls by their checkpoint (None: a plain one), and what plain
+    # calls saw whose checkpoint is not known, since the last step and since the one before.
+    _regions: WeakKeyDictionary[Any, list[Call | None]] | None = None
+    _plain: tuple[Moments, ...] = ()
+    _plain_before: tuple[Moments, ...] = ()
 
     def __init__(
         self,
@@ -130,6 +140,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         running_stat: RunningStat = "var",
         unlabeled_weight: float | None = None,
         skip_nonfinite: bool = True,
+        keep_graph: bool = False,
         bias: bool = True,
         device=None,
         dtype=None,
@@ -156,6 +167,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
             running_stat=running_stat,
             unlabeled_weight=unlabeled_weight,
             skip_nonfinite=skip_nonfinite,
+            keep_graph=keep_graph,
         )
 
     def configure(self, **options: Any) -> None:
@@ -209,7 +221,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         if self._step is None:
-            return self._recompute(x) if _in_backward() else self._forward_plainly(x)
+            return self._recompute(x) if in_backward() else self._forward_plainly(x)
         self._check_input_dim(x)
         if self._step == "collect":
             return self._collect(x)
@@ -219,7 +231,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _forward_plainly(self, x: Tensor) -> Tensor:
         """Equation 1, with the averages moved."""
-        self._plain = True
+        self._remember(x)
         if self.running_stat == "var" or self.running_mean is None:
             return super().forward(x)
         self._check_input_dim(x)
@@ -228,13 +240,15 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _collect(self, x: Tensor) -> Tensor:
         """Step 1: gather the statistics of the combined batch."""
+        carries = self._joint or self.stats_grad == "all"
         if self._rows is None:
             if self.unlabeled_weight is not None:
                 raise ValueError(
                     f"unlabeled_weight={self.unlabeled_weight} needs to know which rows are "
                     "labeled: say collecting(model, rows=(labeled, unlabeled)) with their numbers."
                 )
-            (union,), unlabeled = pool((batch_statistics(x),), self._group), None
+            own, unlabeled = batch_statistics(x, differentiable=carries), None
+            (union,) = pool((own,), self._group)
         else:
             n, m = self._rows
             split = len(x) * n // max(n + m, 1)
@@ -243,10 +257,13 @@ class UnsupervisedBatchNorm(_BatchNorm):
                     f"This layer gets {len(x)} rows for the {n} labeled and {m} unlabeled ones of "
                     "the combined batch, which cannot be told apart in it."
                 )
-            parts = batch_statistics(x[:split]), batch_statistics(x[split:])
-            labeled, unlabeled = pool(parts, self._group)
+            own = batch_statistics(x[:split], differentiable=carries)
+            other = batch_statistics(x[split:], differentiable=carries)
+            labeled, unlabeled = pool((own, other), self._group)
             union = merge(labeled, unlabeled, self.unlabeled_weight)
-        self._open_call(union, unlabeled)
+        call = self._open_call(union, unlabeled)
+        if self._joint:
+            self._remember(x, call._replace(own=own.moments))
         return normalize(x, union.moments, self.weight, self.bias, self.eps)
 
     def _use(self, x: Tensor) -> Tensor:
@@ -260,20 +277,20 @@ class UnsupervisedBatchNorm(_BatchNorm):
         own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
         (labeled,) = pool((own,), self._group)
         self._used += 1
-        return self._normalize_labeled(x, own, labeled, self._used - 1, (self.weight, self.bias))
+        return self._finish_call(x, own, labeled, self._used - 1, (self.weight, self.bias))
 
     def _advance(self, x: Tensor) -> Tensor:
         """Both steps at once, for either half of the rows (see `ubnlib.lockstep`)."""
         lockstep = self._step
         affine = self.weight, self.bias  # a hook, as of weight norm, may make them for each half
+        joint = self._joint or self.stats_grad == "all"
         unlabeled_half = lockstep.in_unlabeled_half()
-        differentiable = ("all",) if unlabeled_half else ("labeled", "all")
-        own = batch_statistics(x, differentiable=self.stats_grad in differentiable)
+        carries = joint or (self.stats_grad == "labeled" and not unlabeled_half)
+        own = batch_statistics(x, differentiable=carries)
 
-        @torch.enable_grad()  # in whichever thread comes second
         def combine(labeled: Statistics, unlabeled: Statistics) -> int:
             labeled, unlabeled = pool((labeled, unlabeled), self._group)
-            constant = labeled.detach() if self.stats_grad == "labeled" else labeled
+            constant = labeled if joint else labeled.detach()
             self._open_call(merge(constant, unlabeled, self.unlabeled_weight), unlabeled, labeled)
             return len(self._calls) - 1
 
@@ -282,31 +299,73 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if unlabeled_half:
             return normalize(x, call.union.moments, *affine, self.eps)
         self._used += 1
-        return self._normalize_labeled(x, own, call.labeled, index, affine)
+        return self._finish_call(x, own, call.labeled, index, affine)
+
+    def _finish_call(
+        self, x: Tensor, own: Statistics, labeled: Statistics, index: int, affine: Affine
+    ) -> Tensor:
+        """Normalize the labeled rows of a call, and note their statistics."""
+        call = self._calls[index]
+        out, labeled = self._normalize_labeled(x, labeled, call, affine)
+        call = call._replace(labeled=labeled, own=own.moments.detach())
+        self._calls = (*self._calls[:index], call, *self._calls[index + 1 :])
+        self._remember(x, call)
+        return out
+
+    def _remember(self, x: Tensor, call: Call | None = None) -> None:
+        """Note a call for the second forward of the activation checkpoint that it is in."""
+        if torch.compiler.is_compiling():
+            return
+        where = region()
+        if where is not None:
+            if self._regions is None:
+                vars(self)["_regions"] = WeakKeyDictionary()
+            self._regions.setdefault(where, []).append(call and call.detach())
+        elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
+            seen = batch_statistics(x, differentiable=False).moments
+            vars(self)["_plain"] = (*self._plain[-63:], seen)
 
     def _recompute(self, x: Tensor) -> Tensor:
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
-        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
-        mean, var, _ = own.detach()
-        slack = 1e-4 * var.sqrt() + 1e-5 * mean.abs()
-        for index, call in enumerate(self._calls):
-            if call.own_mean is None or ((call.own_mean - mean).abs() > slack).any():
-                continue
-            if self.stats_grad == "all":
-                raise RuntimeError(
-                    'Activation checkpointing does not go with stats_grad="all", whose unlabeled '
-                    "rows have a backward pass of their own."
-                )
-            labeled = call.labeled.detach()
-            if self.stats_grad == "labeled":
-                (labeled,) = pool((own,), self._group)
-            return self._normalize_labeled(x, own, labeled, index, (self.weight, self.bias))
-        if self._plain or not self._calls:
+        call = self._recall(batch_statistics(x, differentiable=False).moments)
+        if call is None:
             return self._normalize_by_itself(x)
-        raise RuntimeError(
-            "Activation checkpointing computes rows again that are not those of the last UBN step: "
-            "call backward before the next step."
-        )
+        if self.stats_grad == "all" or call.labeled is None:
+            raise RuntimeError(
+                "Activation checkpointing does not go with unlabeled rows that have a gradient "
+                '(stats_grad="all", return_unlabeled="gradient"), which are in another pass.'
+            )
+        labeled = call.labeled
+        if self.stats_grad == "labeled":
+            (labeled,) = pool((batch_statistics(x),), self._group)
+        return self._normalize_labeled(x, labeled, call, (self.weight, self.bias))[0]
+
+    def _recall(self, own: Moments) -> Call | None:
+        """Return the call that is made once more; None for a plain one."""
+        regions, where = self._regions or {}, region()
+        if where is not None and where in regions:
+            calls, seen = regions[where], ()
+            plain = None in calls
+        else:  # use_reentrant=True, or a checkpoint within one that is computed again
+            everywhere = [call for some in regions.values() for call in some]
+            calls = [*self._calls, *everywhere]
+            seen = [s for s in (*self._plain, *self._plain_before) if _alike(s, own)]
+            plain = bool(seen) or None in everywhere
+        made = [call for call in calls if call is not None and call.own is not None]
+        steps = [call for call in made if _alike(call.own, own)]
+        if not steps and (plain or not made):
+            return None
+        if not steps:
+            raise RuntimeError(
+                "Activation checkpointing computes rows again that are not those of the last UBN "
+                "step: call backward before the next step, or say use_reentrant=False."
+            )
+        if seen or not all(_alike(call.reference, steps[0].reference) for call in steps):
+            raise RuntimeError(
+                "Activation checkpointing computes rows again that passed through a layer twice, "
+                "in a UBN step and outside or in two of them: say use_reentrant=False."
+            )
+        return steps[0]
 
     def _normalize_by_itself(self, x: Tensor) -> Tensor:
         """Equation 1, and nothing moved."""
@@ -318,7 +377,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _open_call(
         self, union: Statistics, unlabeled: Statistics | None, labeled: Statistics | None = None
-    ) -> None:
+    ) -> Call:
         """Note what the labeled rows and the moving averages will need."""
         if isinstance(union.count, int) and union.count < 2:
             raise ValueError(
@@ -331,37 +390,43 @@ class UnsupervisedBatchNorm(_BatchNorm):
             before = Moments(self.running_mean, self.running_var)
             before = calls[-1].reference if calls else before
             reference, _ = self._average_after(before, union.unbiased, earlier=len(calls))
-        self._calls += (Call(union, labeled, unlabeled, reference),)
+        call = Call(union, labeled, unlabeled, reference)
+        self._calls += (call,)
+        return call
 
     def _normalize_labeled(
-        self, x: Tensor, own: Statistics, labeled: Statistics, index: int, affine: Affine
-    ) -> Tensor:
-        """Normalize labeled rows by a call's reference, with the gradient of `stats_grad`."""
-        call = self._calls[index]
+        self, x: Tensor, labeled: Statistics, call: Call, affine: Affine
+    ) -> tuple[Tensor, Statistics]:
+        """Normalize labeled rows by a call's reference, with the gradient of `stats_grad`.
+
+        Returns them with their statistics, which carry gradient where the layer keeps it.
+        """
         reference = call.reference
         if self.stats_grad == "labeled":
-            if call.unlabeled is None:
-                union = carry_labeled_gradient(call.union, labeled)
-            else:
-                union = merge(labeled, call.unlabeled, self.unlabeled_weight)
-            reference = union.moments
-        if self.stats_grad in ("labeled", "all"):
-            out = normalize(x, reference, *affine, self.eps)
-        else:
-            corrected = self.stats_grad == "corrected"
-            if corrected and isinstance(labeled.count, int) and labeled.count < 2:
-                raise ValueError(
-                    'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '
-                    f"normalization does, and got {labeled.count}: give more labeled rows or use "
-                    '"none" or "labeled".'
-                )
-            out, mean, var = NormalizeLabeled.apply(
-                x, *affine, *labeled, *reference, self.eps, corrected, self._group
+            # The union's value, and the derivatives of any order of the labeled rows' share in it.
+            unlabeled = call._replace(labeled=labeled.detach()).complete().unlabeled
+            union = (
+                labeled if unlabeled is None else merge(labeled, unlabeled, self.unlabeled_weight)
             )
-            labeled = Statistics(mean, var, labeled.count)
-        call = call._replace(labeled=labeled, own_mean=own.mean.detach())
-        self._calls = (*self._calls[:index], call, *self._calls[index + 1 :])
-        return out
+            reference = Moments(
+                *(
+                    v + (m - m.detach())
+                    for v, m in zip(call.union.moments, union.moments, strict=True)
+                )
+            )
+        if self._joint or self.stats_grad in ("labeled", "all"):
+            return normalize(x, reference, *affine, self.eps), labeled
+        corrected = self.stats_grad == "corrected"
+        if corrected and isinstance(labeled.count, int) and labeled.count < 2:
+            raise ValueError(
+                'stats_grad="corrected" needs at least 2 labeled values per channel, as batch '
+                f"normalization does, and got {labeled.count}: give more labeled rows or use "
+                '"none" or "labeled".'
+            )
+        out, mean, var = NormalizeLabeled.apply(
+            x, *affine, *labeled, *reference, self.eps, corrected, self._group
+        )
+        return out, Statistics(mean, var, labeled.count)
 
     def _average_after(
         self, running: Moments, batch: Moments, earlier: int = 0
@@ -383,14 +448,25 @@ class UnsupervisedBatchNorm(_BatchNorm):
     # What `ubnlib.forward` does with a layer. nn.Module's __setattr__ would look for parameters in
     # every value, at every step and layer.
 
-    def begin_step(self, group: ProcessGroup | None, rows: tuple[int, int] | None = None) -> None:
+    def begin_step(
+        self, group: ProcessGroup | None, rows: tuple[int, int] | None = None, joint: bool = False
+    ) -> None:
         """Forget the last step, and share the new one's statistics over the ranks of a group."""
-        group = group or self.own_group()
-        vars(self).update(_calls=(), _plain=False, _rows=rows, _weights=None, _group=group)
+        vars(self).update(
+            _calls=(), _rows=rows, _weights=None, _joint=joint, _group=group or self.own_group()
+        )
+        vars(self).update(_plain_before=self._plain, _plain=())
 
-    def take_part(self, step: Literal["collect", "use"] | Lockstep | None) -> None:
-        """Take part in a step from now on, or in none; its statistics stay for backward."""
+    def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
+        """Take part in a step from now on."""
         vars(self).update(_step=step, _used=0)
+
+    def leave_step(self) -> None:
+        """Take part in no step any more; its statistics stay, as constants if need be."""
+        calls = self._calls
+        if not self.keep_graph and (self._joint or self._step != "collect"):
+            calls = tuple(call.detach() for call in calls)
+        vars(self).update(_step=None, _calls=calls)
 
     def forget_step(self) -> None:
         """Drop the statistics of a step that failed."""
@@ -415,6 +491,13 @@ class UnsupervisedBatchNorm(_BatchNorm):
             if getattr(self, name) != getattr(UnsupervisedBatchNorm, name)
         ]
         return ", ".join([super().extra_repr(), *options])
+
+
+def _alike(one: Moments, other: Moments) -> bool:
+    """Whether two moments are those of the same rows, but for rounding."""
+    slack = 1e-4 * one.var.sqrt() + 1e-5 * one.mean.abs()
+    means = ((one.mean - other.mean).abs() <= slack).all()
+    return bool(means and ((one.var - other.var).abs() <= 1e-3 * one.var + 1e-12).all())
 
 
 class UnsupervisedBatchNorm1d(UnsupervisedBatchNorm, nn.BatchNorm1d):
@@ -453,6 +536,8 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
             deviation (`"std"`, equation 3); `running_var` holds a variance in both cases.
         unlabeled_weight: Weight of the unlabeled rows' statistics in those of n, above 0; 1 leaves
             the labeled rows out. None weighs all rows alike.
+        keep_graph: Whether the statistics of the last step (`last_step`) keep their gradient, for
+            losses on them, and so the step's graph until the next one.
         skip_nonfinite: Whether a UBN step whose statistics are not all finite leaves the moving
             averages as they are, which one such batch would spoil for good.
         bias: Whether there is a beta (in versions of torch that have this option).
@@ -537,6 +622,8 @@ def _move_together(layers: Sequence[UnsupervisedBatchNorm], unions: Sequence[Sta
     for layer, mean, var in zip(
         layers, moved.mean.split(channels), moved.var.split(channels), strict=True
     ):
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(var)
+        # As torch's own kernel does, unseen by autograd, which may hold them for another call.
+        compiling = torch.compiler.is_compiling()
+        for buffer, value in ((layer.running_mean, mean), (layer.running_var, var)):
+            (buffer if compiling else buffer.data).copy_(value)
         layer.num_batches_tracked.add_(taken)

@@ -1,14 +1,17 @@
 """Turn a model's batch normalization into Unsupervised Batch Normalization, and back."""
 
+import inspect
+import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
 from ubnlib.batchnorm import (
     PRESETS,
@@ -22,16 +25,90 @@ from ubnlib.batchnorm import (
 )
 
 Model = TypeVar("Model", bound=nn.Module)
+Norm = TypeVar("Norm", bound=type[_BatchNorm])
+Behind = Callable[..., Tensor]  # takes the layer, its normalized input, what else forward was given
 
-UBN_OF = {
+TORCH = {
     nn.BatchNorm1d: UnsupervisedBatchNorm1d,
     nn.BatchNorm2d: UnsupervisedBatchNorm2d,
     nn.BatchNorm3d: UnsupervisedBatchNorm3d,
     nn.SyncBatchNorm: UnsupervisedSyncBatchNorm,
+    _BatchNorm: UnsupervisedBatchNorm,
 }
-BN_OF = {ubn: bn for bn, ubn in UBN_OF.items()}
+# What layers become; subclasses of torch's are added when they are first met.
+UBN_OF: dict[type, type] = dict(TORCH)
+BN_OF: dict[type, type] = {ubn: bn for bn, ubn in TORCH.items()}
 UBN_NAMES = set(dir(UnsupervisedBatchNorm)) - set(dir(_BatchNorm))
 MOMENTA = "_momenta"  # a converted layer's momentum before convert_ubn and after it
+NAMED = 10  # how many of the layers that are left a warning names, for each class
+
+
+def _drop_and_activate(layer: nn.Module, x: Tensor) -> Tensor:
+    """Do what timm's layers do behind the norm."""
+    for part in (getattr(layer, "drop", None), getattr(layer, "act", None)):
+        x = x if part is None else part(x)
+    return x
+
+
+# Classes whose own forward is known, and what it does behind the norm: None where it normalizes by
+# `super().forward(x)`. Some packages' are known by name, so that they need not be installed.
+BEHIND: dict[type, Behind | None] = {_BatchNorm: None, nn.SyncBatchNorm: None}
+BEHIND_BY_NAME: dict[tuple[str, str], Behind | None] = {
+    ("timm", "BatchNormAct2d"): _drop_and_activate,
+    ("timm", "SyncBatchNormAct"): None,
+}
+
+
+def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
+    """Tell convert_ubn about a subclass of BatchNorm that has a forward of its own.
+
+    Its layers then keep all that they do besides normalizing: `convert_ubn` gives them a class,
+    made for them, that derives from `norm` and from UBN's. Subclasses that inherit torch's forward
+    need not be registered, and timm's `BatchNormAct2d` is.
+
+    Args:
+        norm: A subclass of nn.BatchNorm1d, 2d, 3d or nn.SyncBatchNorm. It is returned, so that
+            `@register_norm` works as a decorator too.
+        behind: What its forward does behind the norm, as `behind(layer, normalized)`; further
+            arguments of forward follow. None for a class whose forward calls
+            `super().forward(x)`, which then is UBN's.
+
+    Raises:
+        TypeError: `norm` is no such class.
+        ValueError: `behind` is None and the class's forward never calls `super().forward`.
+
+    Example:
+        >>> import torch
+        >>> from ubnlib import convert_ubn, register_norm
+        >>> @register_norm
+        ... class NormReLU(torch.nn.BatchNorm2d):
+        ...     def forward(self, x):
+        ...         return super().forward(x).relu()
+        >>> class NormScale(torch.nn.BatchNorm2d):
+        ...     def forward(self, x):
+        ...         return 2 * torch.nn.functional.batch_norm(x, None, None, training=True)
+        >>> _ = register_norm(NormScale, behind=lambda layer, normalized: 2 * normalized)
+        >>> model = convert_ubn(torch.nn.Sequential(NormReLU(3), NormScale(3)))
+        >>> [type(layer).__name__ for layer in model]
+        ['UnsupervisedNormReLU', 'UnsupervisedNormScale']
+    """
+    own = isinstance(norm, type) and issubclass(norm, _BatchNorm) and norm not in TORCH
+    if not own or issubclass(norm, UnsupervisedBatchNorm):
+        raise TypeError(
+            f"{norm!r} cannot be registered: give a subclass of nn.BatchNorm1d, 2d or 3d or "
+            "nn.SyncBatchNorm that is not one of torch's or UBN's own."
+        )
+    forward = inspect.unwrap(norm.forward)
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    if behind is None and _owner(norm) not in BEHIND and not {"super", "forward"} <= set(names):
+        raise ValueError(
+            f"{norm.__name__}.forward does not call super().forward(x), so that UBN cannot take "
+            "its place: say what it does behind the norm, register_norm(cls, behind=function)."
+        )
+    for known in [kind for kind in UBN_OF if issubclass(kind, norm)]:
+        del UBN_OF[known]
+    BEHIND[norm] = behind
+    return norm
 
 
 def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> Model:
@@ -41,6 +118,9 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
     parametrizations do: parameters (an optimizer made before still works), buffers, hooks, shared
     modules, names, mode and device are untouched, and checkpoints load both ways. Layers that are
     UBN already take the options. `revert_ubn` undoes it. If it raises, nothing has changed.
+
+    Subclasses that inherit torch's forward, timm's `BatchNormAct2d` and what `register_norm` was
+    told of become layers of their own class and UBN's, which keep what they do besides.
 
     Args:
         model: Any module, also one that is itself a BatchNorm, or a wrapper such as
@@ -58,8 +138,9 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
         RuntimeError: The model is inside a UBN step.
 
     Warns:
-        UserWarning: Layers are left as they are: a subclass of BatchNorm that is not known here,
-            a parametrized layer, or one whose `forward` has been replaced.
+        UserWarning: Layers are left as they are, with their names: a subclass of BatchNorm with a
+            forward of its own that is not registered, a parametrized layer, or one whose
+            `forward` has been replaced.
 
     Example:
         >>> import torch
@@ -79,12 +160,12 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
 
     norms = _named(model, _BatchNorm)
     _refuse_unconvertible(model, norms)
-    ubn = {type(norm) for norm in norms.values() if isinstance(norm, UnsupervisedBatchNorm)}
-    layers = _changeable(norms, ubn | UBN_OF.keys(), "convert_ubn")
+    layers = _changeable(norms, _ubn_class, "convert_ubn")
     twins = [_configured_twin(layer, chosen) for layer in layers]  # refuses before any change
     for layer, twin in zip(layers, twins, strict=True):
         layer.__class__ = type(twin)
         vars(layer).update(vars(twin))
+    _tell_opacus()
     return model
 
 
@@ -115,7 +196,7 @@ def revert_ubn(model: Model) -> Model:
         BatchNorm2d(8, eps=1e-05, momentum=0.2, affine=True, ...track_running_stats=True)
     """
     ubn = _named(model, UnsupervisedBatchNorm)
-    for layer in _changeable(ubn, BN_OF, "revert_ubn"):
+    for layer in _changeable(ubn, BN_OF.get, "revert_ubn"):
         layer.momentum = _momentum_without_ubn(layer)
         for name in (*SWITCHES, *STEP_STATE, MOMENTA):
             vars(layer).pop(name, None)
@@ -128,34 +209,110 @@ def _named(model: nn.Module, kind: type[nn.Module]) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kind)}
 
 
+def _owner(kind: type) -> type:
+    """Return the class that a class has its forward from."""
+    return next(base for base in kind.__mro__ if "forward" in vars(base))
+
+
+def _ubn_class(kind: type) -> type | None:
+    """Return what layers of a class become; None where what they do is not known."""
+    if kind in UBN_OF or issubclass(kind, UnsupervisedBatchNorm):
+        return UBN_OF.get(kind, kind)
+    owner = _owner(kind)
+    by_name = owner.__module__.partition(".")[0], owner.__name__
+    if owner in BEHIND:
+        behind = BEHIND[owner]
+    elif by_name in BEHIND_BY_NAME:
+        behind = BEHIND_BY_NAME[by_name]
+    else:
+        return None
+    if kind.__call__ is not nn.Module.__call__ or kind.__new__ is not object.__new__:
+        return None  # it does more than its forward says, as sharded layers do
+    UBN_OF[kind] = ubn = _derived(kind, behind)
+    BN_OF[ubn] = kind
+    return ubn
+
+
+def _derived(kind: type, behind: Behind | None) -> type:
+    """Return a class that is both a subclass of BatchNorm and UBN's.
+
+    Python looks up `super().forward` in the subclass's forward in UBN's class before torch's.
+    """
+    base = next(ubn for bn, ubn in TORCH.items() if issubclass(kind, bn))
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return behind(self, base.forward(self, x), *args, **kwargs)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:
+        return _blank, (kind,), self.__getstate__()  # pickle would look for the class by its name
+
+    body = {"__doc__": kind.__doc__, "__module__": kind.__module__, "__reduce_ex__": __reduce_ex__}
+    return type(
+        f"Unsupervised{kind.__name__}",
+        (kind, base),
+        body | ({"forward": forward} if behind else {}),
+    )
+
+
+def _blank(kind: type) -> nn.Module:
+    """Return a converted layer of a class, without contents."""
+    ubn = _ubn_class(kind)
+    if ubn is None:
+        raise TypeError(
+            f"A converted {kind.__name__} is to be loaded and is not known here: say "
+            "register_norm with it first, as where it was saved."
+        )
+    return ubn.__new__(ubn)
+
+
 def _changeable(
-    layers: Mapping[str, nn.Module], classes: Container[type], verb: str
+    layers: Mapping[str, nn.Module], becomes: Callable[[type], type | None], verb: str
 ) -> list[nn.Module]:
-    """Return the layers whose class can change; warn of the others, once for each class."""
+    """Return the layers whose class can change; warn of the others, once."""
     if any(getattr(layer, "_step", None) is not None for layer in layers.values()):
         raise RuntimeError(f"A UBN step is under way in this model: call {verb} outside of it.")
     changeable, left = [], defaultdict(list)
     for name, layer in layers.items():
-        if type(layer) not in classes:
-            left[type(layer), "it does not know this class"].append(name)
-        elif "forward" in vars(layer):
+        if "forward" in vars(layer):
             left[type(layer), "its forward was replaced"].append(name)
+        elif is_parametrized(layer) and becomes(type(layer)) is not type(layer):
+            left[type(layer), "it is parametrized"].append(name)
+        elif becomes(type(layer)) is None:
+            left[type(layer), "its class is not registered"].append(name)
         else:
             changeable.append(layer)
-    for (kind, why), names in left.items():
-        where = ", ".join(name or "the model" for name in names[:3])
-        where += f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if left:
+        groups = []
+        for (kind, why), names in left.items():
+            some = ", ".join(name or "the model" for name in names[:NAMED])
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            groups.append(f"{some}{more} ({kind.__name__}: {why})")
         warnings.warn(
-            f"{verb} leaves {where} ({kind.__name__}) as is, since {why}. Call {verb} before you "
-            "parametrize, wrap or patch a layer; derive classes of your own from UBN's.",
+            f"{verb} leaves {len(layers) - len(changeable)} of {len(layers)} layers as they are: "
+            f"{'; '.join(groups)}. See register_norm for classes with a forward of their own; call "
+            f"{verb} before you parametrize, wrap or patch a layer.",
             stacklevel=3,
         )
     return changeable
 
 
+def _tell_opacus() -> None:
+    """Have Opacus refuse or replace UBN's layers as torch's: it goes by the exact class.
+
+    Converted without running statistics, a layer would pass its check of buffers too, and mix rows
+    where privacy is promised.
+    """
+    module = sys.modules.get("opacus.validators.module_validator")
+    for table in ("VALIDATORS", "FIXERS") if module else ():
+        known = getattr(module.ModuleValidator, table)
+        known.update(
+            {ubn: known[bn] for bn, ubn in UBN_OF.items() if bn in known and ubn not in known}
+        )
+
+
 def _configured_twin(layer: nn.Module, options: Mapping[str, Any]) -> UnsupervisedBatchNorm:
     """Return what a layer is to be: a UBN layer with its contents, and the options."""
-    kind = UBN_OF.get(type(layer), type(layer))
+    kind = _ubn_class(type(layer))
     twin = kind.__new__(kind)
     vars(twin).update(vars(layer))
     twin.configure(**options)
@@ -171,8 +328,9 @@ def _momentum_without_ubn(layer: nn.Module) -> float | None:
 
 def _refuse_unconvertible(model: nn.Module, norms: Mapping[str, nn.Module]) -> None:
     """Raise where converting would fail, or would silently be in vain."""
+    names = {kind.__name__ for kind in (*UBN_OF, *BEHIND)} | {name for _, name in BEHIND_BY_NAME}
     for name, module in _named(model, torch.jit.ScriptModule).items():
-        if module is model or module.original_name in {kind.__name__ for kind in UBN_OF}:
+        if module is model or module.original_name in names:
             raise TypeError(
                 f"{name or 'The model'} was compiled by torch.jit and cannot change any more: "
                 "convert the model before scripting or tracing it."
@@ -183,6 +341,7 @@ def _refuse_unconvertible(model: nn.Module, norms: Mapping[str, nn.Module]) -> N
             raise TypeError(
                 f"{where} has yet to see its first input: run one forward pass first, then convert."
             )
-        taken = [own for own in sorted(UBN_NAMES) if type(norm) in UBN_OF and hasattr(norm, own)]
+        changes = _ubn_class(type(norm)) not in (None, type(norm))
+        taken = [own for own in sorted(UBN_NAMES) if changes and hasattr(norm, own)]
         if taken:
             raise ValueError(f"{where} has attributes that UBN needs: rename {', '.join(taken)}.")

@@ -12,10 +12,17 @@ from ubnlib.functional import Statistics
 
 
 def group_of(model: nn.Module) -> ProcessGroup | None:
-    """Return the processes that train a model together; None for a model that trains alone."""
-    for module in model.modules():  # the wrapper may itself be compiled, or part of a model
+    """Return the processes that train a model together; None for a model that trains alone.
+
+    The wrapper may itself be compiled, or be a part of the model, or the model a part of it, when
+    this is called in the wrapped module's forward pass (as a LightningModule's training step is).
+    """
+    for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             return module.process_group
+    active = getattr(DistributedDataParallel, "_get_active_ddp_module", lambda: None)()
+    if active is not None and any(module is model for module in active.module.modules()):
+        return active.process_group
     return None
 
 

@@ -1,33 +1,40 @@
 """The two steps of Unsupervised Batch Normalization (the paper's Figure 1), by hand and in one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from ubnlib.batchnorm import UnsupervisedBatchNorm, move_averages
 from ubnlib.distributed import group_of
-from ubnlib.lockstep import Lockstep, in_same_setting
+from ubnlib.lockstep import Lockstep, in_same_setting, modes_of_this_thread
+from ubnlib.trees import concatenate, rows_of, same_shapes, split, tree_map
 
-# Numbers in both batches below which taking turns costs more than a second pass: measured with
-# the spiral's net, where a step of two passes takes half as long as a step side by side.
-SMALL = 20_000
+SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 
 
 def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
     """Return the model's UBN layers, each once, in the order of `model.modules()`.
 
     Raises:
-        TypeError: The model is a DataParallel, whose replicas cannot share statistics.
+        TypeError: The model is a DataParallel, whose replicas cannot share statistics, or sharded.
         ValueError: The model has no UBN layer.
     """
     if isinstance(model, nn.DataParallel):
         raise TypeError(
             "nn.DataParallel copies the model at every call, so that step 2 would not see what "
             "step 1 collected: use DistributedDataParallel."
+        )
+    if any(SHARDED & {kind.__name__ for kind in type(m).__mro__} for m in model.modules()):
+        raise TypeError(
+            "FSDP gathers the weights for one forward pass at a time, and a UBN step has two: use "
+            "DistributedDataParallel."
         )
     layers = [module for module in model.modules() if isinstance(module, UnsupervisedBatchNorm)]
     if not layers:
@@ -44,6 +51,7 @@ def _step(
     layers: list[UnsupervisedBatchNorm],
     step: Literal["collect", "use"] | Lockstep,
     rows: tuple[int, int] | None = None,
+    joint: bool = False,
 ) -> Iterator[None]:
     """Put training layers into a step and take them out again, whatever happens.
 
@@ -56,12 +64,19 @@ def _step(
             "Every UBN layer is in eval mode, where no statistics are collected or used: call "
             "model.train() first."
         )
+    if not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    ):
+        raise RuntimeError(
+            "A UBN step has no rule for torch.func's transforms and for forward-mode derivatives: "
+            "take gradients by backward() or torch.autograd.grad."
+        )
     group = None if step == "use" else group_of(model)
     try:
         for layer in layers:
             if step != "use":
-                layer.begin_step(group, rows)
-            layer.take_part(step)
+                layer.begin_step(group, rows, joint)
+            layer.enter_step(step)
         yield
     except BaseException:
         for layer in layers if step != "use" else ():
@@ -69,7 +84,7 @@ def _step(
         raise
     finally:
         for layer in layers:
-            layer.take_part(None)
+            layer.leave_step()
 
 
 def _weights_of(model: nn.Module) -> str:
@@ -78,13 +93,39 @@ def _weights_of(model: nn.Module) -> str:
     Changes in place count up a parameter's version; fused optimizers do not, but change its values.
     """
     parameters = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
-    probes = [p.detach().flatten()[0].item() for p in parameters if p.numel() and not p.is_meta]
-    return f"{sum(p._version for p in parameters)} {probes}"
+    firsts = [p.detach().as_strided((1,), (1,)) for p in parameters if p.numel() and not p.is_meta]
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for first in firsts:
+        alike.setdefault((first.device, first.dtype), []).append(first)
+    values = [torch.cat(some).tolist() for some in alike.values()]
+    return f"{sum(p._version for p in parameters)} {values}"
 
 
-def _records_gradient(layers: list[UnsupervisedBatchNorm]) -> bool:
-    """Whether the unlabeled rows need a graph."""
-    return torch.is_grad_enabled() and any(layer.stats_grad == "all" for layer in layers)
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Keep what is computed from weights without gradient from being used where they need one."""
+    autocast, parametrized = torch.is_autocast_cache_enabled(), parametrize._cache_enabled
+    torch.set_autocast_cache_enabled(False)
+    parametrize._cache_enabled = 0
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(autocast)
+        parametrize._cache_enabled = parametrized
+
+
+@contextmanager
+def _advice(grad: bool) -> Iterator[None]:
+    """Tell a model that asks for gradients in forward where it gets them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not grad and "require" in str(error):
+            error.add_note(
+                "The unlabeled rows, and all rows in UBN's step 1, pass without gradient: say "
+                "ubn_forward(..., record=True) for models that need one in their forward pass."
+            )
+        raise
 
 
 @contextmanager
@@ -124,18 +165,21 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
 
 @contextmanager
 def _collecting(
-    model: nn.Module, layers: list[UnsupervisedBatchNorm], rows: tuple[int, int] | None
+    model: nn.Module,
+    layers: list[UnsupervisedBatchNorm],
+    rows: tuple[int, int] | None = None,
+    record: bool = False,
+    joint: bool = False,
 ) -> Iterator[None]:
-    """Step 1, without a note of the weights."""
-    with _step(model, layers, "collect", rows):
-        # Autocast would keep the weights that it casts here, without gradient, for step 2.
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)
-        try:
-            with torch.set_grad_enabled(_records_gradient(layers)):
-                yield
-        finally:
-            torch.set_autocast_cache_enabled(cached)
+    """Step 1, without a note of the weights; `record` keeps gradients on, `joint` uses them."""
+    grad = record or joint or any(layer.stats_grad == "all" for layer in layers)
+    with (
+        _step(model, layers, "collect", rows, joint),
+        nullcontext() if joint else _uncached(),
+        torch.set_grad_enabled(grad and torch.is_grad_enabled()),
+    ):
+        with _advice(grad):
+            yield
         move_averages(layers)
 
 
@@ -203,35 +247,58 @@ def _using(model: nn.Module, layers: list[UnsupervisedBatchNorm]) -> Iterator[No
             )
 
 
-def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> Any:
+def ubn_forward(
+    model: nn.Module,
+    labeled: Any,
+    unlabeled: Any,
+    *args: Any,
+    interleave: bool = False,
+    return_unlabeled: bool | Literal["gradient"] = False,
+    record: bool = False,
+    call: Callable[..., Any] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Run both steps and return the model's output for the labeled rows, ready for backward.
 
-    The labeled and the unlabeled rows pass through the model once each, side by side, and meet at
-    every UBN layer (see `ubnlib.lockstep`); the result is that of the two steps by hand. The model
-    sees two calls, one for each half, that take turns, and so do its hooks; a model must not keep
-    activations on itself from one layer for a later one (run such a model by hand). The two steps
-    run one after the other where this cannot be, with `source="running"` or in a compiled model,
-    and where it would not pay, with little data (`ubnlib.forward.SMALL`); then layers that draw at
-    random, such as dropout, draw anew in each step.
+    By default the two steps run one after the other, as the paper has them, and layers that draw
+    at random, such as dropout, draw anew in each. Where the two batches cannot be joined (their
+    rows differ in shape) or must be told apart in every layer (`unlabeled_weight`), both halves
+    pass through the model once each, side by side, and meet at every UBN layer. With
+    `interleave=True` they always do (see `ubnlib.lockstep`): the same equations, less work, and
+    each half draws once. Where two halves cannot be in a model at once, as in a compiled one or
+    under a mode that torch keeps for one thread, the two steps run one after the other after all.
 
-    Under DistributedDataParallel, give the wrapped model: statistics are then over the rows of
-    all ranks, of which each may have any number, also none.
+    Under DistributedDataParallel, give the wrapped model, or call this inside the wrapped module's
+    forward: statistics are then over the rows of all ranks, of which each may have any number,
+    also none.
 
     Args:
         model: A model with UBN layers, in training mode.
-        labeled: [N, ...], the rows that the loss is computed on.
-        unlabeled: [M, ...], rows of the same shape, dtype and device. None means plain batch
-            normalization, on all ranks, through `model(labeled)`; so do no rows at all where
-            there is but one rank.
+        labeled: The batch that the loss is computed on: a tensor [N, ...], or a tree of tensors
+            (mappings, tuples, lists, dataclasses) of N rows each. It is the model's first argument
+            as it is; what is no tensor with rows in it belongs to both batches.
+        unlabeled: The same of M rows; they may differ in shape, such as an image's size. None means
+            plain batch normalization, on all ranks, through `model(labeled)`; so do no rows at
+            all where there is but one rank.
+        *args: Passed on to the model in each pass, and so not divided by rows.
+        interleave: Whether to pass both halves side by side.
+        return_unlabeled: Whether to return `(output, output for the unlabeled rows)`: without
+            gradient, or with `"gradient"` as one joint pass of batch normalization over all rows
+            has it, whatever `stats_grad` says.
+        record: Whether gradients are on in step 1 too, for models that look at them in forward
+            (`Tensor.register_hook`, `autograd.grad`, `torch.is_grad_enabled`). Costs memory.
+        call: A function in place of the model's own call, such as `lambda batch: model(**batch)`.
+        **kwargs: Passed on as `args` are.
 
     Returns:
-        `model(labeled)` normalized by the statistics of both.
+        The output for the labeled rows, normalized by the statistics of both; see
+        `return_unlabeled`.
 
     Raises:
         ValueError: The two batches do not go together, or the model has no UBN layer.
-        TypeError: The model is a DataParallel.
-        RuntimeError: A step is under way, every UBN layer is in eval mode, or the two halves
-            reach different layers.
+        TypeError: The model is a DataParallel or sharded.
+        RuntimeError: A step is under way, every UBN layer is in eval mode, the two halves reach
+            different layers, or they must pass side by side and cannot.
 
     Example:
         >>> import torch
@@ -241,60 +308,133 @@ def ubn_forward(model: nn.Module, labeled: Tensor, unlabeled: Tensor | None) -> 
         >>> loss = ubn_forward(model, torch.randn(5, 2), torch.randn(20, 2)).square().mean()
         >>> loss.backward()
     """
+    joint = return_unlabeled == "gradient"
+    step = _Forward(model, call or model, args, kwargs, joint, record, bool(return_unlabeled))
+    output = other = None
     if unlabeled is None:
-        return model(labeled)
-    for what in ("shape", "dtype", "device"):
-        ours, theirs = getattr(labeled, what), getattr(unlabeled, what)
-        if what == "shape":
-            ours, theirs = tuple(ours[1:]), tuple(theirs[1:])
-        if ours != theirs:
-            raise ValueError(
-                f"The labeled rows have {what} {ours} and the unlabeled ones {theirs}: both pass "
-                "through the same model and must agree."
+        output = step.run(labeled)
+    else:
+        output, other = _both(step, labeled, unlabeled, interleave)
+    return (output, other) if return_unlabeled else output
+
+
+class _Forward(NamedTuple):
+    """A model's forward pass, and how a step goes through it."""
+
+    model: nn.Module
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    joint: bool = False  # whether all rows carry gradient
+    record: bool = False
+    returns: bool = False  # whether the unlabeled rows' output is asked for
+
+    def run(self, batch: Any) -> Any:
+        """Pass a batch through."""
+        return self.function(batch, *self.args, **self.kwargs)
+
+
+def _both(step: _Forward, labeled: Any, unlabeled: Any, interleave: bool) -> tuple[Any, Any]:
+    """Return the outputs for both batches, in the way that suits them."""
+    joinable = same_shapes(labeled, unlabeled)
+    rows_of(labeled)  # or the sentence on what is wrong with it
+    others = len(rows_of(unlabeled, "unlabeled"))
+    layers = ubn_layers(step.model)
+    alone = group_of(step.model) is None and all(layer.own_group() is None for layer in layers)
+    if others == 0 and alone:
+        return step.run(labeled), None
+    weighted = any(layer.unlabeled_weight is not None for layer in layers)
+    if interleave or weighted or not joinable:
+        obstacle = _obstacle(step, layers)
+        if not obstacle:
+            return _side_by_side(step, labeled, unlabeled)
+        if weighted or not joinable:
+            why = "unlabeled_weight" if weighted else "batches whose rows differ in shape"
+            raise RuntimeError(
+                f"With {why}, both halves must pass through the model side by side, which "
+                f"{obstacle} does not allow."
             )
-    layers = ubn_layers(model)
-    alone = group_of(model) is None and all(layer.own_group() is None for layer in layers)
-    if len(unlabeled) == 0 and alone:
-        return model(labeled)
-    small = alone and labeled.numel() + unlabeled.numel() < SMALL  # ranks must agree on the way
-    running = any(layer.source == "running" for layer in layers)
-    if small or running or not _may_take_turns(model):
-        return two_passes(model, labeled, unlabeled)
-    return side_by_side(model, labeled, unlabeled)
+    return _one_after_the_other(step, labeled, unlabeled)
 
 
 def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
-    """Run step 1 and then step 2, as the paper has it: `ubn_forward` without its shortcut."""
+    """Run step 1 and then step 2 by hand, whatever the layers' options.
+
+    With `unlabeled_weight`, rows must come first in every layer's input, labeled ones before.
+    """
     layers = ubn_layers(model)
     weighted = any(layer.unlabeled_weight is not None for layer in layers)
-    with _collecting(model, layers, (len(labeled), len(unlabeled)) if weighted else None):
-        model(torch.cat([labeled, unlabeled]))
-    with _using(model, layers):
-        return model(labeled)
+    rows = (len(labeled), len(unlabeled)) if weighted else None
+    return _one_after_the_other(_Forward(model, model), labeled, unlabeled, rows)[0]
 
 
 def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
-    """Run both steps at once: `ubn_forward` where it takes its shortcut."""
-    layers, lockstep = ubn_layers(model), Lockstep()
-    with _step(model, layers, lockstep):
-        # The wrapper prepares for backward, which only the labeled half needs.
-        bare = model.module if isinstance(model, DistributedDataParallel) else model
-        half = in_same_setting(lambda: bare(unlabeled), unlabeled.device, _records_gradient(layers))
-        with lockstep.running(half) if len(unlabeled) else nullcontext():  # none on this rank
-            output = model(labeled)
-        move_averages(layers)
-        return output
+    """Run both steps at once, by `ubnlib.lockstep`, whatever the model's options."""
+    return _side_by_side(_Forward(model, model), labeled, unlabeled)[0]
 
 
-def _may_take_turns(model: nn.Module) -> bool:
-    """Whether two halves can be in a model at once.
+def _one_after_the_other(
+    step: _Forward,
+    labeled: Any,
+    unlabeled: Any,
+    rows: tuple[int, int] | None = None,
+) -> tuple[Any, Any]:
+    """Run step 1 and then step 2, as the paper has it.
 
-    They cannot in a compiled graph, which does not stop at a layer, nor in a part of the model that
-    is wrapped for distributed training and would call its group for each half.
+    With gradient for all rows, step 1 is all: one joint pass.
     """
-    return not torch.compiler.is_compiling() and not any(
-        hasattr(module, "_orig_mod")
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or (isinstance(module, DistributedDataParallel) and module is not model)
-        for module in model.modules()
-    )
+    layers = ubn_layers(step.model)
+    numbers = len(rows_of(labeled)), len(rows_of(unlabeled, "unlabeled"))
+    with _collecting(step.model, layers, rows, step.record, step.joint):
+        together = step.run(concatenate(labeled, unlabeled))
+    if step.joint:
+        return split(together, *numbers)
+    with _using(step.model, layers):
+        output = step.run(labeled)
+    other = split(together, *numbers)[1] if step.returns else None
+    return output, _constants(other)
+
+
+def _constants(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, Any]:
+    """Run both steps at once, each half through the model once."""
+    model, layers = step.model, ubn_layers(step.model)
+    device = rows_of(labeled).device
+    lockstep = Lockstep(device)
+    grad = step.record or step.joint or any(layer.stats_grad == "all" for layer in layers)
+    bare = step
+    if step.function is model and isinstance(model, DistributedDataParallel):
+        # The wrapper prepares for backward, which only the labeled half needs.
+        bare = step._replace(function=model.module)
+    with _step(model, layers, lockstep, joint=step.joint), _uncached(), _advice(grad):
+        half = in_same_setting(
+            lambda: bare.run(unlabeled), device, grad and torch.is_grad_enabled()
+        )
+        some = len(rows_of(unlabeled, "unlabeled"))  # on this rank
+        with lockstep.running(half) if some else nullcontext():
+            output = step.run(labeled)
+        move_averages(layers)
+    other = lockstep.unlabeled_output
+    return output, other if step.joint else _constants(other)
+
+
+def _obstacle(step: _Forward, layers: list[UnsupervisedBatchNorm]) -> str:
+    """Name what keeps two halves from being in a model at once; "" if nothing does.
+
+    They cannot be in a compiled graph, which does not stop at a layer, nor in a part of the model
+    that is wrapped for distributed training and would call its group for each half.
+    """
+    if torch.compiler.is_compiling() or any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in step.model.modules()
+    ):
+        return "a compiled model"
+    if any(layer.source == "running" for layer in layers):
+        return 'source="running"'
+    wrapped = [m for m in step.model.modules() if isinstance(m, DistributedDataParallel)]
+    if any(m is not step.function for m in wrapped):
+        return "a part that is wrapped in DistributedDataParallel"
+    return modes_of_this_thread()

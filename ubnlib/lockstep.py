@@ -2,10 +2,10 @@
 
 The labeled rows' forward pass is the same in step 1 and step 2, and the unlabeled rows' pass
 needs no gradient. So each half passes once: the labeled half in the caller's thread, with
-gradient, and the unlabeled half in a second thread, without. At every UBN layer they exchange
-statistics. Only one of them runs at any time: the first to reach a layer waits there, and the
-second goes on through it until the next one. So the order is always the same, draws of random
-numbers included, and half of the activations are normalized while they are still in the cache.
+gradient, and the unlabeled half in a second thread. At every UBN layer they exchange statistics.
+Only one of them runs at any time, and the unlabeled half goes first from layer to layer: so the
+order is always the same, and what a hook or an attribute holds in the end is of the labeled rows.
+Each half draws random numbers from a state of its own.
 """
 
 import contextvars
@@ -29,13 +29,45 @@ class _Abandoned(BaseException):
     """Takes the unlabeled half out of the model when the labeled half has failed."""
 
 
-class Lockstep:
-    """The two halves of one step: whose turn it is, and what the waiting one has to say."""
+class _RandomState:
+    """The states of the generators that each half draws from; the other half's is put away."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._generators = [torch.default_generator]
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._generators.append(torch.cuda.default_generators[index])
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        labeled = [generator.get_state() for generator in self._generators]
+        self._put_away = [generator.manual_seed(seed).get_state() for generator in self._generators]
+        self._unlabeled = False
+        self._set(labeled)
+
+    def use(self, unlabeled: bool) -> None:
+        """Let one of the halves draw."""
+        if unlabeled != self._unlabeled:
+            used = [generator.get_state() for generator in self._generators]
+            self._set(self._put_away)
+            self._put_away, self._unlabeled = used, unlabeled
+
+    def _set(self, states: list[torch.Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+
+
+class Lockstep:
+    """The two halves of one step: whose turn it is, and what the waiting one has to say.
+
+    `joint` tells that both halves carry gradient, as one pass over all rows would.
+    """
+
+    def __init__(self, device: torch.device, joint: bool = False) -> None:
+        self.joint = joint
+        self.unlabeled_output: Any = None
+        self._device = device
         self._thread: threading.Thread | None = None  # of the unlabeled half
-        self._turns = {True: threading.Lock(), False: threading.Lock()}  # by: is it unlabeled?
-        self._waiting: tuple[nn.Module, Statistics] | None = None
+        self._turns = {True: threading.Semaphore(0), False: threading.Semaphore(0)}  # unlabeled?
+        self._waiting: tuple[nn.Module, Statistics] | None = None  # of the unlabeled half
         self._result: Any = None
         self._finished = self._abandoned = False
         self._error: BaseException | None = None
@@ -49,27 +81,25 @@ class Lockstep:
     ) -> Any:
         """Exchange this half's statistics at a layer with the other half's.
 
-        The half that comes second calls `combine` with the labeled and the unlabeled rows'
-        statistics; both halves get what it returns.
+        The labeled half calls `combine` with the labeled and the unlabeled rows' statistics; both
+        halves get what it returns.
         """
-        unlabeled = self.in_unlabeled_half()
+        if self.in_unlabeled_half():
+            self._waiting = layer, own
+            self._pass_turn(unlabeled=True)
+            return self._result
         if self._thread is None:  # there are no unlabeled rows
             return combine(own, own.empty())
-        if self._waiting is None:
-            self._waiting = mine = (layer, own)
-            if not self._finished:
-                self._pass_turn(unlabeled)
-            if self._waiting is mine:  # the other half never came
-                raise RuntimeError(PATHS_DIFFER)
-            return self._result
-        (reached, other), self._waiting = self._waiting, None
-        if reached is not layer:
+        if self._waiting is None or self._waiting[0] is not layer:
             raise RuntimeError(PATHS_DIFFER)
-        self._result = combine(*((other, own) if unlabeled else (own, other)))
+        other, self._waiting = self._waiting[1], None
+        self._result = combine(own, other)
+        self._pass_turn(unlabeled=False)
         return self._result
 
     def _pass_turn(self, unlabeled: bool) -> None:
         """Let the other half run until it passes the turn back."""
+        self._random.use(unlabeled=not unlabeled)
         self._turns[not unlabeled].release()
         self._turns[unlabeled].acquire()
         if unlabeled and self._abandoned:
@@ -85,36 +115,32 @@ class Lockstep:
             self._turns[True].acquire()
             try:
                 if not self._abandoned:
-                    unlabeled_half()
+                    self.unlabeled_output = unlabeled_half()
             except _Abandoned:
-                pass
+                return
             except BaseException as error:
                 self._error = error
             finally:
                 self._finished = True
-                if self._turns[False].locked():  # an interrupted labeled half does not wait
-                    self._turns[False].release()
+                self._random.use(unlabeled=False)
+                self._turns[False].release()
 
-        for turn in self._turns.values():
-            turn.acquire()
+        self._random = _RandomState(self._device)
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(work,), name="ubn-unlabeled-half")
         self._thread.start()
         try:
+            self._pass_turn(unlabeled=False)
             yield
-            if self._waiting is not None:
-                raise RuntimeError(PATHS_DIFFER)
-            if not self._finished:
-                self._pass_turn(unlabeled=False)
-            if self._waiting is not None:
+            if not self._finished:  # it waits at a layer that the labeled half does not reach
                 raise RuntimeError(PATHS_DIFFER)
         except BaseException:
             self._abandoned = True
-            if not self._finished:
-                self._turns[True].release()
+            self._turns[True].release()
             raise
         finally:
             self._thread.join()
+            self._random.use(unlabeled=False)
 
 
 def in_same_setting(function: Callable[[], Any], device: torch.device, grad: bool) -> Callable:
@@ -145,3 +171,19 @@ def in_same_setting(function: Callable[[], Any], device: torch.device, grad: boo
             return function()
 
     return run
+
+
+def modes_of_this_thread() -> str:
+    """Name what torch keeps for this thread alone and a second thread would miss; "" if nothing."""
+    from torch.utils._device import DeviceContext
+
+    found = {
+        "a torch function mode": any(
+            not isinstance(mode, DeviceContext)
+            for mode in torch.overrides._get_current_function_mode_stack()
+        ),
+        "a dispatch mode": torch._C._len_torch_dispatch_stack() > 0,
+        "a profiler": torch.autograd._profiler_enabled(),
+        "saved-tensor hooks": torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
+    }
+    return next((name for name, there in found.items() if there), "")

@@ -3,14 +3,24 @@
 import copy
 import io
 import pickle
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d, convert_ubn, revert_ubn
+from ubnlib import (
+    UnsupervisedBatchNorm1d,
+    UnsupervisedBatchNorm2d,
+    convert_ubn,
+    register_norm,
+    revert_ubn,
+)
 from ubnlib.batchnorm import SWITCHES, UnsupervisedBatchNorm, UnsupervisedSyncBatchNorm
 from ubnlib.convert import BN_OF, UBN_OF
 from ubnlib.forward import collecting, ubn_forward
@@ -21,6 +31,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
+
+
+class BatchNormXd(_BatchNorm):
+    """Of any dimension, as Lightning's for what was a SyncBatchNorm."""
+
+    def _check_input_dim(self, x):
+        pass
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -47,6 +64,59 @@ class Tower(nn.Module):
 
 class Own2d(nn.BatchNorm2d):
     """A subclass that convert_ubn cannot know."""
+
+    def forward(self, x):
+        return super().forward(x)[:, ::2]
+
+
+class Inheriting2d(nn.BatchNorm2d):
+    """A subclass that adds no more than a check."""
+
+    def _check_input_dim(self, x):
+        assert x.dim() == 4
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm's: torch's forward in a copy, then a dropout and an activation."""
+
+    __module__ = "timm.layers.norm_act"
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        buffers, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        x = F.batch_norm(x, *buffers, *affine, self.training, self.momentum, self.eps)
+        return self.act(self.drop(x))
+
+
+class Squared2d(BatchNormAct2d):
+    __module__ = __name__
+
+    def forward(self, x):
+        return BatchNormAct2d.forward(self, x) ** 2
+
+
+register_norm(Squared2d, behind=lambda layer, normalized: layer.act(layer.drop(normalized)) ** 2)
+
+
+@register_norm
+class Gated2d(nn.BatchNorm2d):
+    """By cooperation, with parameters and an argument of its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.gate = nn.Linear(channels, channels)
+
+    def forward(self, x, scale=2.0):
+        return super().forward(x) * scale * self.gate(x.mean((2, 3))).sigmoid()[..., None, None]
+
+
+class GatedAgain2d(Gated2d):
+    """Registered with its parent, whose forward it has."""
 
 
 class OwnUBN2d(UnsupervisedBatchNorm2d):
@@ -98,10 +168,15 @@ ZOO = {
     "other_norms": lambda: net(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), FrozenBatchNorm2d(4)),
     "user_state": with_user_state,
     "weight_norm": lambda: net(nn.utils.weight_norm(nn.BatchNorm2d(4))),
+    "inheriting": lambda: net(Inheriting2d(4)),
+    "norm_act": lambda: net(BatchNormAct2d(4), nn.BatchNorm2d(4)),
+    "squared": lambda: net(Squared2d(4)),
+    "gated": lambda: net(Gated2d(4), GatedAgain2d(4)),
+    "lightning_unsynced": lambda: net(BatchNormXd(4)),
     "data_parallel": lambda: nn.DataParallel(net(nn.BatchNorm2d(4))),
 }
-# torch refuses to copy or pickle it, converted or not.
-NO_COPY = {"weight_norm"}
+# torch refuses to copy or pickle it, converted or not; its class is not where it says.
+NO_COPY = {"weight_norm", "norm_act"}
 zoo = pytest.mark.parametrize("kind", ZOO)
 running_zoo = pytest.mark.parametrize("kind", [k for k in ZOO if k != "meta"])
 
@@ -208,6 +283,43 @@ def test_copies_and_pickles_revert_as_the_model_does_after_a_step(kind):
         assert not any(isinstance(module, UnsupervisedBatchNorm) for module in twin.modules())
 
 
+SUBCLASSES = ["inheriting", "norm_act", "squared", "gated", "lightning_unsynced"]
+
+
+@pytest.mark.parametrize("kind", SUBCLASSES)
+def test_subclasses_normalize_by_both_batches_and_keep_what_they_do_besides(kind):
+    plain, model = build(kind).double(), convert_ubn(build(kind).double())
+    x, y = inputs(plain), inputs(plain, seed=2) * 3 + 1
+    joint = plain(torch.cat([x, y]))[: len(x)]
+    torch.testing.assert_close(ubn_forward(model, x, y), joint)
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+    for one, other in zip(model.modules(), plain.modules(), strict=True):
+        assert isinstance(one, type(other))  # as those expect who go by the class
+
+
+def test_only_classes_whose_forward_can_be_known_are_registered():
+    for norm in (nn.BatchNorm2d, UnsupervisedBatchNorm2d, nn.GroupNorm, nn.BatchNorm2d(4)):
+        with pytest.raises(TypeError, match="cannot be registered: give a subclass"):
+            register_norm(norm)
+    with pytest.raises(ValueError, match=r"BatchNormAct2d.forward does not call super\(\).forward"):
+        register_norm(BatchNormAct2d)
+
+
+def test_opacus_sees_batchnorm(monkeypatch):
+    """It looks up the exact class, for what it refuses and for what it replaces."""
+
+    validator = SimpleNamespace(
+        VALIDATORS={nn.BatchNorm2d: "refuse", nn.SyncBatchNorm: "refuse", nn.LSTM: "replace"},
+        FIXERS={nn.BatchNorm2d: "replace"},
+    )
+    name = "opacus.validators.module_validator"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(ModuleValidator=validator))
+    layer = convert_ubn(nn.BatchNorm2d(4, track_running_stats=False))
+    assert validator.VALIDATORS[type(layer)] == "refuse"
+    assert validator.FIXERS[type(layer)] == "replace"
+    assert len(validator.VALIDATORS) == 5 and len(validator.FIXERS) == 2
+
+
 def test_a_momentum_set_by_the_user_is_kept():
     norm = convert_ubn(nn.BatchNorm2d(4), preset="paper")
     assert norm.momentum == 1 - 0.9  # which is not 0.1
@@ -271,16 +383,29 @@ UNKNOWN = [
 def test_unknown_layers_are_left_with_a_warning(change, kind, make):
     root, nested = make(), nn.ModuleDict({"norm": make(), "known": nn.BatchNorm2d(4)})
     before, before_nested = snapshot(root), snapshot(nested["norm"])
-    with pytest.warns(UserWarning, match=rf"{change.__name__} leaves the model \(") as warned:
+    with pytest.warns(
+        UserWarning, match=f"{change.__name__} leaves 1 of 1 .*: the model"
+    ) as warned:
         change(root)
     assert warned[0].filename == __file__
     with pytest.warns(UserWarning) as warned:
         change(nested)
-    assert f"leaves norm ({kind}) as is, since" in str(warned[0].message)
+    assert f"layers as they are: norm ({kind}: it" in str(warned[0].message)
     assert len(warned) == 1
     assert snapshot(root) == before
     assert snapshot(nested["norm"]) == before_nested
     assert isinstance(nested["known"], UnsupervisedBatchNorm) == (change is convert_ubn)
+
+
+def test_one_warning_names_the_layers_that_are_left():
+    left = [Own2d(4) for _ in range(12)] + [changed(nn.BatchNorm2d(4), forward=abs)]
+    with pytest.warns(UserWarning) as warned:
+        convert_ubn(nn.Sequential(nn.BatchNorm2d(4), *left))
+    (warning,) = warned
+    assert (
+        "leaves 13 of 14 layers as they are: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more "
+        "(Own2d: its class is not registered); 13 (BatchNorm2d: its forward was replaced). See "
+    ) in str(warning.message)
 
 
 def test_own_ubn_classes_and_parametrized_ones_take_options():

@@ -1,5 +1,7 @@
 """The gap of labeled and unlabeled statistics, refreshed statistics, Monte Carlo predictions."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from ubnlib import (
     UnsupervisedBatchNorm1d,
     collecting,
+    convert_ubn,
     monte_carlo_predictions,
     refresh_statistics,
     statistics_gap,
@@ -27,6 +30,7 @@ def test_gap_equals_its_definition():
 
 def test_gap_grows_with_a_shift_and_has_a_gradient(model, batches):
     x, _ = batches
+    convert_ubn(model, keep_graph=True)
     gaps = []
     for shift in (0.0, 0.5, 1.0, 2.0):
         ubn_forward(model, x, x + shift)
@@ -43,6 +47,10 @@ def test_gap_needs_a_whole_step(model, batches):
         model(torch.cat(batches))
     with pytest.raises(RuntimeError, match="has made step 1 only"):
         statistics_gap(model)
+    ubn_forward(model, *batches)
+    assert not statistics_gap(model).requires_grad
+    with pytest.raises(RuntimeError, match="keep_graph=True"):
+        statistics_gap(model, "labeled")
 
 
 def test_refreshed_statistics_are_those_of_the_population(model):
@@ -52,6 +60,61 @@ def test_refreshed_statistics_are_those_of_the_population(model):
     torch.testing.assert_close(model[1].running_mean, hidden.mean(0))
     torch.testing.assert_close(model[1].running_var, hidden.var(0))
     assert model[1].num_batches_tracked == 0
+
+
+class FromDict(nn.Module):
+    """Takes a mapping or keywords, and gives a mapping, as models of language and vision do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = convert_ubn(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)))
+
+    def forward(self, batch=None, *, x=None):
+        out = self.net(batch["x"] if x is None else x)
+        return {"out": out, "parts": (out.sum(1), None), "named": Pair(out, out[:, 0])}
+
+
+class Pair(NamedTuple):
+    whole: torch.Tensor
+    part: torch.Tensor
+
+
+def test_refresh_takes_what_loaders_give():
+    data = torch.randn(9, 2) + 1
+    parts = data.split([4, 5])
+    for batches, options in [
+        ([(part, torch.zeros(3)) for part in parts], {}),
+        ([[part, "name"] for part in parts], {"device": "cpu"}),
+        ([{"x": part, "y": 0} for part in parts], {"device": "cpu"}),
+        ([("name", part) for part in parts], {"call": lambda batch: model(x=batch[1])}),
+    ]:
+        model = FromDict() if isinstance(batches[0], (dict, tuple)) else FromDict().net
+        if not options:
+            model = model.net
+        refresh_statistics(model, batches, **options)
+        (norm,) = (module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
+        torch.testing.assert_close(norm.running_mean, data.mean(0))
+    model, seen = nn.Sequential(nn.BatchNorm1d(2)).to("meta"), []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_meta))
+    refresh_statistics(model, [(part, "name") for part in parts], device="meta")
+    assert seen == [True, True]
+
+
+def test_frozen_layers_are_not_refreshed():
+    """As in fvcore's precise_bn: a layer in eval mode in a model that trains."""
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.BatchNorm1d(2)))
+    model[0].eval(), model[1].eval()
+    before, x = {k: v.clone() for k, v in model[0].state_dict().items()}, torch.randn(9, 2) + 5
+    refresh_statistics(model, [x])
+    assert all(torch.equal(before[k], v) for k, v in model[0].state_dict().items())
+    torch.testing.assert_close(model[2].running_mean, x.mean(0), rtol=1e-4, atol=1e-4)
+    assert [m.training for m in model.modules()] == [True, False, False, True]
+    model[2].eval()
+    with pytest.raises(ValueError, match="is frozen, in eval mode in a model that trains"):
+        refresh_statistics(model, [x])
+    refresh_statistics(model.eval(), [x])
+    torch.testing.assert_close(model[0].running_mean, x.mean(0))
+    assert not any(m.training for m in model.modules())
 
 
 def test_refresh_restores_everything_after_an_exception(model, batches):
@@ -90,3 +153,15 @@ def test_monte_carlo_predictions_use_each_reference_and_leave_the_model(model, b
     assert x.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="no reference batch"):
         monte_carlo_predictions(model, x, [])
+
+
+def test_monte_carlo_predictions_of_trees():
+    model, x = FromDict().eval(), torch.randn(4, 2)
+    references = [torch.randn(7, 2) + shift for shift in range(3)]
+    found = monte_carlo_predictions(model, {"x": x}, [{"x": r} for r in references])
+    expected = monte_carlo_predictions(model.net, x, references)
+    assert expected.shape == (3, 4, 2) and type(found["named"]) is Pair
+    torch.testing.assert_close(found["out"], expected)
+    torch.testing.assert_close(found["named"].part, expected[..., 0])
+    torch.testing.assert_close(found["parts"][0], expected.sum(-1))
+    assert found["parts"][1] is None

@@ -72,8 +72,8 @@ def test_imports_flow_one_way(package):
 def test_public_names_are_there():
     expected = {
         "UnsupervisedBatchNorm1d", "UnsupervisedBatchNorm2d", "UnsupervisedBatchNorm3d",
-        "convert_ubn", "revert_ubn", "ubn_forward", "collecting", "using", "statistics_gap",
-        "refresh_statistics", "monte_carlo_predictions", "DispNet",
+        "convert_ubn", "revert_ubn", "register_norm", "ubn_forward", "collecting", "using",
+        "statistics_gap", "refresh_statistics", "monte_carlo_predictions", "DispNet",
     }  # fmt: skip
     assert set(ubnlib.__all__) == expected
     assert all(getattr(ubnlib, name).__doc__ for name in expected)

@@ -1,0 +1,127 @@
+"""Batches that are tensors, or trees of tensors: mappings, tuples, lists, dataclasses."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _children(tree: Any) -> dict[Any, Any] | None:
+    """Return a tree's branches by key, index or field; None for a leaf."""
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    if isinstance(tree, (tuple, list)):
+        return dict(enumerate(tree))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if f.init}
+    return None
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to the leaves of trees of the same structure, and return such a tree.
+
+    Raises:
+        ValueError: The structures differ.
+    """
+    children, kind = _children(tree), type(tree)
+    if children is None:
+        return function(tree, *others)
+    for other in others:
+        if type(other) is not kind or set(_children(other)) != set(children):
+            ours, theirs = (
+                f"{type(t).__name__} of {list(_children(t) or '')}" for t in (tree, other)
+            )
+            raise ValueError(
+                f"The labeled batch has a {ours} where the unlabeled one has a {theirs}: both pass "
+                "through the same model and must have the same structure."
+            )
+    theirs = [_children(other) for other in others]
+    mapped = {k: tree_map(function, v, *(t[k] for t in theirs)) for k, v in children.items()}
+    if isinstance(tree, Mapping):
+        return mapped if kind is dict else kind(mapped)
+    if isinstance(tree, (tuple, list)):
+        return kind(*mapped.values()) if hasattr(tree, "_fields") else kind(mapped.values())
+    return dataclasses.replace(tree, **mapped)
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0
+
+
+def rows_of(tree: Any, what: str = "labeled") -> Tensor:
+    """Return the first tensor with rows of a batch.
+
+    Raises:
+        ValueError: There is none, or two differ in the number of their rows.
+    """
+    found: list[Tensor] = []
+    tree_map(lambda leaf: found.append(leaf) if _has_rows(leaf) else None, tree)
+    if len({len(tensor) for tensor in found}) != 1:
+        numbers = sorted({len(tensor) for tensor in found})
+        has = f"tensors of {numbers} rows" if found else "no tensor with rows"
+        raise ValueError(f"The {what} batch has {has}: all of its tensors must have one a row.")
+    return found[0]
+
+
+def same_shapes(labeled: Any, unlabeled: Any) -> bool:
+    """Tell whether the rows of two batches have the same shapes, so that they can be joined.
+
+    Raises:
+        ValueError: The batches differ in structure, dtype, device or number of dimensions, or in an
+            entry that is no tensor with rows and so belongs to both.
+    """
+    alike = []
+
+    def compare(ours: Any, theirs: Any) -> None:
+        if not (_has_rows(ours) and _has_rows(theirs)):
+            equal = ours is theirs or (ours == theirs) is True
+            if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+                equal = ours.dim() == theirs.dim() == 0 and torch.equal(ours, theirs)
+            if not equal:
+                raise ValueError(
+                    f"The labeled batch has {ours!r} where the unlabeled one has {theirs!r}: what "
+                    "is no tensor with rows is the same for all rows."
+                )
+            return
+        shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
+        for what, one, other, agree in (
+            ("dtype", ours.dtype, theirs.dtype, ours.dtype == theirs.dtype),
+            ("device", ours.device, theirs.device, ours.device == theirs.device),
+            ("shape", *shapes, ours.dim() == theirs.dim()),  # sizes may differ
+        ):
+            if not agree:
+                raise ValueError(
+                    f"The labeled rows have {what} {one} and the unlabeled ones {other}: both "
+                    "pass through the same model and must agree."
+                )
+        alike.append(ours.shape[1:] == theirs.shape[1:])
+
+    tree_map(compare, labeled, unlabeled)
+    return all(alike)
+
+
+def concatenate(labeled: Any, unlabeled: Any) -> Any:
+    """Return the combined batch: first the labeled rows, then the unlabeled ones."""
+    return tree_map(lambda x, y: torch.cat([x, y]) if _has_rows(x) else x, labeled, unlabeled)
+
+
+def split(output: Any, labeled: int, unlabeled: int) -> tuple[Any, Any]:
+    """Divide a model's output for the combined batch into that for either part.
+
+    Raises:
+        ValueError: A tensor in it does not have one entry a row.
+    """
+
+    def cut(leaf: Any, part: slice) -> Any:
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != labeled + unlabeled):
+            raise ValueError(
+                f"The model gives a tensor of shape {tuple(leaf.shape)} for {labeled} labeled and "
+                f"{unlabeled} unlabeled rows, which cannot be divided by rows: say "
+                "interleave=True, with which each part has an output of its own."
+            )
+        return leaf[part] if isinstance(leaf, Tensor) else leaf
+
+    parts = slice(0, labeled), slice(labeled, None)
+    return tuple(tree_map(lambda leaf, part=part: cut(leaf, part), output) for part in parts)
