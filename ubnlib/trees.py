@@ -30,12 +30,10 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return function(tree, *others)
     for other in others:
         if type(other) is not kind or set(_children(other)) != set(children):
-            ours, theirs = (
-                f"{type(t).__name__} of {list(_children(t) or '')}" for t in (tree, other)
-            )
             raise ValueError(
-                f"The labeled batch has a {ours} where the unlabeled one has a {theirs}: both pass "
-                "through the same model and must have the same structure."
+                f"The labeled batch has a {_described(tree)} where the unlabeled one has a "
+                f"{_described(other)}: both pass through the same model and must have the same "
+                "structure."
             )
     theirs = [_children(other) for other in others]
     mapped = {k: tree_map(function, v, *(t[k] for t in theirs)) for k, v in children.items()}
@@ -44,6 +42,13 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return kind(*mapped.values()) if hasattr(tree, "_fields") else kind(mapped.values())
     return dataclasses.replace(tree, **mapped)
+
+
+def _described(tree: Any) -> str:
+    keys = list(_children(tree) or ())
+    if isinstance(tree, (tuple, list)):
+        return f"{type(tree).__name__} of {len(keys)}"
+    return f"{type(tree).__name__} with the keys {keys}" if keys else type(tree).__name__
 
 
 def _has_rows(leaf: Any) -> bool:

@@ -64,11 +64,12 @@ def test_batches_are_trees(tree, interleave):
 
 
 @both_ways
+@pytest.mark.parametrize("reading", ["corrected", "none", "labeled", "all"])
 @pytest.mark.parametrize("returned", [True, "gradient"])
-def test_the_unlabeled_rows_output(returned, interleave):
+def test_the_unlabeled_rows_output(returned, reading, interleave):
     """With a gradient, it is that of one joint pass, whatever `stats_grad` is."""
     x, y = rows(3, 1).requires_grad_(), rows(5, 2).requires_grad_()
-    model, plain = convert_ubn(network()), network()
+    model, plain = convert_ubn(network(), stats_grad=reading), network()
     ours = ubn_forward(model, x, y, return_unlabeled=returned, interleave=interleave)
     joint = plain(torch.cat([x, y])).split([3, 5])
     torch.testing.assert_close(tuple(ours), joint)
@@ -99,9 +100,9 @@ X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ((X, X), [X, X], "tuple of 2 where the unlabeled one has a list of 2.*same structure"),
-        ({"x": X}, {"z": X}, r"keys \['x'\] where the unlabeled one has .* keys \['z'\]"),
-        ((X, X), (X,), "tuple of 2 where the unlabeled one has a tuple of 1"),
+        ((X, X), [X, X], "a tuple of .* a list of .*same structure"),
+        ({"x": X}, {"z": X}, r"\['x'\] where the unlabeled one has .*\['z'\].*same structure"),
+        ((X, X), (X,), "a tuple of .* a tuple of .*same structure"),
         (X, {"x": X}, "structure|tensor"),
         ((), (), "labeled batch has no tensor"),
         ({}, {}, "labeled batch has no tensor"),
@@ -110,8 +111,16 @@ X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
         (X, X[0], r"shape \(3, 8, 7\) and the unlabeled ones \(8, 7\)"),
         ((X, X[:2]), (X, X), r"labeled batch has tensors of \[2, 3\] rows"),
         ((X, 1), (X, 2), "has 1 where the unlabeled one has 2"),
+        ((X, None), (X, X), "has None where the unlabeled one has"),
+        (X.numpy(), X.numpy()[:2], "array|tensor"),
     ],
 )
 def test_batches_that_do_not_go_together(x, y, message, interleave):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         ubn_forward(convert_ubn(network()), x, y, interleave=interleave)
+    assert len(str(refused.value)) < 300, "a sentence, without the values of a tensor"
+
+
+def test_the_output_that_is_asked_for_is_one_of_three():
+    with pytest.raises(ValueError, match="return_unlabeled is 'grad'"):
+        ubn_forward(convert_ubn(network()), X, X, return_unlabeled="grad")
