@@ -6,10 +6,7 @@ import numpy as np
 
 
 def read_velodyne(path: Path | str) -> np.ndarray:
-    """Read a velodyne scan, a `.bin` file of little-endian float32 quadruples.
-
-    Returns:
-        [n, 4] float32: x forward, y left, z up in meters, and reflectance.
+    """Read a scan, a `.bin` file: [n, 4] float32, x forward, y left, z up in meters, reflectance.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -20,27 +17,19 @@ def read_velodyne(path: Path | str) -> np.ndarray:
         raise FileNotFoundError(f"Velodyne scan {path} is missing: extract its archive again.")
     size = path.stat().st_size
     if size == 0 or size % 16:
-        expected = "a positive multiple of 16 (x, y, z, reflectance as float32); extract it again"
-        raise ValueError(f"Velodyne scan {path} has {size} bytes: expected {expected}.")
+        expected = "expected a positive multiple of 16, as of float32 quadruples; extract it again"
+        raise ValueError(f"Velodyne scan {path} has {size} bytes: {expected}.")
     return np.fromfile(path, dtype="<f4").reshape(-1, 4)
 
 
 def scale_projection(
     projection: np.ndarray, native_shape: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Rescale a projection to images resized from one shape to another.
+    """Rescale a projection, [3, 4] float64, to images resized from one (height, width) to another.
 
     Pixel centers lie at integers and the borders half a pixel outside of the first and last ones,
     so a resize maps column u to (u + 1/2) W' / W - 1/2, and rows alike, as image resizing with
     `align_corners=False` (torch, Pillow, OpenCV) does: a depth map stays aligned to its image.
-
-    Args:
-        projection: [3, 4], to pixels of an image of `native_shape`.
-        native_shape: (height, width) that the projection is for.
-        shape: (height, width) of the resized image.
-
-    Returns:
-        [3, 4] float64, to pixels of the resized image. Depth is unchanged.
 
     Example:
         >>> scale_projection(np.eye(3, 4), (2, 4), (1, 2))[0]  # pixels 0, 1 share a center: -1/4
