@@ -41,15 +41,14 @@ _LINE = re.compile(
 )
 _AGAIN = "remove the folder and prepare it again"
 
-FrameEntry = tuple[FrameKey, int, int, str]
-"""One line of the frame table: key, row of `IMAGES`, number of codes, and digest."""
+FrameEntry = tuple[FrameKey, int, int, str]  # key, row of `IMAGES`, number of codes, and digest
 
 
 def check_size(size: tuple[int, int]) -> None:
     """Refuse maps with more pixels than a code can tell apart."""
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        expected = f"(height, width) with at most {MAX_PIXELS} pixels in all, such as (256, 832)"
-        raise ValueError(f"size is {tuple(size)}: expected {expected}; larger maps do not fit.")
+        expected = f"expected (height, width) with at most {MAX_PIXELS} pixels in all"
+        raise ValueError(f"size is {tuple(size)}: {expected}, such as (256, 832).")
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
@@ -70,15 +69,13 @@ def decode_depth(codes: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor
     # The shift of a signed number drags its sign along: only 18 bits are the pixel's.
     pixel = (codes >> DEPTH_BITS) & (MAX_PIXELS - 1)
     depth = (codes & _MAX_STEP).float() / STEPS_PER_METER
-    maps = torch.zeros(len(counts), height * width, device=codes.device)
+    maps = torch.zeros(len(counts) * height * width, device=codes.device)
+    first = torch.arange(len(counts), device=codes.device) * (height * width)
+    place = first.repeat_interleave(counts, output_size=len(codes)) + pixel
     if codes.device.type == "cpu":  # numpy's assignment takes a third of the time of torch's
-        ends = counts.cumsum(0).tolist()
-        pixel, depth, rows = pixel.numpy(), depth.numpy(), maps.numpy()
-        for row, start, end in zip(rows, [0, *ends], ends, strict=False):
-            row[pixel[start:end]] = depth[start:end]
+        maps.numpy()[place.numpy()] = depth.numpy()
     else:
-        first = torch.arange(len(counts), device=codes.device) * (height * width)
-        maps.view(-1)[first.repeat_interleave(counts, output_size=len(codes)) + pixel] = depth
+        maps[place] = depth
     return maps.view(-1, height, width)
 
 
@@ -164,15 +161,13 @@ def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
         date, drive, camera, frame, row, points, digest = match.groups()
         key = FrameKey(date, drive, int(camera), int(frame))
         entries.append((key, int(row), int(points), digest))
-    keys, rows, counts, _ = (list(column) for column in zip(*entries, strict=True))
-    if keys != sorted(set(keys)) or len(set(rows)) != len(keys) or max(rows) >= manifest.rows:
-        wrong = (
-            f"a frame or a row twice, out of order, or beyond the manifest's {manifest.rows} rows"
-        )
-        raise ValueError(f"{path} names {wrong}: {_AGAIN}.")
+    keys, rows, counts, _ = zip(*entries, strict=True)
+    if [*keys] != sorted(set(keys)) or len(set(rows)) != len(keys) or max(rows) >= manifest.rows:
+        wrong = f"twice, out of order, or beyond the manifest's {manifest.rows} rows"
+        raise ValueError(f"{path} names a frame or a row {wrong}: {_AGAIN}.")
     if sum(counts) != manifest.points:
-        wrong = f"{sum(counts)} points and {MANIFEST} {manifest.points}"
-        raise ValueError(f"{path} counts {wrong}: {_AGAIN}.")
+        found = f"{path} counts {sum(counts)} points and {MANIFEST} {manifest.points}"
+        raise ValueError(f"{found}: {_AGAIN}.")
     return entries
 
 
@@ -194,16 +189,13 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
 class PackedBatch(NamedTuple):
     """Frames of a packed set as they lie there; depth is unpacked on the device by `depth`."""
 
-    images: Tensor
-    """uint8 [n, 3, H, W], its memory in channels-last order."""
-    codes: Tensor
-    """int32 [m], all frames' depth codes one after the other; none if depth was not asked for."""
-    counts: Tensor
-    """int64 [n], each frame's number of codes."""
+    images: Tensor  # uint8 [n, 3, H, W], its memory in channels-last order
+    codes: Tensor  # int32 [m], frame after frame; none if depth was not asked for
+    counts: Tensor  # int64 [n], each frame's number of codes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """Return the batch on a device."""
-        return PackedBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+        return self._make(tensor.to(device, non_blocking=non_blocking) for tensor in self)
 
     def depth(self) -> Tensor:
         """Unpack the depth maps where the batch is: float32 [n, H, W], meters, 0 = no return."""
@@ -217,12 +209,8 @@ class PackedDepth(FrameDataset):
     training: one copy of the images, and depth left packed. A pickle holds the path and no data, so
     spawned and forked workers may have it.
 
-    Args:
-        folder: The folder.
-
     Attributes:
-        keys: The frames, sorted; `keys[i]` names item i.
-        drives: Sorted names of the drives that these frames come from.
+        keys: The frames, sorted; `keys[i]` names item i, and `drives`, sorted, their drives.
         size: (height, width) of images and depth maps.
         fingerprint: 16 hex digits that stand for every byte of the data.
         digests: `frame_digest` of each frame as it was written.
@@ -241,19 +229,12 @@ class PackedDepth(FrameDataset):
         self.digests = list(digests)
         self._rows, self._counts = np.array(rows), np.array(counts)
         self._ends = self._counts.cumsum()
-        self._open()
-
-    def _open(self) -> None:
-        images = (self.manifest.rows, *self.size, 3)
-        self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), images)
+        shape = (self.manifest.rows, *self.size, 3)
+        self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), shape)
         self._codes = map_array(self.folder / DEPTH, np.dtype("<u4"), (self.manifest.points,))
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None, "_codes": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state
-        self._open()
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder,)
 
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a frame on disk, read-only: image, uint8 [H, W, 3], and codes, uint32 [n]."""
@@ -282,8 +263,7 @@ class PackedDepth(FrameDataset):
 
         Raises:
             IndexError: If there is no such frame.
-            ValueError: If `out` has another shape or type, `indices` is a mask, or a damaged code
-                lies outside of its map.
+            ValueError: If `out` is another array, `indices` a mask, or a code damaged.
         """
         chosen = positions(indices, len(self))
         shape = (len(chosen), *self.size, 3)
@@ -310,10 +290,9 @@ class PackedDepth(FrameDataset):
         """Say in one line what is there."""
         share = self.manifest.points / len(self) / self.size[0] / self.size[1]
         gigabytes = (self._images.nbytes + self._codes.nbytes) / 1e9
-        return (
-            f"frames: {len(self)}, drives: {len(self.drives)}, left out: {self.manifest.left_out}, "
-            f"lidar in {share:.1%} of the pixels, {gigabytes:.2f} GB"
-        )
+        counts = f"drives: {len(self.drives)}, left out: {self.manifest.left_out}"
+        lidar = f"lidar in {share:.1%} of the pixels"
+        return f"frames: {len(self)}, {counts}, {lidar}, {gigabytes:.2f} GB"
 
 
 def positions(indices: Sequence[int], count: int) -> np.ndarray:
