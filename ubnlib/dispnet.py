@@ -85,7 +85,11 @@ class DispNet(nn.Module):
             if level <= PREDICTING:
                 self.add_module(f"disp{level}", nn.Conv2d(hidden, 1, **same))
             channels = hidden
-        self.apply(_initialize)
+        for module in self.modules():  # as SfMLearner does
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Predict depth maps in meters, finest first, from images [N, 3, H, W]."""
@@ -114,11 +118,3 @@ class DispNet(nn.Module):
     def extra_repr(self) -> str:
         """Show how logits become depth."""
         return f"scale={self.scale}, min_disparity={self.min_disparity}"
-
-
-def _initialize(module: nn.Module) -> None:
-    """Draw Xavier-uniform weights and zero biases for a convolution, as SfMLearner does."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -32,7 +32,7 @@ class CalibrationFile:
         if not path.is_file():
             advice = "extract the date's `*_calib.zip` of KITTI Raw there"
             raise FileNotFoundError(f"Calibration file {path} is missing: {advice}.")
-        return cls(path, parse_calibration(path.read_text(encoding="utf-8", errors="replace")))
+        return cls(path, parse_calibration(path.read_text("utf-8", "replace")))
 
     def numbers(self, key: str, *shape: int) -> np.ndarray:
         """Return the finite numbers of an entry as float64 of a shape, filled row by row."""
@@ -62,9 +62,7 @@ class Calibration:
     def load(cls, date_folder: Path | str) -> "Calibration":
         """Read `calib_cam_to_cam.txt` and `calib_velo_to_cam.txt` of a date's folder.
 
-        Raises:
-            FileNotFoundError: If one of the files is missing.
-            ValueError: If what all cameras share (`R_rect_00`, `R`, `T`) is missing or malformed.
+        A missing file is a FileNotFoundError, a malformed `R_rect_00`, `R` or `T` a ValueError.
         """
         cam_to_cam = CalibrationFile.load(Path(date_folder) / "calib_cam_to_cam.txt")
         velo_to_cam = CalibrationFile.load(Path(date_folder) / "calib_velo_to_cam.txt")

@@ -106,11 +106,7 @@ class LabeledUnlabeledLoader:
         return dict(step=self.step, order=self.order)
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on where another loader of the same frames, batch sizes and seed was.
-
-        Raises:
-            ValueError: If the state is that of another order.
-        """
+        """Go on where a loader of the same order was; the state of another is a ValueError."""
         if state["order"] != self.order:
             orders = f"The state is that of the order {state['order']}, this loader's {self.order}"
             raise ValueError(f"{orders}: give the same frames, labels, batch sizes and seed.")

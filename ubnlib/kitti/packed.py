@@ -97,11 +97,10 @@ class Manifest:
     def __post_init__(self):
         object.__setattr__(self, "size", tuple(self.size))
         numbers = (*self.size, self.frames, self.rows, self.points, self.left_out)
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a size or a count is no whole number from 0 upward")
         texts = self.source, self.fingerprint, self.resize, *dict(self.versions).values()
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a digest or a version is no text")
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if not whole or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a size or count is no whole number, or a digest or version no text")
         if self.format != FORMAT or not self.frames or not self.rows:
             raise ValueError(f"format is {self.format!r} with {self.frames} frames: not {FORMAT!r}")
         check_size(self.size)
@@ -215,9 +214,7 @@ class PackedDepth(FrameDataset):
         fingerprint: 16 hex digits that stand for every byte of the data.
         digests: `frame_digest` of each frame as it was written.
 
-    Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If a file is malformed or does not fit the manifest.
+    A missing file is a FileNotFoundError; one malformed, or not as the manifest says, a ValueError.
     """
 
     def __init__(self, folder: Path | str):

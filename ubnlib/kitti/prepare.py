@@ -42,11 +42,8 @@ def prepare(
     Broken frames are left out, and listed with the reason in the folder's `left_out.csv` beside
     those without a partner. A run that was stopped in any way goes on where it was.
 
-    Args:
-        dataset: The frames, with a `size` of at most 2^18 pixels.
-        folder: The folder to make; its parents are made, too.
-        workers: Threads, by default one for each usable core.
-        progress: Whether to say on standard error how far it is and how long it takes.
+    The dataset needs a `size` of at most 2^18 pixels. `workers` threads, by default one for each
+    usable core, work on it; `progress` says on standard error how far they are.
 
     Raises:
         ValueError: If the dataset has no or too large a size, or no frame could be read.

@@ -8,9 +8,7 @@ import numpy as np
 def read_velodyne(path: Path | str) -> np.ndarray:
     """Read a scan, a `.bin` file: [n, 4] float32, x forward, y left, z up in meters, reflectance.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or its size is no multiple of 16 bytes.
+    A missing file is a FileNotFoundError; an empty one, or part of a quadruple, a ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,10 +54,8 @@ def project_velodyne(
         shape: (height, width) of the map.
 
     Returns:
-        [height, width] float32, the camera's z coordinate in meters; 0 = no return.
-
-    Raises:
-        ValueError: If an argument has another shape.
+        [height, width] float32, the camera's z coordinate in meters; 0 = no return. An argument of
+        another shape is a ValueError.
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")

@@ -166,8 +166,7 @@ class KittiRaw(FrameDataset):
         if not self.keys:
             found = f"No frame below {self.root} has both an image and a scan ({self.report()})"
             raise ValueError(f"{found}: expected pairs of the same file name; extract them again.")
-        self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
-        self._projections: dict[tuple[str, int], np.ndarray] = {}
+        self._shapes, self._projections = {}, {}
         for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
             calibration = Calibration.load(self.root / date)
             native = self._shapes[date, camera] = calibration.image_size(camera)
@@ -180,12 +179,7 @@ class KittiRaw(FrameDataset):
         return self._projections[key.date, key.camera]
 
     def image(self, index: int) -> torch.Tensor:
-        """Read an image: uint8 [3, H, W].
-
-        Raises:
-            FileNotFoundError: If the file has gone since the folder was listed.
-            ValueError: If the file cannot be decoded, or its size is not the calibration's.
-        """
+        """Read an image: uint8 [3, H, W]; ValueError if it is broken or not of the native size."""
         key = self.keys[index]
         path, native = key.image_path(self.root), self._shapes[key.date, key.camera]
         image = read_image(path)
@@ -200,9 +194,7 @@ class KittiRaw(FrameDataset):
     def depth(self, index: int) -> torch.Tensor:
         """Project a frame's scan: float32 [H, W] in meters, 0 = no return.
 
-        Raises:
-            FileNotFoundError: If the scan has gone since the folder was listed.
-            ValueError: If the scan is malformed, or none of its points lies in the image.
+        A ValueError says that the scan is malformed, or that none of its points lies in the image.
         """
         key = self.keys[index]
         path, shape = key.scan_path(self.root), self.size or self._shapes[key.date, key.camera]
@@ -232,12 +224,8 @@ def read_image(path: Path) -> torch.Tensor:
 class ImprovedGroundTruth:
     """The improved depth maps of KITTI, by frame; a drive's first and last five have none.
 
-    Args:
-        root: The folder with the archive's `train` and `val`, of which one may be missing:
-            `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
-
-    Raises:
-        FileNotFoundError: If the root has neither of the two folders.
+    The root holds the archive's `train` and `val`, of which one may be missing, as
+    `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
     """
 
     def __init__(self, root: Path | str):
@@ -264,9 +252,7 @@ class ImprovedGroundTruth:
 def read_depth_png(path: Path | str) -> np.ndarray:
     """Read a 16-bit grayscale PNG of 256 times the meters: float32 [H, W], 0 = no measurement.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no whole 16-bit grayscale PNG.
+    A missing file is a FileNotFoundError, anything but a whole such PNG a ValueError.
     """
     path = Path(path)
     if not path.is_file():

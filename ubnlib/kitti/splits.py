@@ -4,11 +4,9 @@ The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 201
 with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Train and test share
 no drive; Eigen train and val share all of theirs.
 
-The paper trained on 42,304 images and validated on 2,480. That split was not published, and no
-fixed rule that was tried (both cameras, static frames removed, three-frame sequences) gives these
-counts. The `paper_standin_*` lists take its place: of the 33 Eigen train drives, static frames
-removed, validation is 0028, 0032 and 0070 of 2011_09_26, exactly 2,480 images, and train is the
-other 30, 41,872 images. `data_scripts/make_splits.py` makes or checks all lists.
+The paper's split, 42,304 images and 2,480 to validate, was not published. The `paper_standin_*`
+lists take its place: of the Eigen train drives, static frames removed, validation is 0028, 0032 and
+0070 of 2011_09_26, and train the other 30. `data_scripts/make_splits.py` makes or checks all lists.
 
 Labels are kept within each sequence, one camera of one drive; every frame keeps its image. Choices
 are nested: a model with fewer labels never sees one that a model with more does not.
@@ -135,20 +133,11 @@ def split_by_drive(
 def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     """Choose the depth maps that a sensor with a k times lower frame rate would have recorded.
 
-    This is how the paper removes labels: each sequence keeps every k-th frame that is there, of n
-    frames ceil(n / k) with phase 0. With one phase, choices for k and any multiple of k are nested;
-    over the phases 0 to k - 1, each frame is kept exactly once.
-
-    Args:
-        keys: Frames in any order; their numbers may have gaps.
-        k: Keep one frame in k, counted over the frames present.
-        phase: Position of the first kept frame, modulo k.
-
-    Returns:
-        [len(keys)] bool: True where the frame keeps its depth map.
-
-    Raises:
-        ValueError: If k is not positive, or a frame is named twice.
+    This is how the paper removes labels: each sequence keeps every k-th frame that is there, from
+    position `phase` modulo k on; of n frames ceil(n / k) with phase 0. With one phase, choices for
+    k and any multiple of k are nested; over the phases 0 to k - 1, each frame is kept exactly once.
+    The result is [len(keys)] bool: True where a frame, in any order, keeps its depth map. A
+    ValueError says that k is not positive, or that a frame is named twice.
     """
     kept = np.zeros(len(keys), dtype=bool)
     for sequence in _sequences(keys, k):
