@@ -69,10 +69,8 @@ def multiscale_depth_loss(
         shares: Number of these processes.
 
     Returns:
-        A scalar; with several processes, the mean of theirs is the loss of the whole batch.
-
-    Raises:
-        ValueError: If a shape, mode or norm is wrong, or no depth is measured at any resolution.
+        A scalar; with several processes, the mean of theirs is the loss of the whole batch. A wrong
+        shape, mode or norm, or a target without any measurement, is a ValueError.
     """
     if norm not in _ERRORS:
         raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")

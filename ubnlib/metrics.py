@@ -49,10 +49,7 @@ def per_image_metrics(
 
     Returns:
         Each metric, [N] (1 for a single map), NaN in all for an image without a pixel to evaluate;
-        only such an image is NaN in the deltas.
-
-    Raises:
-        ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
+        only such an image is NaN in the deltas. A ValueError names a wrong shape, crop or cap.
 
     Example:
         >>> maps = per_image_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))
@@ -94,12 +91,7 @@ def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
 
 
 def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
-    """Return the rows and columns of an image that a crop evaluates.
-
-    Example:
-        >>> crop_region("garg", 375, 1242)
-        (slice(153, 371, None), slice(44, 1197, None))
-    """
+    """Return the rows and columns of an image that a crop evaluates."""
     if crop is None:
         return slice(0, height), slice(0, width)
     if crop not in CROPS:

@@ -40,9 +40,8 @@ class LabeledUnlabeledLoader:
         pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
         part: (i, n): take every n-th row from i on; n processes take what a single one would.
 
-    Raises:
-        ValueError: If no frame is labeled, frames are a mask, or a batch size is not positive.
-        IndexError: If there is no such frame.
+    An IndexError says that there is no such frame, and a ValueError that none is labeled, frames
+    are a mask, or a batch size is not positive.
     """
 
     def __init__(

@@ -246,7 +246,8 @@ class Preparation:
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
         digests = self.source, packed.fingerprint(table)
-        manifest = packed.Manifest(dataset.size, *counts, *digests, versions)
+        made = versions, packed.FORMAT, packed.RESIZE
+        manifest = packed.Manifest(dataset.size, *counts, *digests, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
     def complete(self) -> None:

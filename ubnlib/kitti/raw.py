@@ -4,9 +4,8 @@ Files lie as KITTI has them: `root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFF
 in `velodyne_points/data/FFFFFFFFFF.bin` of the same drive, calibration files in `root/DATE`. An
 image and its scan are paired by file name, never by position: some drives lack scans or a camera.
 
-The improved depth maps, several scans accumulated and checked against stereo, are those of
-J. Uhrig et al., "Sparsity Invariant CNNs" (3DV 2017), the archive `data_depth_annotated.zip` of
-KITTI's depth benchmark. 652 of the 697 Eigen test images have one.
+The improved depth maps, several scans accumulated and checked against stereo, are those of J. Uhrig
+et al., "Sparsity Invariant CNNs" (3DV 2017): `data_depth_annotated.zip` of KITTI's depth benchmark.
 """
 
 import re
@@ -224,8 +223,8 @@ def read_image(path: Path) -> torch.Tensor:
 class ImprovedGroundTruth:
     """The improved depth maps of KITTI, by frame; a drive's first and last five have none.
 
-    The root holds the archive's `train` and `val`, of which one may be missing, as
-    `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
+    The root holds `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png` and
+    so on, `val` or both; a FileNotFoundError says that it has neither.
     """
 
     def __init__(self, root: Path | str):

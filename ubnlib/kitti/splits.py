@@ -56,9 +56,7 @@ SPLITS = {  # the shipped splits by name
 def load_split(name: str) -> list[FrameKey]:
     """Return the frames of a shipped split, one of `SPLITS`, sorted.
 
-    Raises:
-        ValueError: If there is no such split, or its file has been changed.
-        FileNotFoundError: If its file is not installed.
+    A ValueError says that there is no such split, or that its file has been changed.
 
     Example:
         >>> load_split("eigen_test_697")[0]
