@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -41,7 +41,6 @@ def prepare(
 
     Broken frames are left out, and listed with the reason in the folder's `left_out.csv` beside
     those without a partner. A run that was stopped in any way goes on where it was.
-
     The dataset needs a `size` of at most 2^18 pixels. `workers` threads, by default one for each
     usable core, work on it; `progress` says on standard error how far they are.
 
@@ -261,18 +260,12 @@ class Preparation:
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:
-    """Pack the chunks in threads, whichever order they end in."""
-    done, total, start = 0, len(task.dataset), time.monotonic()
+    """Pack the chunks in threads; an error or an interruption cancels those not begun."""
+    total, start = len(task.dataset), time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(task.pack, chunk): chunk for chunk in task.chunks}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += len(futures[future])
-                if progress:
-                    left = (time.monotonic() - start) / done * (total - done)
-                    line = f"\rPacking: {done} of {total} frames, about {left:.0f} s left  "
-                    print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for chunk, _ in zip(task.chunks, pool.map(task.pack, task.chunks), strict=True):
+            if progress:
+                done = chunk.stop
+                left = (time.monotonic() - start) / done * (total - done)
+                line = f"\rPacking: {done} of {total} frames, about {left:.0f} s left  "
+                print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
