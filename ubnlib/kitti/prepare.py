@@ -244,9 +244,8 @@ class Preparation:
             csv.writer(file).writerows([("file", "reason"), *left_out])
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
-        digests = self.source, packed.fingerprint(table)
-        made = versions, packed.FORMAT, packed.RESIZE
-        manifest = packed.Manifest(dataset.size, *counts, *digests, *made)
+        made = self.source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
+        manifest = packed.Manifest(dataset.size, *counts, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
     def complete(self) -> None:

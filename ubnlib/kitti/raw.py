@@ -205,8 +205,8 @@ class KittiRaw(FrameDataset):
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""
-        counts = len(self), len(self.drives), len(self.left_out)
-        found = "frames: {}, drives: {}, left out: {}".format(*counts)
+        left_out = f"left out: {len(self.left_out)}"
+        found = f"frames: {len(self)}, drives: {len(self.drives)}, {left_out}"
         if not self.left_out:
             return found
         reasons = Counter(reason for _, reason in self.left_out)

@@ -56,11 +56,8 @@ SPLITS = {  # the shipped splits by name
 def load_split(name: str) -> list[FrameKey]:
     """Return the frames of a shipped split, one of `SPLITS`, sorted.
 
-    A ValueError says that there is no such split, or that its file has been changed.
-
-    Example:
-        >>> load_split("eigen_test_697")[0]
-        FrameKey(date='2011_09_26', drive='0002', camera=2, frame=0)
+    No such split, or a file that has been changed, is a ValueError, a missing file a
+    FileNotFoundError.
     """
     if name not in SPLITS:
         raise ValueError(f"There is no split {name!r}: expected one of {', '.join(SPLITS)}.")
