@@ -33,9 +33,8 @@ class DispNet(nn.Module):
         min_disparity: The paper's m, in 1/m: the inverse of the largest depth.
         width: Multiplier of the hidden channels, at least one channel each; 1 is the paper's net.
         norm: Makes a normalization from a number of channels; the convolution before it has no
-            bias. None for no normalization, and biases. Default: `nn.BatchNorm2d`.
-        levels: How often the encoder halves the image, 4 to 7; 7 is the paper's net. With 4, images
-            of 32x104 come down to 2x7, as the paper's 256x832 do with 7.
+            bias. None for no normalization, and biases.
+        levels: How often the encoder halves the image, 4 to 7; a ValueError says which are not.
 
     Shape:
         - Input: [N, 3, H, W] of any H, W >= 1, images of roughly zero mean and unit range.
@@ -58,14 +57,15 @@ class DispNet(nn.Module):
     ):
         super().__init__()
         if not PREDICTING <= levels <= len(ENCODER):
-            raise ValueError(
-                f"levels is {levels}: expected {PREDICTING} to {len(ENCODER)}, as the "
-                f"{PREDICTING} finest ones predict."
-            )
+            expected = f"{PREDICTING} to {len(ENCODER)}, as the {PREDICTING} finest ones predict"
+            raise ValueError(f"levels is {levels}: expected {expected}.")
         self.scale, self.min_disparity, self.levels = scale, min_disparity, levels
 
         def add(name: str, convolution: type[nn.Module], *shape: int, **options: int) -> None:
-            self.add_module(name, _block(convolution, *shape, norm=norm, **options))
+            layers = OrderedDict(conv=convolution(*shape, bias=norm is None, **options))
+            if norm is not None:
+                layers["norm"] = norm(shape[-1])
+            self.add_module(name, nn.Sequential(layers | {"relu": nn.ReLU()}))
 
         channels, skips = 3, [0]  # the image itself is no skip
         for level, kernel, wanted in ENCODER[:levels]:
@@ -78,21 +78,24 @@ class DispNet(nn.Module):
         same = dict(kernel_size=3, padding=1)
         for level, wanted in DECODER[-levels:]:
             hidden = max(1, round(width * wanted))
-            coarser = 1 if level < PREDICTING else 0
+            joined = hidden + skips[level - 1] + (level < PREDICTING)  # the last: coarser disparity
             double = dict(stride=2, output_padding=1, **same)
             add(f"upcnv{level}", nn.ConvTranspose2d, channels, hidden, **double)
-            add(f"icnv{level}", nn.Conv2d, hidden + skips[level - 1] + coarser, hidden, **same)
+            add(f"icnv{level}", nn.Conv2d, joined, hidden, **same)
             if level <= PREDICTING:
                 self.add_module(f"disp{level}", nn.Conv2d(hidden, 1, **same))
             channels = hidden
-        self.apply(_initialize)
+        for module in self.modules():  # as SfMLearner does
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Predict depth maps in meters, finest first, from images [N, 3, H, W]."""
         features, skips = images, [images]
         for level, _, _ in ENCODER[: self.levels]:
-            features = getattr(self, f"cnv{level}")(features)
-            features = getattr(self, f"cnv{level}b")(features)
+            features = getattr(self, f"cnv{level}b")(getattr(self, f"cnv{level}")(features))
             skips.append(features)
         disparities: list[torch.Tensor] = []
         for level, _ in DECODER[-self.levels :]:
@@ -115,23 +118,3 @@ class DispNet(nn.Module):
     def extra_repr(self) -> str:
         """Show how logits become depth."""
         return f"scale={self.scale}, min_disparity={self.min_disparity}"
-
-
-def _block(
-    convolution: type[nn.Module], inputs: int, outputs: int, *, norm: Norm | None, **options: int
-) -> nn.Sequential:
-    """Make convolution, normalization if any, ReLU, named `conv`, `norm`, `relu`."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = convolution(inputs, outputs, bias=norm is None, **options)
-    if norm is not None:
-        layers["norm"] = norm(outputs)
-    layers["relu"] = nn.ReLU()
-    return nn.Sequential(layers)
-
-
-def _initialize(module: nn.Module) -> None:
-    """Draw Xavier-uniform weights and zero biases for a convolution, as SfMLearner does."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -12,27 +12,26 @@ from torch.nn import functional as F
 
 Downscale = Literal["nearest_surface", "nearest", "mean"]
 LossNorm = Literal["l1", "l2", "log_l1"]
+_ERRORS = {
+    "l1": lambda p, t: (p - t).abs(),
+    "l2": lambda p, t: (p - t).square(),
+    "log_l1": lambda p, t: (p.log() - t.log()).abs(),
+}
 
 
 def downscale_depth(
     depth: torch.Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
 ) -> torch.Tensor:
-    """Bring sparse depth maps to a lower resolution; cells without a measurement stay 0.
+    """Bring sparse depth maps, [N, H, W] in meters, 0 = no measurement, to a lower (height, width).
 
-    Args:
-        depth: [N, H, W], meters, 0 = no measurement.
-        size: (height, width) of the result, not larger than the input's.
-        mode: `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the
-            nearest surface (a max pool of inverse depth); `"nearest"`, the one pixel at each
-            cell's center, measured or not; `"mean"`, the mean of the measured depths.
-
-    Returns:
-        [N, height, width], meters.
+    `"nearest_surface"` takes the smallest depth measured in each cell, as lidar shows the nearest
+    surface (a max pool of inverse depth); `"nearest"` the one pixel at each cell's center, measured
+    or not; `"mean"` the mean of the measured depths. Cells without a measurement stay 0. A
+    ValueError names an unknown mode, or a size larger than the input's.
     """
-    if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
-        raise ValueError(
-            f"size is {size}, expected at most the {tuple(depth.shape[-2:])} of depth."
-        )
+    given = tuple(depth.shape[-2:])
+    if size[0] > given[0] or size[1] > given[1]:
+        raise ValueError(f"size is {size}, expected at most the {given} of depth.")
     measured = depth > 0
     if mode == "nearest_surface":
         nearest = -F.adaptive_max_pool2d(-depth.where(measured, torch.inf), size)
@@ -70,35 +69,25 @@ def multiscale_depth_loss(
         shares: Number of these processes.
 
     Returns:
-        A scalar; with several processes, the mean of theirs is the loss of the whole batch.
+        A scalar; with several processes, the mean of theirs is the loss of the whole batch. A wrong
+        shape, mode or norm, or a target without any measurement, is a ValueError.
     """
+    if norm not in _ERRORS:
+        raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
     errors = []
     for prediction in predictions:
         if prediction.ndim != 4 or prediction.shape[:2] != (len(target), 1):
-            raise ValueError(
-                f"A prediction has shape {tuple(prediction.shape)}, expected "
-                f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}."
-            )
+            expected = f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}"
+            found = f"A prediction has shape {tuple(prediction.shape)}"
+            raise ValueError(f"{found}, expected {expected}.")
         goal = downscale_depth(target, tuple(prediction.shape[-2:]), mode)
         measured = goal > 0
         count = measured.sum() if total is None else total(measured.sum()) / shares
         if count > 0:
-            error = _error(prediction[:, 0][measured], goal[measured], norm).sum()
-            errors.append(error / count)
+            error = _ERRORS[norm](prediction[:, 0][measured], goal[measured])
+            errors.append(error.sum() / count)
     if not errors:
-        raise ValueError(
-            f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "
-            f"resolution: expected depth maps with values above 0; leave unlabeled frames out."
-        )
+        found = f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any"
+        expected = "expected depth maps with values above 0; leave unlabeled frames out"
+        raise ValueError(f"{found} resolution: {expected}.")
     return torch.stack(errors).mean()
-
-
-def _error(p: torch.Tensor, t: torch.Tensor, norm: LossNorm) -> torch.Tensor:
-    """Return the error of each pixel in a norm."""
-    if norm == "l1":
-        return (p - t).abs()
-    if norm == "l2":
-        return (p - t).square()
-    if norm == "log_l1":
-        return (p.log() - t.log()).abs()
-    raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")

@@ -45,15 +45,11 @@ def per_image_metrics(
         crop: Region to evaluate, in shares of the image: Garg's, Eigen's, or None for all of it.
         cap: Largest depth evaluated, meters.
         median_scaling: Whether to multiply each prediction, before clipping, by the ratio of the
-            evaluated pixels' medians, target to prediction. For methods that do not know the
-            scale; a prediction of NaN is not part of the median.
+            evaluated pixels' medians, target to prediction; NaN is not part of a median.
 
     Returns:
-        Each metric, [N] (1 for a single map). An image without a pixel to evaluate is NaN in all
-        of them, and only such an image is NaN in the deltas.
-
-    Raises:
-        ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
+        Each metric, [N] (1 for a single map), NaN in all for an image without a pixel to evaluate;
+        only such an image is NaN in the deltas. A ValueError names a wrong shape, crop or cap.
 
     Example:
         >>> maps = per_image_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))
@@ -63,11 +59,9 @@ def per_image_metrics(
     prediction = as_depth(prediction)
     target = as_depth(target).to(prediction.device)
     if prediction.shape != target.shape or target.ndim not in (2, 3):
-        raise ValueError(
-            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
-            f"expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
-            f"first."
-        )
+        shapes = f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}"
+        expected = "expected the same [H, W] or [N, H, W]"
+        raise ValueError(f"{shapes}: {expected}; resize the prediction to the target's size first.")
     if not MIN_DEPTH < cap < np.inf:
         raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")
     dtype = torch.float32 if target.device.type == "mps" else torch.float64
@@ -81,14 +75,8 @@ def per_image_metrics(
     lengths = counts.tolist()
     if not any(lengths):
         return {name: torch.full_like(counts, torch.nan, dtype=dtype) for name in METRICS}
-    p, t = (
-        pad_sequence(
-            maps.masked_select(evaluated).to(dtype).split(lengths),
-            batch_first=True,
-            padding_value=torch.nan,
-        )
-        for maps in (prediction, target)
-    )
+    rows = (maps[evaluated].to(dtype).split(lengths) for maps in (prediction, target))
+    p, t = (pad_sequence(row, batch_first=True, padding_value=torch.nan) for row in rows)
     if median_scaling:
         p *= (_median(t) / _median(p))[:, None]
     return _row_metrics(p.clip_(MIN_DEPTH, cap), t, counts)
@@ -103,12 +91,7 @@ def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
 
 
 def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
-    """Return the rows and columns of an image that a crop evaluates.
-
-    Example:
-        >>> crop_region("garg", 375, 1242)
-        (slice(153, 371, None), slice(44, 1197, None))
-    """
+    """Return the rows and columns of an image that a crop evaluates."""
     if crop is None:
         return slice(0, height), slice(0, width)
     if crop not in CROPS:
@@ -120,11 +103,10 @@ def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slic
 
 def as_depth(depth: np.ndarray | Tensor) -> Tensor:
     """Return depth maps as a floating-point tensor; arrays are copied to the CPU's memory."""
-    if not isinstance(depth, Tensor):
-        depth = np.asarray(depth)
-        wide = np.result_type(depth, np.float32)
-        return torch.from_numpy(np.array(depth, dtype=wide.newbyteorder("=")))
-    return depth.detach() if depth.is_floating_point() else depth.float()
+    if isinstance(depth, Tensor):
+        return depth.detach() if depth.is_floating_point() else depth.float()
+    wide = np.result_type(np.asarray(depth), np.float32)
+    return torch.from_numpy(np.array(depth, dtype=wide.newbyteorder("=")))
 
 
 def _median(rows: Tensor) -> Tensor:

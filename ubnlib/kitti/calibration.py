@@ -13,7 +13,7 @@ import numpy as np
 
 
 def parse_calibration(text: str) -> dict[str, str]:
-    """Split `key: values` lines, values left as text: some are none, such as `calib_time`."""
+    """Split `key: values` lines; values stay text, as some are no numbers (`calib_time`)."""
     entries = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, colon, value in entries if colon}
 
@@ -30,9 +30,9 @@ class CalibrationFile:
         """Read a calibration file."""
         path = Path(path)
         if not path.is_file():
-            advice = "extract the date's `*_calib.zip` of KITTI Raw so that the file lies there"
+            advice = "extract the date's `*_calib.zip` of KITTI Raw there"
             raise FileNotFoundError(f"Calibration file {path} is missing: {advice}.")
-        return cls(path, parse_calibration(path.read_text(encoding="utf-8", errors="replace")))
+        return cls(path, parse_calibration(path.read_text("utf-8", "replace")))
 
     def numbers(self, key: str, *shape: int) -> np.ndarray:
         """Return the finite numbers of an entry as float64 of a shape, filled row by row."""
@@ -45,8 +45,7 @@ class CalibrationFile:
         except ValueError:
             values = np.array([np.nan])
         if not np.isfinite(values).all():
-            found = f"{text[:60]!r} holds something else than finite numbers"
-            raise ValueError(f"{where} {found}, {expected}.")
+            raise ValueError(f"{where} {text[:60]!r} holds not only finite numbers, {expected}.")
         if values.size != math.prod(shape):
             raise ValueError(f"{where} has {values.size} values, {expected}.")
         return values.reshape(shape)
@@ -63,12 +62,11 @@ class Calibration:
     def load(cls, date_folder: Path | str) -> "Calibration":
         """Read `calib_cam_to_cam.txt` and `calib_velo_to_cam.txt` of a date's folder.
 
-        Raises:
-            FileNotFoundError: If one of the files is missing.
-            ValueError: If what all cameras share (`R_rect_00`, `R`, `T`) is missing or malformed.
+        A missing file is a FileNotFoundError, a malformed `R_rect_00`, `R` or `T` a ValueError.
         """
-        names = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
-        calibration = cls(*(CalibrationFile.load(Path(date_folder) / name) for name in names))
+        cam_to_cam = CalibrationFile.load(Path(date_folder) / "calib_cam_to_cam.txt")
+        velo_to_cam = CalibrationFile.load(Path(date_folder) / "calib_velo_to_cam.txt")
+        calibration = cls(cam_to_cam, velo_to_cam)
         _ = calibration.velo_to_rectified  # a broken file speaks up here, not in mid-training
         return calibration
 
@@ -82,30 +80,19 @@ class Calibration:
         return rectify @ velo_to_cam
 
     def projection(self, camera: int) -> np.ndarray:
-        """Return the projection from velodyne meters to native pixels of a camera.
+        """Return the projection to native pixels of a camera: 0, 1 gray, 2 (left), 3 (right) color.
 
-        Args:
-            camera: 0 and 1 are KITTI's grayscale cameras, 2 (left) and 3 (right) its color ones.
-
-        Returns:
-            [3, 4] float64. Its product with `(x, y, z, 1)` is `(u * d, v * d, d)`: column u and
-            row v, 0-based with pixel centers at integers, and depth d in meters.
-
-        Raises:
-            ValueError: If `P_rect_0c` is missing or malformed.
+        It is [3, 4] float64. Its product with `(x, y, z, 1)` in velodyne meters is
+        `(u * d, v * d, d)`: column u and row v, 0-based with pixel centers at integers, and depth d
+        in meters. A ValueError says that `P_rect_0c` is missing or malformed.
         """
         return self.cam_to_cam.numbers(f"P_rect_{camera:02d}", 3, 4) @ self.velo_to_rectified
 
     def image_size(self, camera: int) -> tuple[int, int]:
-        """Return the (height, width) in pixels of a camera's rectified images.
-
-        Raises:
-            ValueError: If `S_rect_0c` is missing or malformed.
-        """
+        """Return a camera's rectified (height, width); ValueError if `S_rect_0c` gives none."""
         key = f"S_rect_{camera:02d}"
         size = width, height = self.cam_to_cam.numbers(key, 2).tolist()
         if not all(1 <= side < 2**16 and side % 1 == 0 for side in size):
             where = f"Calibration file {self.cam_to_cam.path}, key {key}"
-            expected = "expected width and height in whole pixels"
-            raise ValueError(f"{where}: {size} is no image size, {expected}.")
+            raise ValueError(f"{where} is {size}: expected width and height in whole pixels.")
         return int(height), int(width)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ubnlib.kitti.packed import PackedBatch, PackedDepth, positions
 
@@ -38,12 +38,10 @@ class LabeledUnlabeledLoader:
         seed: Seed of both orders.
         workers: Processes that read ahead, 0 for none; one or two keep a GPU busy.
         pin_memory: Whether to put batches into pinned memory, for `to(device, non_blocking=True)`.
-        part: Which of how many processes this is: each takes every n-th row of each batch, and
-            together they take the rows that one process would.
+        part: (i, n): take every n-th row from i on; n processes take what a single one would.
 
-    Raises:
-        ValueError: If no frame is labeled, frames are a mask, or a batch size is not positive.
-        IndexError: If there is no such frame.
+    An IndexError says that there is no such frame, and a ValueError that none is labeled, frames
+    are a mask, or a batch size is not positive.
     """
 
     def __init__(
@@ -65,9 +63,11 @@ class LabeledUnlabeledLoader:
         if min(labeled_batch, unlabeled_batch) < 1:
             sizes = f"labeled_batch is {labeled_batch} and unlabeled_batch {unlabeled_batch}"
             raise ValueError(f"{sizes}: expected whole numbers from 1 upward.")
-        self.step, self.steps = 0, steps
-        kinds = positions(labeled, len(frames)), positions(unlabeled, len(frames))
-        self._data = _Steps(frames, *kinds, labeled_batch, unlabeled_batch, seed, part)
+        self.step, self.steps, self.seed, self.frames = 0, steps, seed, frames
+        self.labeled = positions(labeled, len(frames))
+        self.unlabeled = positions(unlabeled, len(frames))
+        self.labeled_batch, self.unlabeled_batch = labeled_batch, unlabeled_batch
+        self._rows = slice(part[0], None, part[1])
         self._options = dict(num_workers=workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -78,34 +78,18 @@ class LabeledUnlabeledLoader:
         steps = range(self.step, self.steps)
         # A generator of its own: else each start would draw from torch's, and move it.
         own = dict(sampler=steps, generator=torch.Generator())
-        for data in DataLoader(self._data, batch_size=None, **own, **self._options):
+        for data in DataLoader(self, batch_size=None, **own, **self._options):
             self.step += 1  # of what was handed out, not of what was fetched ahead
             yield data
 
-    def state_dict(self) -> dict[str, int | str]:
-        """Return what `load_state_dict` needs to go on after the last batch handed out."""
-        return dict(step=self.step, order=self._data.order)
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on where another loader of the same frames, batch sizes and seed was.
-
-        Raises:
-            ValueError: If the state is that of another order.
-        """
-        given, own = state["order"], self._data.order
-        if given != own:
-            orders = f"The state is that of the order {given}, and this loader's is {own}"
-            raise ValueError(f"{orders}: give the same frames, labels, batch sizes and seed.")
-        self.step = state["step"]
-
-
-class _Steps(Dataset):
-    """Map-style dataset whose items are whole steps."""
-
-    def __init__(self, frames, labeled, unlabeled, labeled_batch, unlabeled_batch, seed, part):
-        self.frames, self.seed, self.rows = frames, seed, slice(part[0], None, part[1])
-        self.labeled, self.unlabeled = labeled, unlabeled
-        self.labeled_batch, self.unlabeled_batch = labeled_batch, unlabeled_batch
+    def __getitem__(self, step: int) -> StepData:
+        """Return the frames of any step."""
+        rows = rows_of_step(step, self.labeled_batch, len(self.labeled), (self.seed, 0))
+        labeled = self.frames.batch(self.labeled[rows[self._rows]])
+        if not len(self.unlabeled):
+            return StepData(labeled, None)
+        rows = rows_of_step(step, self.unlabeled_batch, len(self.unlabeled), (self.seed, 1))
+        return StepData(labeled, self.frames.batch(self.unlabeled[rows[self._rows]], depth=False))
 
     @cached_property
     def order(self) -> str:
@@ -116,13 +100,16 @@ class _Steps(Dataset):
         digest.update(self.unlabeled.astype("<i8"))
         return digest.hexdigest()[:16]
 
-    def __getitem__(self, step: int) -> StepData:
-        rows = rows_of_step(step, self.labeled_batch, len(self.labeled), (self.seed, 0))
-        labeled = self.frames.batch(self.labeled[rows[self.rows]])
-        if not len(self.unlabeled):
-            return StepData(labeled, None)
-        rows = rows_of_step(step, self.unlabeled_batch, len(self.unlabeled), (self.seed, 1))
-        return StepData(labeled, self.frames.batch(self.unlabeled[rows[self.rows]], depth=False))
+    def state_dict(self) -> dict[str, int | str]:
+        """Return what `load_state_dict` needs to go on after the last batch handed out."""
+        return dict(step=self.step, order=self.order)
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go on where a loader of the same order was; the state of another is a ValueError."""
+        if state["order"] != self.order:
+            orders = f"The state is that of the order {state['order']}, this loader's {self.order}"
+            raise ValueError(f"{orders}: give the same frames, labels, batch sizes and seed.")
+        self.step = state["step"]
 
 
 def rows_of_step(step: int, size: int, of: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ MAX_PIXELS = 2 ** (32 - DEPTH_BITS)
 _MAX_STEP = 2**DEPTH_BITS - 1
 
 MANIFEST, TABLE, IMAGES, DEPTH = "manifest.json", "frames.csv", "images.npy", "depth.npy"
-FORMAT = "ubnlib-packed-depth-1"
+FORMAT, RESIZE = "ubnlib-packed-depth-1", "bilinear, antialiased"
 _HEADER = "drive,camera,frame,row,points,digest"
 _LINE = re.compile(
     r"(\d{4}_\d\d_\d\d)_drive_(\d{4}),([0-3]),(\d{1,10}),(\d{1,10}),(\d{1,10}),([0-9a-f]{16})",
@@ -41,15 +41,14 @@ _LINE = re.compile(
 )
 _AGAIN = "remove the folder and prepare it again"
 
-FrameEntry = tuple[FrameKey, int, int, str]
-"""One line of the frame table: key, row of `IMAGES`, number of codes, and digest."""
+FrameEntry = tuple[FrameKey, int, int, str]  # key, row of `IMAGES`, number of codes, and digest
 
 
 def check_size(size: tuple[int, int]) -> None:
     """Refuse maps with more pixels than a code can tell apart."""
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        expected = f"(height, width) with at most {MAX_PIXELS} pixels in all, such as (256, 832)"
-        raise ValueError(f"size is {tuple(size)}: expected {expected}; larger maps do not fit.")
+        expected = f"expected (height, width) with at most {MAX_PIXELS} pixels in all"
+        raise ValueError(f"size is {tuple(size)}: {expected}, such as (256, 832).")
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
@@ -70,15 +69,13 @@ def decode_depth(codes: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor
     # The shift of a signed number drags its sign along: only 18 bits are the pixel's.
     pixel = (codes >> DEPTH_BITS) & (MAX_PIXELS - 1)
     depth = (codes & _MAX_STEP).float() / STEPS_PER_METER
-    maps = torch.zeros(len(counts), height * width, device=codes.device)
+    maps = torch.zeros(len(counts) * height * width, device=codes.device)
+    first = torch.arange(len(counts), device=codes.device) * (height * width)
+    place = first.repeat_interleave(counts, output_size=len(codes)) + pixel
     if codes.device.type == "cpu":  # numpy's assignment takes a third of the time of torch's
-        ends = counts.cumsum(0).tolist()
-        pixel, depth, rows = pixel.numpy(), depth.numpy(), maps.numpy()
-        for row, start, end in zip(rows, [0, *ends], ends, strict=False):
-            row[pixel[start:end]] = depth[start:end]
+        maps.numpy()[place.numpy()] = depth.numpy()
     else:
-        first = torch.arange(len(counts), device=codes.device) * (height * width)
-        maps.view(-1)[first.repeat_interleave(counts, output_size=len(codes)) + pixel] = depth
+        maps[place] = depth
     return maps.view(-1, height, width)
 
 
@@ -94,17 +91,16 @@ class Manifest:
     source: str  # digest of the names and sizes of the files that were read
     fingerprint: str  # digest of the frame table, and so of all data
     versions: dict[str, str]
-    format: str = FORMAT
-    resize: str = "bilinear, antialiased"
+    format: str
+    resize: str
 
     def __post_init__(self):
         object.__setattr__(self, "size", tuple(self.size))
         numbers = (*self.size, self.frames, self.rows, self.points, self.left_out)
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a size or a count is no whole number from 0 upward")
         texts = self.source, self.fingerprint, self.resize, *dict(self.versions).values()
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a digest or a version is no text")
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if not whole or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a size or count is no whole number, or a digest or version no text")
         if self.format != FORMAT or not self.frames or not self.rows:
             raise ValueError(f"format is {self.format!r} with {self.frames} frames: not {FORMAT!r}")
         check_size(self.size)
@@ -129,10 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
         made = "expected a folder written by data_scripts/prepare_kitti.py; prepare it first"
         raise FileNotFoundError(f"{path} is missing: {made}.")
     try:
-        content = json.loads(path.read_bytes())
-        if missing := {field.name for field in fields(Manifest)} - set(content):
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        return Manifest(**content)
+        return Manifest(**json.loads(path.read_bytes()))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no manifest of a packed set ({reason}): {_AGAIN}.") from error
@@ -164,15 +157,13 @@ def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:
         date, drive, camera, frame, row, points, digest = match.groups()
         key = FrameKey(date, drive, int(camera), int(frame))
         entries.append((key, int(row), int(points), digest))
-    keys, rows, counts, _ = (list(column) for column in zip(*entries, strict=True))
-    if keys != sorted(set(keys)) or len(set(rows)) != len(keys) or max(rows) >= manifest.rows:
-        wrong = (
-            f"a frame or a row twice, out of order, or beyond the manifest's {manifest.rows} rows"
-        )
-        raise ValueError(f"{path} names {wrong}: {_AGAIN}.")
+    keys, rows, counts, _ = zip(*entries, strict=True)
+    if [*keys] != sorted(set(keys)) or len(set(rows)) != len(keys) or max(rows) >= manifest.rows:
+        wrong = f"twice, out of order, or beyond the manifest's {manifest.rows} rows"
+        raise ValueError(f"{path} names a frame or a row {wrong}: {_AGAIN}.")
     if sum(counts) != manifest.points:
-        wrong = f"{sum(counts)} points and {MANIFEST} {manifest.points}"
-        raise ValueError(f"{path} counts {wrong}: {_AGAIN}.")
+        found = f"{path} counts {sum(counts)} points and {MANIFEST} {manifest.points}"
+        raise ValueError(f"{found}: {_AGAIN}.")
     return entries
 
 
@@ -194,16 +185,13 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
 class PackedBatch(NamedTuple):
     """Frames of a packed set as they lie there; depth is unpacked on the device by `depth`."""
 
-    images: Tensor
-    """uint8 [n, 3, H, W], its memory in channels-last order."""
-    codes: Tensor
-    """int32 [m], all frames' depth codes one after the other; none if depth was not asked for."""
-    counts: Tensor
-    """int64 [n], each frame's number of codes."""
+    images: Tensor  # uint8 [n, 3, H, W], its memory in channels-last order
+    codes: Tensor  # int32 [m], frame after frame; none if depth was not asked for
+    counts: Tensor  # int64 [n], each frame's number of codes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """Return the batch on a device."""
-        return PackedBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+        return self._make(tensor.to(device, non_blocking=non_blocking) for tensor in self)
 
     def depth(self) -> Tensor:
         """Unpack the depth maps where the batch is: float32 [n, H, W], meters, 0 = no return."""
@@ -217,19 +205,13 @@ class PackedDepth(FrameDataset):
     training: one copy of the images, and depth left packed. A pickle holds the path and no data, so
     spawned and forked workers may have it.
 
-    Args:
-        folder: The folder.
-
     Attributes:
-        keys: The frames, sorted; `keys[i]` names item i.
-        drives: Sorted names of the drives that these frames come from.
+        keys: The frames, sorted; `keys[i]` names item i, and `drives`, sorted, their drives.
         size: (height, width) of images and depth maps.
         fingerprint: 16 hex digits that stand for every byte of the data.
         digests: `frame_digest` of each frame as it was written.
 
-    Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If a file is malformed or does not fit the manifest.
+    A missing file is a FileNotFoundError; one malformed, or not as the manifest says, a ValueError.
     """
 
     def __init__(self, folder: Path | str):
@@ -241,19 +223,12 @@ class PackedDepth(FrameDataset):
         self.digests = list(digests)
         self._rows, self._counts = np.array(rows), np.array(counts)
         self._ends = self._counts.cumsum()
-        self._open()
-
-    def _open(self) -> None:
-        images = (self.manifest.rows, *self.size, 3)
-        self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), images)
+        shape = (self.manifest.rows, *self.size, 3)
+        self._images = map_array(self.folder / IMAGES, np.dtype(np.uint8), shape)
         self._codes = map_array(self.folder / DEPTH, np.dtype("<u4"), (self.manifest.points,))
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None, "_codes": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state
-        self._open()
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder,)
 
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a frame on disk, read-only: image, uint8 [H, W, 3], and codes, uint32 [n]."""
@@ -272,18 +247,15 @@ class PackedDepth(FrameDataset):
     def batch(
         self, indices: Sequence[int], *, depth: bool = True, out: np.ndarray | None = None
     ) -> PackedBatch:
-        """Read frames into one batch.
+        """Read the frames at some positions, repeated or not, into one batch.
 
-        Args:
-            indices: Positions of the frames; repetitions are allowed.
-            depth: Whether to read depth codes; unlabeled frames need none.
-            out: Buffer for the images, uint8 [len(indices), H, W, 3], which the batch shares:
-                without new memory, reading takes a third to a half less time.
+        Unlabeled frames need no `depth` codes. The images' buffer can be given as `out`, uint8
+        [len(indices), H, W, 3], which the batch shares: without new memory, reading takes a third
+        to a half less time.
 
         Raises:
             IndexError: If there is no such frame.
-            ValueError: If `out` has another shape or type, `indices` is a mask, or a damaged code
-                lies outside of its map.
+            ValueError: If `out` is another array, `indices` a mask, or a code outside of its map.
         """
         chosen = positions(indices, len(self))
         shape = (len(chosen), *self.size, 3)
@@ -310,10 +282,9 @@ class PackedDepth(FrameDataset):
         """Say in one line what is there."""
         share = self.manifest.points / len(self) / self.size[0] / self.size[1]
         gigabytes = (self._images.nbytes + self._codes.nbytes) / 1e9
-        return (
-            f"frames: {len(self)}, drives: {len(self.drives)}, left out: {self.manifest.left_out}, "
-            f"lidar in {share:.1%} of the pixels, {gigabytes:.2f} GB"
-        )
+        counts = f"drives: {len(self.drives)}, left out: {self.manifest.left_out}"
+        lidar = f"lidar in {share:.1%} of the pixels"
+        return f"frames: {len(self)}, {counts}, {lidar}, {gigabytes:.2f} GB"
 
 
 def positions(indices: Sequence[int], count: int) -> np.ndarray:

@@ -9,11 +9,12 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -26,14 +27,11 @@ from ubnlib.kitti import packed
 from ubnlib.kitti.packed import PackedDepth
 from ubnlib.kitti.raw import KittiRaw
 
-CHUNK = 32
-"""Frames between two marks of progress: a run that is killed loses at most so many a worker."""
+CHUNK = 32  # frames between two marks of progress: a killed run loses at most so many a worker
 LEFT_OUT = "left_out.csv"
-CODES_PER_PIXEL = 0.09
-"""Share of pixels with a lidar return, for estimates: 0.07 to 0.09 at 256x832."""
+CODES_PER_PIXEL = 0.09  # pixels with a lidar return, for estimates: 0.07 to 0.09 at 256x832
 
-Outcome = tuple[int, str] | str
-"""Of a frame: its number of codes and its digest, or why it is left out."""
+Outcome = tuple[int, str] | str  # a frame's number of codes and digest, or why it is left out
 
 
 def prepare(
@@ -43,12 +41,8 @@ def prepare(
 
     Broken frames are left out, and listed with the reason in the folder's `left_out.csv` beside
     those without a partner. A run that was stopped in any way goes on where it was.
-
-    Args:
-        dataset: The frames, with a `size` of at most 2^18 pixels.
-        folder: The folder to make; its parents are made, too.
-        workers: Threads, by default one for each usable core.
-        progress: Whether to say on standard error how far it is and how long it takes.
+    The dataset needs a `size` of at most 2^18 pixels. `workers` threads, by default one for each
+    usable core, work on it; `progress` says on standard error how far they are.
 
     Raises:
         ValueError: If the dataset has no or too large a size, or no frame could be read.
@@ -106,24 +100,22 @@ class Preparation:
         frames = range(len(dataset))
         self.chunks = [frames[start : start + CHUNK] for start in frames[::CHUNK]]
         self.shape = (len(dataset), *dataset.size, 3)
-        self.image_bytes = 3 * dataset.size[0] * dataset.size[1]
 
     @property
     def bytes_needed(self) -> int:
         """Disk space to make the folder, an estimate: while it is made, codes lie there twice."""
-        codes = 4 * CODES_PER_PIXEL * self.image_bytes / 3
-        return round(len(self.dataset) * (self.image_bytes + 2 * codes))
+        return round(math.prod(self.shape[:3]) * (3 + 2 * 4 * CODES_PER_PIXEL))
 
     @property
     def bytes_free(self) -> int:
         """Disk space that is free, with what an earlier run has taken for this folder."""
         there = next(path for path in self.folder.parents if path.exists())
-        taken = 0
+        free = shutil.disk_usage(there).free
         for path in self.partial.rglob("*"):
             with suppress(FileNotFoundError):  # another process may be at work there
                 found = path.stat()
-                taken += 512 * found.st_blocks if hasattr(found, "st_blocks") else found.st_size
-        return shutil.disk_usage(there).free + taken
+                free += 512 * found.st_blocks if hasattr(found, "st_blocks") else found.st_size
+        return free
 
     @cached_property
     def source(self) -> str:
@@ -135,8 +127,7 @@ class Preparation:
                 digest.update(path.read_bytes())
         for key in self.dataset.keys:
             paths = key.image_path(self.dataset.root), key.scan_path(self.dataset.root)
-            sizes = [path.stat().st_size for path in paths]
-            digest.update(repr((tuple(key), sizes)).encode())
+            digest.update(repr((tuple(key), [path.stat().st_size for path in paths])).encode())
         return digest.hexdigest()[:16]
 
     def is_complete(self) -> bool:
@@ -152,10 +143,9 @@ class Preparation:
             found = f"{folder} exists and is no packed set ({error})"
             raise FileExistsError(f"{found}; {advice}.") from None
         if manifest.source != self.source:
-            other = (
-                f"other files or with other options ({manifest.frames} frames of {manifest.size})"
-            )
-            raise FileExistsError(f"{folder} was prepared from {other}; {advice} to make it anew.")
+            found = f"{folder} was prepared from other files or with other options"
+            there = f"{manifest.frames} frames of {manifest.size}"
+            raise FileExistsError(f"{found} ({there}); {advice} to make it anew.")
         shutil.rmtree(folder / "chunks", ignore_errors=True)  # of a run killed as it tidied
         return True
 
@@ -185,6 +175,7 @@ class Preparation:
             return
         outcomes: list[Outcome] = []
         all_codes = [np.empty(0, "<u4")]
+        size, image_bytes = self.images.stat().st_size, math.prod(self.shape[1:])
         with self.images.open("r+b") as file:
             for index in chunk:
                 try:
@@ -192,46 +183,41 @@ class Preparation:
                 except (ValueError, FileNotFoundError) as error:
                     outcomes.append(str(error))
                     continue
-                file.seek(self._offset(index))
+                file.seek(size - (len(self.dataset) - index) * image_bytes)  # behind the header
                 file.write(image)
                 all_codes.append(codes)
                 outcomes.append((len(codes), packed.frame_digest(image, codes)))
-        codes_path, outcomes_path = self._paths(chunk)
-        codes_path.write_bytes(np.concatenate(all_codes))
-        partial = outcomes_path.with_suffix(".partial")
+        part = self._part(chunk)
+        part.with_suffix(".u4").write_bytes(np.concatenate(all_codes))
+        partial = part.with_suffix(".partial")
         partial.write_bytes(json.dumps(outcomes).encode())
-        partial.replace(outcomes_path)
+        partial.replace(part.with_suffix(".json"))
 
     def _is_packed(self, chunk: range) -> bool:
+        """Return whether all that an earlier run has left of a chunk fits its digests."""
         try:
             codes, outcomes = self._read(chunk)
-            with self.images.open("rb") as file:
-                for index, outcome in zip(chunk, outcomes, strict=True):
-                    if isinstance(outcome, str):
-                        continue
-                    count, digest = outcome
-                    file.seek(self._offset(index))
-                    image = file.read(self.image_bytes)
-                    if packed.frame_digest(image, codes[:count]) != digest:
-                        return False
-                    codes = codes[count:]
+            images = packed.map_array(self.images, np.dtype(np.uint8), self.shape)
+            for index, outcome in zip(chunk, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    continue
+                count, digest = outcome
+                if packed.frame_digest(images[index], codes[:count]) != digest:
+                    return False
+                codes = codes[count:]
         except (OSError, ValueError, TypeError, RecursionError):
             return False
         return not len(codes)
 
     def _read(self, chunk: range) -> tuple[np.ndarray, list[Outcome]]:
         """Return the codes of a chunk, uint32, frame after frame, and each frame's outcome."""
-        codes_path, outcomes_path = self._paths(chunk)
-        return np.fromfile(codes_path, "<u4"), json.loads(outcomes_path.read_bytes())
+        part = self._part(chunk)
+        codes = np.fromfile(part.with_suffix(".u4"), "<u4")
+        return codes, json.loads(part.with_suffix(".json").read_bytes())
 
-    def _offset(self, index: int) -> int:
-        """Return where a frame's image begins in the file, behind the header and other rows."""
-        return self.images.stat().st_size - (len(self.dataset) - index) * self.image_bytes
-
-    def _paths(self, chunk: range) -> tuple[Path, Path]:
-        """Return where a chunk's codes and, written last, its outcomes are kept."""
-        stem = self.parts / f"{chunk.start:08d}"
-        return stem.with_suffix(".u4"), stem.with_suffix(".json")
+    def _part(self, chunk: range) -> Path:
+        """Return where a chunk's codes and, written last, outcomes are kept, less the ending."""
+        return self.parts / f"{chunk.start:08d}"
 
     def join(self) -> None:
         """Join the chunks' codes, and write table, manifest and the frames left out."""
@@ -258,8 +244,8 @@ class Preparation:
             csv.writer(file).writerows([("file", "reason"), *left_out])
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
-        digests = self.source, packed.fingerprint(table)
-        manifest = packed.Manifest(dataset.size, *counts, *digests, versions)
+        made = self.source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
+        manifest = packed.Manifest(dataset.size, *counts, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
     def complete(self) -> None:
@@ -273,18 +259,12 @@ class Preparation:
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:
-    """Pack the chunks in threads, whichever order they end in."""
-    done, total, start = 0, len(task.dataset), time.monotonic()
+    """Pack the chunks in threads; an error or an interruption cancels those not begun."""
+    total, start = len(task.dataset), time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(task.pack, chunk): chunk for chunk in task.chunks}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += len(futures[future])
-                if progress:
-                    left = (time.monotonic() - start) / done * (total - done)
-                    line = f"\rPacking: {done} of {total} frames, about {left:.0f} s left  "
-                    print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for chunk, _ in zip(task.chunks, pool.map(task.pack, task.chunks), strict=True):
+            if progress:
+                done = chunk.stop
+                left = (time.monotonic() - start) / done * (total - done)
+                line = f"\rPacking: {done} of {total} frames, about {left:.0f} s left  "
+                print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)

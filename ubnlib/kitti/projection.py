@@ -6,41 +6,28 @@ import numpy as np
 
 
 def read_velodyne(path: Path | str) -> np.ndarray:
-    """Read a velodyne scan, a `.bin` file of little-endian float32 quadruples.
+    """Read a scan, a `.bin` file: [n, 4] float32, x forward, y left, z up in meters, reflectance.
 
-    Returns:
-        [n, 4] float32: x forward, y left, z up in meters, and reflectance.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or its size is no multiple of 16 bytes.
+    A missing file is a FileNotFoundError; an empty one, or part of a quadruple, a ValueError.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Velodyne scan {path} is missing: extract its archive again.")
     size = path.stat().st_size
     if size == 0 or size % 16:
-        expected = "a positive multiple of 16 (x, y, z, reflectance as float32); extract it again"
-        raise ValueError(f"Velodyne scan {path} has {size} bytes: expected {expected}.")
+        expected = "expected a positive multiple of 16, as of float32 quadruples; extract it again"
+        raise ValueError(f"Velodyne scan {path} has {size} bytes: {expected}.")
     return np.fromfile(path, dtype="<f4").reshape(-1, 4)
 
 
 def scale_projection(
     projection: np.ndarray, native_shape: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Rescale a projection to images resized from one shape to another.
+    """Rescale a projection, [3, 4] float64, to images resized from one (height, width) to another.
 
     Pixel centers lie at integers and the borders half a pixel outside of the first and last ones,
     so a resize maps column u to (u + 1/2) W' / W - 1/2, and rows alike, as image resizing with
     `align_corners=False` (torch, Pillow, OpenCV) does: a depth map stays aligned to its image.
-
-    Args:
-        projection: [3, 4], to pixels of an image of `native_shape`.
-        native_shape: (height, width) that the projection is for.
-        shape: (height, width) of the resized image.
-
-    Returns:
-        [3, 4] float64, to pixels of the resized image. Depth is unchanged.
 
     Example:
         >>> scale_projection(np.eye(3, 4), (2, 4), (1, 2))[0]  # pixels 0, 1 share a center: -1/4
@@ -67,10 +54,8 @@ def project_velodyne(
         shape: (height, width) of the map.
 
     Returns:
-        [height, width] float32, the camera's z coordinate in meters; 0 = no return.
-
-    Raises:
-        ValueError: If an argument has another shape.
+        [height, width] float32, the camera's z coordinate in meters; 0 = no return. An argument of
+        another shape is a ValueError.
     """
     if points.ndim != 2 or points.shape[1] < 3:
         raise ValueError(f"points has shape {points.shape}, expected [n, 3] or [n, 4].")

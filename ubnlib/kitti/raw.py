@@ -4,9 +4,8 @@ Files lie as KITTI has them: `root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFF
 in `velodyne_points/data/FFFFFFFFFF.bin` of the same drive, calibration files in `root/DATE`. An
 image and its scan are paired by file name, never by position: some drives lack scans or a camera.
 
-The improved depth maps, several scans accumulated and checked against stereo, are those of
-J. Uhrig et al., "Sparsity Invariant CNNs" (3DV 2017), the archive `data_depth_annotated.zip` of
-KITTI's depth benchmark. 652 of the 697 Eigen test images have one.
+The improved depth maps, several scans accumulated and checked against stereo, are those of J. Uhrig
+et al., "Sparsity Invariant CNNs" (3DV 2017): `data_depth_annotated.zip` of KITTI's depth benchmark.
 """
 
 import re
@@ -30,14 +29,10 @@ PARTS = ("train", "val")  # of the improved depth maps
 class FrameKey(NamedTuple):
     """Name of one image and its scan: the labels that KITTI's folders and files carry."""
 
-    date: str
-    """The recording date, such as `"2011_09_26"`."""
-    drive: str
-    """The drive's four digits; they name a drive only together with the date."""
-    camera: int
-    """2 (left) or 3 (right) for the color cameras, 0 or 1 for the grayscale ones."""
-    frame: int
-    """The number that is the file's name; numbers can be missing from a sequence."""
+    date: str  # of the recording, such as "2011_09_26"
+    drive: str  # four digits; they name a drive only together with the date
+    camera: int  # 2 (left) or 3 (right) for the color cameras, 0 or 1 for the grayscale ones
+    frame: int  # the number in the file's name; numbers can be missing from a sequence
 
     @property
     def drive_name(self) -> str:
@@ -46,13 +41,13 @@ class FrameKey(NamedTuple):
 
     def image_path(self, root: Path) -> Path:
         """Return the image's path below a KITTI Raw folder."""
-        inside = f"image_{self.camera:02d}/data/{self.frame:010d}.png"
-        return root / self.date / f"{self.drive_name}_sync" / inside
+        inside = f"{self.drive_name}_sync/image_{self.camera:02d}/data/{self.frame:010d}.png"
+        return root / self.date / inside
 
     def scan_path(self, root: Path) -> Path:
         """Return the velodyne scan's path below a KITTI Raw folder."""
-        inside = f"velodyne_points/data/{self.frame:010d}.bin"
-        return root / self.date / f"{self.drive_name}_sync" / inside
+        inside = f"{self.drive_name}_sync/velodyne_points/data/{self.frame:010d}.bin"
+        return root / self.date / inside
 
 
 def find_drives(root: Path) -> dict[str, Path]:
@@ -60,15 +55,12 @@ def find_drives(root: Path) -> dict[str, Path]:
     layout = "DATE/DATE_drive_NNNN_sync folders as in KITTI Raw"
     if not root.is_dir():
         raise FileNotFoundError(f"Folder {root} is missing: expected {layout} in it.")
-    pattern = re.compile(r"(\d{4}_\d\d_\d\d)/\1_drive_\d{4}_sync")
-    drives = {
-        path.name.removesuffix("_sync"): path
-        for path in sorted(root.glob("*/*_sync"))
-        if path.is_dir() and pattern.fullmatch(path.relative_to(root).as_posix())
-    }
+    pattern = r"(\d{4}_\d\d_\d\d)/\1_drive_\d{4}_sync"
+    found = (path for path in sorted(root.glob("*/*_sync")) if path.is_dir())
+    drives = [path for path in found if re.fullmatch(pattern, path.relative_to(root).as_posix())]
     if not drives:
         raise ValueError(f"Folder {root} holds no drive: expected {layout} in it.")
-    return drives
+    return {path.name.removesuffix("_sync"): path for path in drives}
 
 
 def pair_frames(
@@ -80,10 +72,9 @@ def pair_frames(
     images = {camera: _frames(folder / f"image_{camera:02d}", ".png") for camera in cameras}
     if not any(images.values()):
         wanted = " or ".join(f"image_{camera:02d}" for camera in cameras)
-        raise ValueError(
-            f"Drive {folder} holds no images: expected data/0000000000.png and so on in {wanted}; "
-            f"extract it again, or choose others with `drives`."
-        )
+        expected = f"expected data/0000000000.png and so on in {wanted}"
+        advice = "extract it again, or choose others with `drives`"
+        raise ValueError(f"Drive {folder} holds no images: {expected}; {advice}.")
     keys, left_out = [], []
     for camera, frames in images.items():
         for frame in sorted(frames | scans) if frames else ():
@@ -126,8 +117,7 @@ class KittiRaw(FrameDataset):
     """Map-style dataset over every frame that has both an image and a velodyne scan.
 
     An item is `dict(image=uint8 [3, H, W], depth=float32 [H, W] in meters with 0 = no return,
-    key=FrameKey)`. `image(i)` and `depth(i)` read one of the two, so that an unlabeled frame never
-    touches its scan.
+    key=FrameKey)`; `image(i)` and `depth(i)` read one of the two.
 
     Args:
         root: The folder that holds the date folders.
@@ -138,8 +128,7 @@ class KittiRaw(FrameDataset):
         keys: The frames to use, such as those of `load_split`; None for all.
 
     Attributes:
-        keys: The frames, sorted; `keys[i]` names item i.
-        drives: Sorted names of the drives that these frames come from.
+        keys: The frames, sorted; `keys[i]` names item i, and `drives`, sorted, their drives.
         left_out: (path, reason) for each image without its scan and each scan without its image.
 
     Raises:
@@ -164,25 +153,19 @@ class KittiRaw(FrameDataset):
         if unknown := [name for name in chosen if name not in folders]:
             missing = f"Drive {', '.join(unknown)} is not below {self.root}"
             raise ValueError(f"{missing}: expected names among {', '.join(folders)}.")
-        complete: list[FrameKey] = []
-        self.left_out: list[tuple[Path, str]] = []
-        for name in chosen:
-            paired, left_out = pair_frames(folders[name], self.cameras)
-            complete += paired
-            self.left_out += left_out
+        paired = [pair_frames(folders[name], self.cameras) for name in chosen]
+        complete = [key for frames, _ in paired for key in frames]
+        self.left_out = [entry for _, left_out in paired for entry in left_out]
         asked = set(complete if keys is None else keys)
         if missing := sorted(asked.difference(complete)):
-            raise ValueError(
-                f"{len(missing)} of the {len(asked)} frames asked for are not complete below "
-                f"{self.root}, the first {tuple(missing[0])}: choose among those that are there "
-                f"(see `select`), or download the rest."
-            )
+            found = f"{len(missing)} of the {len(asked)} frames asked for are not complete below"
+            advice = "choose among those that are there (see `select`), or download the rest"
+            raise ValueError(f"{found} {self.root}, the first {tuple(missing[0])}: {advice}.")
         super().__init__(sorted(asked))
         if not self.keys:
             found = f"No frame below {self.root} has both an image and a scan ({self.report()})"
             raise ValueError(f"{found}: expected pairs of the same file name; extract them again.")
-        self._shapes: dict[tuple[str, int], tuple[int, int]] = {}
-        self._projections: dict[tuple[str, int], np.ndarray] = {}
+        self._shapes, self._projections = {}, {}
         for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
             calibration = Calibration.load(self.root / date)
             native = self._shapes[date, camera] = calibration.image_size(camera)
@@ -195,21 +178,14 @@ class KittiRaw(FrameDataset):
         return self._projections[key.date, key.camera]
 
     def image(self, index: int) -> torch.Tensor:
-        """Read an image: uint8 [3, H, W].
-
-        Raises:
-            FileNotFoundError: If the file has gone since the folder was listed.
-            ValueError: If the file cannot be decoded, or its size is not the calibration's.
-        """
+        """Read an image: uint8 [3, H, W]; ValueError if it is broken or not of the native size."""
         key = self.keys[index]
         path, native = key.image_path(self.root), self._shapes[key.date, key.camera]
         image = read_image(path)
         if tuple(image.shape[1:]) != native:
-            expected = (
-                f"{native[1]}x{native[0]} of S_rect_{key.camera:02d} in the date's calibration"
-            )
-            found = f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels"
-            raise ValueError(f"{found}: expected the {expected}.")
+            found = f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels: expected the"
+            asked = f"{native[1]}x{native[0]} of S_rect_{key.camera:02d}"
+            raise ValueError(f"{found} {asked} in the date's calibration.")
         if self.size is not None:
             image = F.interpolate(image[None], self.size, mode="bilinear", antialias=True)[0]
         return image.contiguous()
@@ -217,28 +193,25 @@ class KittiRaw(FrameDataset):
     def depth(self, index: int) -> torch.Tensor:
         """Project a frame's scan: float32 [H, W] in meters, 0 = no return.
 
-        Raises:
-            FileNotFoundError: If the scan has gone since the folder was listed.
-            ValueError: If the scan is malformed, or none of its points lies in the image.
+        A ValueError says that the scan is malformed, or that none of its points lies in the image.
         """
         key = self.keys[index]
         path, shape = key.scan_path(self.root), self.size or self._shapes[key.date, key.camera]
         depth = project_velodyne(read_velodyne(path), self.projection(index), shape)
         if not depth.any():
             found = f"Velodyne scan {path} has no point in the image of camera {key.camera}"
-            advice = f"check the scan and the calibration of {key.date}"
-            raise ValueError(f"{found}: expected thousands; {advice}.")
+            raise ValueError(f"{found}: check the scan and the calibration of {key.date}.")
         return torch.from_numpy(depth)
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""
-        drives, left_out = len(self.drives), len(self.left_out)
-        found = f"frames: {len(self)}, drives: {drives}, left out: {left_out}"
-        if not left_out:
+        left_out = f"left out: {len(self.left_out)}"
+        found = f"frames: {len(self)}, drives: {len(self.drives)}, {left_out}"
+        if not self.left_out:
             return found
         reasons = Counter(reason for _, reason in self.left_out)
-        counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
-        return f"{found} ({counts}; the first: {self.left_out[0][0]})"
+        listed = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+        return f"{found} ({listed}; the first: {self.left_out[0][0]})"
 
 
 def read_image(path: Path) -> torch.Tensor:
@@ -250,27 +223,21 @@ def read_image(path: Path) -> torch.Tensor:
 class ImprovedGroundTruth:
     """The improved depth maps of KITTI, by frame; a drive's first and last five have none.
 
-    Args:
-        root: The folder with the archive's `train` and `val`, of which one may be missing:
-            `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png`.
-
-    Raises:
-        FileNotFoundError: If the root has neither of the two folders.
+    The root holds `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png` and
+    so on, `val` or both; a FileNotFoundError says that it has neither.
     """
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
         if not any((self.root / part).is_dir() for part in PARTS):
-            expected = "expected train/DATE_drive_NNNN_sync and so on"
-            advice = f"{expected}; extract data_depth_annotated.zip there"
+            advice = "extract data_depth_annotated.zip there"
             raise FileNotFoundError(f"Folder {self.root} holds neither train nor val: {advice}.")
 
     def path(self, key: FrameKey) -> Path:
         """Return the path of a frame's depth map, in `train` if neither folder has the drive."""
-        name = f"{key.drive_name}_sync"
-        inside = f"proj_depth/groundtruth/image_{key.camera:02d}/{key.frame:010d}.png"
-        part = next((part for part in PARTS if (self.root / part / name).is_dir()), PARTS[0])
-        return self.root / part / name / inside
+        folders = [self.root / part / f"{key.drive_name}_sync" for part in PARTS]
+        folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+        return folder / f"proj_depth/groundtruth/image_{key.camera:02d}/{key.frame:010d}.png"
 
     def depth(self, key: FrameKey) -> torch.Tensor:
         """Read a frame's depth map: float32 [H, W] in meters, as `read_depth_png` does."""
@@ -282,14 +249,9 @@ class ImprovedGroundTruth:
 
 
 def read_depth_png(path: Path | str) -> np.ndarray:
-    """Read a depth map in KITTI's format: a 16-bit grayscale PNG of 256 times the meters.
+    """Read a 16-bit grayscale PNG of 256 times the meters: float32 [H, W], 0 = no measurement.
 
-    Returns:
-        [H, W] float32, meters; 0 = no measurement.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no whole 16-bit grayscale PNG.
+    A missing file is a FileNotFoundError, anything but a whole such PNG a ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -298,8 +260,8 @@ def read_depth_png(path: Path | str) -> np.ndarray:
     expected = "a whole 16-bit grayscale PNG of KITTI's depth maps"
     image = read_png(path, "Depth map", expected)
     if image.mode != "I;16":
-        mode = f"is of Pillow's mode {image.mode}"
-        raise ValueError(f"Depth map {path} {mode}: expected {expected}; extract it again.")
+        found = f"Depth map {path} is of Pillow's mode {image.mode}"
+        raise ValueError(f"{found}: expected {expected}; extract it again.")
     return np.array(image).astype(np.float32) / 256
 
 

@@ -4,11 +4,9 @@ The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 201
 with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Train and test share
 no drive; Eigen train and val share all of theirs.
 
-The paper trained on 42,304 images and validated on 2,480. That split was not published, and no
-fixed rule that was tried (both cameras, static frames removed, three-frame sequences) gives these
-counts. The `paper_standin_*` lists take its place: of the 33 Eigen train drives, static frames
-removed, validation is 0028, 0032 and 0070 of 2011_09_26, exactly 2,480 images, and train is the
-other 30, 41,872 images. `data_scripts/make_splits.py` makes or checks all lists.
+The paper's split, 42,304 images and 2,480 to validate, was not published. The `paper_standin_*`
+lists take its place: of the Eigen train drives, static frames removed, validation is 0028, 0032 and
+0070 of 2011_09_26, and train the other 30. `data_scripts/make_splits.py` makes or checks all lists.
 
 Labels are kept within each sequence, one camera of one drive; every frame keeps its image. Choices
 are nested: a model with fewer labels never sees one that a model with more does not.
@@ -25,14 +23,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from ubnlib.kitti.raw import FrameKey
 
-LAST_FRAME = 999_999
-"""The largest frame number taken: a day at 10 Hz. A slip in a range cannot fill the memory."""
+LAST_FRAME = 999_999  # a day at 10 Hz: a slip in a range cannot fill the memory
 
 _HEAD = re.compile(r"(\d{4}_\d\d_\d\d)_drive_(\d{4}) ([0-3](?:,[0-3])*)", re.ASCII)
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6})(?:/([1-9]\d{0,5}))?)?", re.ASCII)
@@ -45,7 +43,7 @@ class Split(NamedTuple):
     count: int
 
 
-SPLITS = {
+SPLITS = {  # the shipped splits by name
     "eigen_train": Split("Eigen train: 33 drives, both cameras, without the frames of val", 45_200),
     "eigen_val": Split("Eigen val: frames drawn at random from the train drives", 1_776),
     "eigen_test_697": Split("Eigen test: left images of 28 other drives", 697),
@@ -53,27 +51,21 @@ SPLITS = {
     "paper_standin_train": Split("Stand-in for the paper's train split: 30 drives", 41_872),
     "paper_standin_val": Split("Stand-in for the paper's validation split: 3 whole drives", 2_480),
 }
-"""The shipped splits by name."""
 
 
 def load_split(name: str) -> list[FrameKey]:
     """Return the frames of a shipped split, one of `SPLITS`, sorted.
 
-    Raises:
-        ValueError: If there is no such split, or its file has been changed.
-        FileNotFoundError: If its file is not installed.
-
-    Example:
-        >>> load_split("eigen_test_697")[0]
-        FrameKey(date='2011_09_26', drive='0002', camera=2, frame=0)
+    No such split, or a file that has been changed, is a ValueError, a missing file a
+    FileNotFoundError.
     """
     if name not in SPLITS:
         raise ValueError(f"There is no split {name!r}: expected one of {', '.join(SPLITS)}.")
-    source = f"split_lists/{name}.txt"
+    source, count = f"split_lists/{name}.txt", SPLITS[name].count
     file = resources.files("ubnlib.kitti").joinpath(source)
     if not file.is_file():
         raise FileNotFoundError(f"{source} is missing from ubnlib.kitti: install ubnlib again.")
-    keys, count = expand(file.read_text(encoding="utf-8").splitlines(), source), SPLITS[name].count
+    keys = expand(file.read_text(encoding="utf-8").splitlines(), source)
     if len(keys) != count:
         found = f"{source} of ubnlib.kitti names {len(keys)} images"
         raise ValueError(f"{found}: expected {count}; install ubnlib again.")
@@ -97,26 +89,18 @@ class Selection:
 
     def report(self, shown: int = 3) -> str:
         """Say in one sentence what is there, naming some of the incomplete drives."""
-        drives = self.drives
-        total = len(self.present) + len(self.missing)
-        found = f"{len(self.present)} of the split's {total} images are there"
+        drives, total = self.drives, len(self.present) + len(self.missing)
+        found = f"{len(self.present)} of the split's {total} images are there;"
         lacking = [f"{name} has {n} of {of}" for name, (n, of) in drives.items() if n < of]
         if not lacking:
-            return f"{found}; drives: {len(drives)}, all complete."
+            return f"{found} drives: {len(drives)}, all complete."
         more = [f"and {len(lacking) - shown} more"] if len(lacking) > shown else []
-        return (
-            f"{found}; {len(lacking)} of its {len(drives)} drives are incomplete: "
-            f"{', '.join(lacking[:shown] + more)}."
-        )
+        named = ", ".join(lacking[:shown] + more)
+        return f"{found} {len(lacking)} of its {len(drives)} drives are incomplete: {named}."
 
 
 def select(available: Sequence[FrameKey], split: Iterable[FrameKey]) -> Selection:
-    """Find what of a split is in a dataset, since many people have parts of KITTI.
-
-    Args:
-        available: The dataset's frames, such as `KittiRaw.keys`, in any order.
-        split: The frames wanted, such as those of `load_split`.
-    """
+    """Find what of a split is among a dataset's frames: many people have parts of KITTI."""
     wanted = set(split)
     indices = tuple(index for index, key in enumerate(available) if key in wanted)
     present = tuple(available[index] for index in indices)
@@ -128,15 +112,9 @@ def split_by_drive(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split drives into train and test, so that no drive's look is on both sides.
 
-    Args:
-        drives: Drive names in any order; repetitions count once.
-        test_share: Share of drives to test on, rounded, at least one drive and not all of them.
-
-    Returns:
-        (train, test), each sorted: the last drives by name are the test drives.
-
-    Raises:
-        ValueError: If there are fewer than two drives, or the share is not between 0 and 1.
+    Returns (train, test), each sorted and named once: the last drives by name are the test drives,
+    `test_share` of them, rounded, at least one and not all. A ValueError says that there are fewer
+    than two, or that the share is not between 0 and 1.
     """
     names = sorted(set(drives))
     if len(names) < 2:
@@ -150,20 +128,11 @@ def split_by_drive(
 def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     """Choose the depth maps that a sensor with a k times lower frame rate would have recorded.
 
-    This is how the paper removes labels: each sequence keeps every k-th frame that is there, of n
-    frames ceil(n / k) with phase 0. With one phase, choices for k and any multiple of k are nested;
-    over the phases 0 to k - 1, each frame is kept exactly once.
-
-    Args:
-        keys: Frames in any order; their numbers may have gaps.
-        k: Keep one frame in k, counted over the frames present.
-        phase: Position of the first kept frame, modulo k.
-
-    Returns:
-        [len(keys)] bool: True where the frame keeps its depth map.
-
-    Raises:
-        ValueError: If k is not positive, or a frame is named twice.
+    This is how the paper removes labels: each sequence keeps every k-th frame that is there, from
+    position `phase` modulo k on; of n frames ceil(n / k) with phase 0. With one phase, choices for
+    k and any multiple of k are nested; over the phases 0 to k - 1, each frame is kept exactly once.
+    The result is [len(keys)] bool: True where a frame, in any order, keeps its depth map. A
+    ValueError says that k is not positive, or that a frame is named twice.
     """
     kept = np.zeros(len(keys), dtype=bool)
     for sequence in _sequences(keys, k):
@@ -176,18 +145,8 @@ def keep_random(keys: Sequence[FrameKey], k: int, seed: int) -> np.ndarray:
 
     Seed, drive and frame number give each scan a rank, and a sequence of n frames keeps the
     ceil(n / k) lowest, nested for all k. Neither other frames nor the camera change a rank: where
-    both cameras have the same frames, a scan dropped is dropped for both.
-
-    Args:
-        keys: Frames in any order.
-        k: Keep one frame in k, rounded up in each sequence.
-        seed: Seed of the ranks.
-
-    Returns:
-        [len(keys)] bool: True where the frame keeps its depth map.
-
-    Raises:
-        ValueError: If k is not positive, or a frame is named twice.
+    both cameras have the same frames, a scan dropped is dropped for both. Frames, result and errors
+    are those of `keep_every`.
     """
 
     # A hash rather than a generator: the same on every machine and in every version of numpy.
@@ -219,17 +178,15 @@ def compact(keys: Iterable[FrameKey]) -> list[str]:
     sequences: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     for key in keys:
         if not 0 <= key.frame <= LAST_FRAME:
-            frame = f"Frame {key.frame} of drive {key.drive_name}"
-            expected = f"expected a whole number from 0 to {LAST_FRAME}"
-            raise ValueError(f"{frame} cannot be written: {expected}.")
+            found = f"Frame {key.frame} of drive {key.drive_name} cannot be written"
+            raise ValueError(f"{found}: expected a whole number from 0 to {LAST_FRAME}.")
         sequences[key.drive_name, key.camera].add(key.frame)
     cameras: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for (drive, camera), frames in sorted(sequences.items()):
         if not _HEAD.fullmatch(f"{drive} {camera}"):
-            raise ValueError(
-                f"Drive and camera '{drive} {camera}' cannot be written: expected names as in "
-                f"KITTI Raw, such as 2011_09_26_drive_0001, and cameras from 0 to 3."
-            )
+            found = f"Drive and camera '{drive} {camera}' cannot be written"
+            expected = "expected names such as 2011_09_26_drive_0001, and cameras from 0 to 3"
+            raise ValueError(f"{found}: {expected}.")
         cameras[drive, _write_ranges(sorted(frames))].append(str(camera))
     return [f"{drive} {','.join(same)} {ranges}" for (drive, ranges), same in cameras.items()]
 
@@ -244,19 +201,17 @@ def expand(lines: Iterable[str], source: str = "frame set") -> list[FrameKey]:
         where = f"Line {number} of {source}"
         head = _HEAD.fullmatch(" ".join(words[:2]))
         if not head or len(words) < 3:
-            raise ValueError(
-                f"{where} is {line.strip()[:80]!r}: expected a drive, its cameras and frames, such "
-                f"as '2011_09_26_drive_0001 2,3 0-103 107'."
-            )
+            expected = "expected a drive, its cameras and frames, '2011_09_26_drive_0001 2,3 0-107'"
+            raise ValueError(f"{where} is {line.strip()[:80]!r}: {expected}.")
         date, drive, cameras = head.groups()
-        for frames in (_read_range(word, where) for word in words[2:]):
-            for camera in cameras.split(","):
-                named = {FrameKey(date, drive, int(camera), frame) for frame in frames}
-                if again := named & keys:
-                    first = min(again)
-                    frame = f"frame {first.frame} of camera {camera} of drive {first.drive_name}"
-                    raise ValueError(f"{where} names {frame} again: expected each frame once.")
-                keys |= named
+        for word, camera in product(words[2:], cameras.split(",")):
+            frames = _read_range(word, where)
+            named = {FrameKey(date, drive, int(camera), frame) for frame in frames}
+            if again := named & keys:
+                first = min(again)
+                frame = f"frame {first.frame} of camera {camera} of drive {first.drive_name}"
+                raise ValueError(f"{where} names {frame} again: expected each frame once.")
+            keys |= named
     return sorted(keys)
 
 
@@ -288,9 +243,8 @@ def _read_range(word: str, where: str) -> range:
         first, last, step = (int(digits) if digits else None for digits in match.groups())
         if last is None:
             return range(first, first + 1)
-        if last > first and (last - first) % (step or 1) == 0:
-            return range(first, last + 1, step or 1)
-    raise ValueError(
-        f"{where} holds the range {word[:40]!r}: expected a frame such as 5, an ascending range "
-        f"such as 5-9, or one whose step ends on its last frame, such as 5-9/2."
-    )
+        step = step or 1
+        if last > first and (last - first) % step == 0:
+            return range(first, last + 1, step)
+    expected = "expected a frame, 5, an ascending range, 5-9, or whole steps to its end, 5-9/2"
+    raise ValueError(f"{where} holds the range {word[:40]!r}: {expected}.")
