@@ -8,26 +8,27 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 Downscale = Literal["nearest_surface", "nearest", "mean"]
 LossNorm = Literal["l1", "l2", "log_l1"]
+NORMS: dict[LossNorm, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda p, t: (p - t).abs(),
+    "l2": lambda p, t: (p - t).square(),
+    "log_l1": lambda p, t: (p.log() - t.log()).abs(),
+}
 
 
 def downscale_depth(
-    depth: torch.Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
-) -> torch.Tensor:
-    """Bring sparse depth maps to a lower resolution; cells without a measurement stay 0.
+    depth: Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
+) -> Tensor:
+    """Bring sparse depth maps [N, H, W] in meters down to a size, [N, height, width].
 
-    Args:
-        depth: [N, H, W], meters, 0 = no measurement.
-        size: (height, width) of the result, not larger than the input's.
-        mode: `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the
-            nearest surface (a max pool of inverse depth); `"nearest"`, the one pixel at each
-            cell's center, measured or not; `"mean"`, the mean of the measured depths.
-
-    Returns:
-        [N, height, width], meters.
+    Cells without a measurement stay 0. The size may not be larger than the input's. The modes:
+    `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the nearest
+    surface (a max pool of inverse depth); `"nearest"`, the one pixel at each cell's center,
+    measured or not; `"mean"`, the mean of the measured depths.
     """
     if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
         raise ValueError(
@@ -47,14 +48,14 @@ def downscale_depth(
 
 
 def multiscale_depth_loss(
-    predictions: tuple[torch.Tensor, ...],
-    target: torch.Tensor,
+    predictions: tuple[Tensor, ...],
+    target: Tensor,
     *,
     mode: Downscale = "nearest_surface",
     norm: LossNorm = "l1",
-    total: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
     shares: int = 1,
-) -> torch.Tensor:
+) -> Tensor:
     """Average a masked loss over the resolutions of a prediction.
 
     At each resolution the target is downscaled and the error averaged over the batch's measured
@@ -72,6 +73,8 @@ def multiscale_depth_loss(
     Returns:
         A scalar; with several processes, the mean of theirs is the loss of the whole batch.
     """
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
     errors = []
     for prediction in predictions:
         if prediction.ndim != 4 or prediction.shape[:2] != (len(target), 1):
@@ -83,22 +86,11 @@ def multiscale_depth_loss(
         measured = goal > 0
         count = measured.sum() if total is None else total(measured.sum()) / shares
         if count > 0:
-            error = _error(prediction[:, 0][measured], goal[measured], norm).sum()
-            errors.append(error / count)
+            error = NORMS[norm](prediction[:, 0][measured], goal[measured])
+            errors.append(error.sum() / count)
     if not errors:
         raise ValueError(
             f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "
             f"resolution: expected depth maps with values above 0; leave unlabeled frames out."
         )
     return torch.stack(errors).mean()
-
-
-def _error(p: torch.Tensor, t: torch.Tensor, norm: LossNorm) -> torch.Tensor:
-    """Return the error of each pixel in a norm."""
-    if norm == "l1":
-        return (p - t).abs()
-    if norm == "l2":
-        return (p - t).square()
-    if norm == "log_l1":
-        return (p.log() - t.log()).abs()
-    raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")

@@ -42,11 +42,10 @@ def per_image_metrics(
         prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
             and counts as wrong in the deltas.
         target: Same shape, meters; 0 or NaN = no measurement.
-        crop: Region to evaluate, in shares of the image: Garg's, Eigen's, or None for all of it.
+        crop: Region to evaluate: Garg's, Eigen's, or None for all of the image.
         cap: Largest depth evaluated, meters.
-        median_scaling: Whether to multiply each prediction, before clipping, by the ratio of the
-            evaluated pixels' medians, target to prediction. For methods that do not know the
-            scale; a prediction of NaN is not part of the median.
+        median_scaling: Whether to multiply each prediction first by the ratio of the evaluated
+            pixels' medians, target to prediction, NaN left out: for methods without a scale.
 
     Returns:
         Each metric, [N] (1 for a single map). An image without a pixel to evaluate is NaN in all
@@ -65,8 +64,7 @@ def per_image_metrics(
     if prediction.shape != target.shape or target.ndim not in (2, 3):
         raise ValueError(
             f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
-            f"expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
-            f"first."
+            "expected the same [H, W] or [N, H, W]; resize the prediction to the target's size first."
         )
     if not MIN_DEPTH < cap < np.inf:
         raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")
@@ -81,17 +79,24 @@ def per_image_metrics(
     lengths = counts.tolist()
     if not any(lengths):
         return {name: torch.full_like(counts, torch.nan, dtype=dtype) for name in METRICS}
-    p, t = (
-        pad_sequence(
-            maps.masked_select(evaluated).to(dtype).split(lengths),
-            batch_first=True,
-            padding_value=torch.nan,
-        )
-        for maps in (prediction, target)
-    )
+    values = (maps.masked_select(evaluated).to(dtype) for maps in (prediction, target))
+    p, t = (pad_sequence(v.split(lengths), True, torch.nan) for v in values)
     if median_scaling:
         p *= (_median(t) / _median(p))[:, None]
-    return _row_metrics(p.clip_(MIN_DEPTH, cap), t, counts)
+    p.clip_(MIN_DEPTH, cap)
+    padding = t.isnan()
+
+    def mean(error: Tensor) -> Tensor:
+        return error.masked_fill_(padding, 0).sum(1, dtype=dtype) / counts
+
+    metrics = dict(
+        abs_rel=mean((p - t).abs_().div_(t)),
+        sq_rel=mean((p - t).square_().div_(t)),
+        rmse=mean((p - t).square_()).sqrt(),
+        rmse_log=mean((p.log() - t.log()).square_()).sqrt(),
+    )
+    ratio = torch.maximum(p / t, t / p)
+    return metrics | {f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)}
 
 
 def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
@@ -103,12 +108,7 @@ def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
 
 
 def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
-    """Return the rows and columns of an image that a crop evaluates.
-
-    Example:
-        >>> crop_region("garg", 375, 1242)
-        (slice(153, 371, None), slice(44, 1197, None))
-    """
+    """Return the rows and columns of an image that a crop evaluates."""
     if crop is None:
         return slice(0, height), slice(0, width)
     if crop not in CROPS:
@@ -130,20 +130,3 @@ def as_depth(depth: np.ndarray | Tensor) -> Tensor:
 def _median(rows: Tensor) -> Tensor:
     """Return each row's median, NaN passed over; of an even number, the mean of the middle two."""
     return (rows.nanmedian(1).values - (-rows).nanmedian(1).values) / 2
-
-
-def _row_metrics(p: Tensor, t: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """Compute the metrics of rows [N, K] of pixels, of which the first `counts` are evaluated."""
-    padding = t.isnan()
-
-    def mean(error: Tensor) -> Tensor:
-        return error.masked_fill_(padding, 0).sum(1, dtype=t.dtype) / counts
-
-    metrics = dict(
-        abs_rel=mean((p - t).abs_().div_(t)),
-        sq_rel=mean((p - t).square_().div_(t)),
-        rmse=mean((p - t).square_()).sqrt(),
-        rmse_log=mean((p.log() - t.log()).square_()).sqrt(),
-    )
-    ratio = torch.maximum(p / t, t / p)
-    return metrics | {f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)}
