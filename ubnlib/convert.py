@@ -13,26 +13,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from ubnlib.batchnorm import (
-    PRESETS,
-    STEP_STATE,
-    SWITCHES,
-    UnsupervisedBatchNorm,
-    UnsupervisedBatchNorm1d,
-    UnsupervisedBatchNorm2d,
-    UnsupervisedBatchNorm3d,
-    UnsupervisedSyncBatchNorm,
-)
+from ubnlib import batchnorm
+from ubnlib.batchnorm import PRESETS, STEP_STATE, SWITCHES, UnsupervisedBatchNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 Norm = TypeVar("Norm", bound=type[_BatchNorm])
 Behind = Callable[..., Tensor]  # takes the layer, its normalized input, what else forward was given
 
 TORCH = {
-    nn.BatchNorm1d: UnsupervisedBatchNorm1d,
-    nn.BatchNorm2d: UnsupervisedBatchNorm2d,
-    nn.BatchNorm3d: UnsupervisedBatchNorm3d,
-    nn.SyncBatchNorm: UnsupervisedSyncBatchNorm,
+    nn.BatchNorm1d: batchnorm.UnsupervisedBatchNorm1d,
+    nn.BatchNorm2d: batchnorm.UnsupervisedBatchNorm2d,
+    nn.BatchNorm3d: batchnorm.UnsupervisedBatchNorm3d,
+    nn.SyncBatchNorm: batchnorm.UnsupervisedSyncBatchNorm,
     _BatchNorm: UnsupervisedBatchNorm,
 }
 # What layers become; subclasses of torch's are added when they are first met.
@@ -283,10 +275,8 @@ def _changeable(
 
 
 def _tell_opacus() -> None:
-    """Have Opacus refuse or replace UBN's layers as torch's, lest rows mix in private training.
-
-    It goes by the exact class, and layers without running statistics pass its check of buffers.
-    """
+    """Have Opacus, which goes by the exact class, refuse or replace UBN's layers as torch's."""
+    # Without running statistics they pass its check of buffers too, and mix private rows.
     module = sys.modules.get("opacus.validators.module_validator")
     for table in ("VALIDATORS", "FIXERS") if module else ():
         known = getattr(module.ModuleValidator, table)

@@ -1,7 +1,7 @@
 """Look at, refresh and resample the statistics behind a model's predictions."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -154,14 +154,11 @@ def refresh_statistics(
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    hooks = [layer.register_forward_pre_hook(gather) for layer in layers]
-    try:
-        with _training(layers):
-            for batch in batches:
-                (call or first)(batch if device is None else tree_map(there, batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _training(layers), ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(gather))
+        for batch in batches:
+            (call or first)(batch if device is None else tree_map(there, batch))
     if group is not None:
         for layer in layers:
             nothing = batch_statistics(layer.running_mean.new_empty(0, layer.num_features))
@@ -188,9 +185,8 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
         reference_batches: At least one batch [M, ...] of such inputs that sets the statistics.
 
     Returns:
-        [S, N, ...], the model's output for each of the S reference batches; their standard
-        deviation over the first dimension is Figure 4's uncertainty. Where the model gives
-        a mapping, tuple, list or dataclass, so is this, each tensor in it with the dimension S.
+        [S, N, ...], the model's output for each of the S reference batches, a tensor or a tree of
+        them; their standard deviation over the first dimension is Figure 4's uncertainty.
 
     Raises:
         ValueError: The model has no UBN layer, or there is no reference batch.

@@ -58,12 +58,6 @@ def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
 
     No rows at all have zero mean and variance and count nothing. The statistics carry x's
     gradient, where it has one, if they are to be differentiable.
-
-    Example:
-        >>> import torch
-        >>> mean, var, count = batch_statistics(torch.tensor([[1.0, 10.0], [3.0, 10.0]]))
-        >>> mean.tolist(), var.tolist(), count
-        ([2.0, 10.0], [1.0, 0.0], 2)
     """
     count = x.numel() // x.size(1)
     if count == 0:  # nothing, but with a gradient, as other ranks wait for this one's
@@ -127,12 +121,6 @@ def moving_average(
 
     The batch's variance is the unbiased one, as torch does it. With `running_stat="std"` it is the
     standard deviation that is averaged, as equation 3 has it, and its square is returned.
-
-    Example:
-        >>> import torch
-        >>> start, batch = torch.zeros(1), torch.tensor([[1.0], [3.0]])
-        >>> moving_average(Moments(start, start + 1), batch_statistics(batch).unbiased, 0.5)
-        Moments(mean=tensor([1.]), var=tensor([1.5000]))
     """
     mean = torch.lerp(running.mean, batch.mean.to(running.mean.dtype), momentum)
     var = batch.var.to(running.var.dtype)
@@ -244,19 +232,10 @@ class NormalizeLabeled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        own_mean: Tensor,
-        own_var: Tensor,
-        count: int | Tensor,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        corrected: bool,
-        group: ProcessGroup | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None,
+        own_mean: Tensor, own_var: Tensor, count: int | Tensor, mean: Tensor, var: Tensor,
+        eps: float, corrected: bool, group: ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Return the normalized rows, and mean and variance of x."""
         ctx.count, ctx.eps, ctx.corrected, ctx.group = count, eps, corrected, group
         ctx.set_materialize_grads(False)

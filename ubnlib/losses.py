@@ -1,7 +1,6 @@
-"""The multi-scale training loss on sparse depth maps.
+"""The multi-scale training loss on sparse depth maps, where a depth of 0 means no measurement.
 
-How the paper brings sparse depth maps to the coarser predictions and which norm its loss has is
-unstated: both are arguments here. A depth of 0 means no measurement.
+How the paper downscales these and which norm its loss has is unstated: both are arguments here.
 """
 
 from collections.abc import Callable

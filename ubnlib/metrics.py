@@ -1,7 +1,7 @@
-"""Depth metrics over sparse ground truth.
+"""Depth metrics over sparse ground truth, where a depth of 0 means no measurement.
 
 The metrics and crops are the usual ones of D. Eigen et al. (2014) and R. Garg et al. (2016); the
-paper reports the first delta. A depth of 0 means no measurement.
+paper reports the first delta.
 """
 
 from typing import Literal
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 MIN_DEPTH = 1e-3  # meters; predictions are clipped to [MIN_DEPTH, cap]
 # Top, bottom, left, right as shares of height and width.
 CROPS = {
+    None: (0, 1, 0, 1),
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
@@ -64,7 +65,8 @@ def per_image_metrics(
     if prediction.shape != target.shape or target.ndim not in (2, 3):
         raise ValueError(
             f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
-            "expected the same [H, W] or [N, H, W]; resize the prediction to the target's size first."
+            "expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
+            "first."
         )
     if not MIN_DEPTH < cap < np.inf:
         raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")
@@ -109,8 +111,6 @@ def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
 
 def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
     """Return the rows and columns of an image that a crop evaluates."""
-    if crop is None:
-        return slice(0, height), slice(0, width)
     if crop not in CROPS:
         raise ValueError(f"crop is {crop!r}, expected None, 'garg' or 'eigen'.")
     top, bottom, left, right = CROPS[crop]
