@@ -217,7 +217,7 @@ def _ubn_class(kind: type) -> type | None:
 
 
 def _derived(kind: type, behind: Behind | None) -> type:
-    """Return a subclass of both, where `super().forward` of the layer's own class is UBN's."""
+    """Return a subclass of both `kind` and UBN's class, which `kind` then has as its `super()`."""
     base = next(ubn for bn, ubn in TORCH.items() if issubclass(kind, bn))
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -201,8 +201,7 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
                 predictions.append(model(inputs))
     if not predictions:
         raise ValueError("There is no reference batch to take statistics from: give at least one.")
-
-    def stacked(leaf: Any, *others: Any) -> Any:
-        return torch.stack([leaf, *others]) if isinstance(leaf, Tensor) else leaf
-
-    return tree_map(stacked, *predictions)
+    return tree_map(
+        lambda leaf, *others: torch.stack([leaf, *others]) if isinstance(leaf, Tensor) else leaf,
+        *predictions,
+    )

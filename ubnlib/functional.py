@@ -56,8 +56,7 @@ class Statistics(NamedTuple):
 def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
     """Return mu(x) and sigma^2(x) of equation 1, for x [N, C, ...].
 
-    No rows at all have zero mean and variance and count nothing. The statistics carry x's
-    gradient, where it has one, if they are to be differentiable.
+    No rows have zero mean and variance and count 0; `differentiable` keeps x's gradient, if any.
     """
     count = x.numel() // x.size(1)
     if count == 0:  # nothing, but with a gradient, as other ranks wait for this one's
@@ -84,8 +83,7 @@ def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statisti
     count = a.count + b.count
     share = b.count / count if weight is None else _share_of_present(a.count, b.count, weight)
     mean, within = torch.lerp(a.mean, b.mean, share), torch.lerp(a.var, b.var, share)
-    shift = b.mean - a.mean
-    return Statistics(mean, within + share * (1 - share) * shift**2, count)
+    return Statistics(mean, within + share * (1 - share) * (b.mean - a.mean) ** 2, count)
 
 
 def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float | Tensor:
@@ -99,8 +97,7 @@ def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float 
 def remove(union: Statistics, part: Statistics) -> Statistics:
     """Return the statistics of what is left of `union` without `part`: the inverse of `merge`.
 
-    Digits are lost where `part` is almost all of `union`; a part that leaves nothing is a
-    ValueError.
+    Digits are lost where `part` is almost all of `union`; if nothing is left, a ValueError is raised.
     """
     count = union.count - part.count
     if isinstance(count, int) and count <= 0:

@@ -57,20 +57,15 @@ def multiscale_depth_loss(
 ) -> Tensor:
     """Average a masked loss over the resolutions of a prediction.
 
-    At each resolution the target is downscaled and the error averaged over the batch's measured
-    cells; no gradient flows from the others, whatever is predicted there. A resolution at which
-    `"nearest"` leaves no cell at all is not part of the average.
+    The predictions are depth maps [N, 1, h, w] in meters, as `DispNet` returns them, and the target
+    is [N, H, W]. At each resolution the target is downscaled by `downscale_depth` in a mode, and
+    the error averaged over the batch's measured cells: `"l1"` |p - t|, `"l2"` (p - t)^2, or
+    `"log_l1"` |log p - log t|. No gradient flows from the other cells, whatever is predicted there.
+    A resolution at which `"nearest"` leaves no cell at all is not part of the average.
 
-    Args:
-        predictions: Depth maps [N, 1, h, w] in meters, as `DispNet` returns them.
-        target: [N, H, W], meters, 0 = no measurement.
-        mode: How the target is downscaled; see `downscale_depth`.
-        norm: `"l1"` |p - t|, `"l2"` (p - t)^2, or `"log_l1"` |log p - log t|.
-        total: Sums a count over the processes that share the batch; None where there is but one.
-        shares: Number of these processes.
-
-    Returns:
-        A scalar; with several processes, the mean of theirs is the loss of the whole batch.
+    The result is a scalar. Where several processes share the batch, `total` sums a count over them
+    and `shares` is their number: the mean of their results is the loss of the whole batch. Shapes
+    that do not fit, an unknown mode or norm, or no measured depth at all raise a ValueError.
     """
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
