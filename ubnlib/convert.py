@@ -13,26 +13,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from ubnlib.batchnorm import (
-    PRESETS,
-    STEP_STATE,
-    SWITCHES,
-    UnsupervisedBatchNorm,
-    UnsupervisedBatchNorm1d,
-    UnsupervisedBatchNorm2d,
-    UnsupervisedBatchNorm3d,
-    UnsupervisedSyncBatchNorm,
-)
+from ubnlib import batchnorm
+from ubnlib.batchnorm import PRESETS, STEP_STATE, SWITCHES, UnsupervisedBatchNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 Norm = TypeVar("Norm", bound=type[_BatchNorm])
 Behind = Callable[..., Tensor]  # takes the layer, its normalized input, what else forward was given
 
 TORCH = {
-    nn.BatchNorm1d: UnsupervisedBatchNorm1d,
-    nn.BatchNorm2d: UnsupervisedBatchNorm2d,
-    nn.BatchNorm3d: UnsupervisedBatchNorm3d,
-    nn.SyncBatchNorm: UnsupervisedSyncBatchNorm,
+    nn.BatchNorm1d: batchnorm.UnsupervisedBatchNorm1d,
+    nn.BatchNorm2d: batchnorm.UnsupervisedBatchNorm2d,
+    nn.BatchNorm3d: batchnorm.UnsupervisedBatchNorm3d,
+    nn.SyncBatchNorm: batchnorm.UnsupervisedSyncBatchNorm,
     _BatchNorm: UnsupervisedBatchNorm,
 }
 # What layers become; subclasses of torch's are added when they are first met.
@@ -51,9 +43,10 @@ def _drop_and_activate(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 # Classes whose own forward is known, and what it does behind the norm: None where it normalizes by
-# `super().forward(x)`. Some packages' are known by name, so that they need not be installed.
-BEHIND: dict[type, Behind | None] = {_BatchNorm: None, nn.SyncBatchNorm: None}
-BEHIND_BY_NAME: dict[tuple[str, str], Behind | None] = {
+# `super().forward(x)`. Other packages' are known by name, so that they need not be installed.
+BEHIND: dict[type | tuple[str, str], Behind | None] = {
+    _BatchNorm: None,
+    nn.SyncBatchNorm: None,
     ("timm", "BatchNormAct2d"): _drop_and_activate,
     ("timm", "SyncBatchNormAct"): None,
 }
@@ -62,13 +55,13 @@ BEHIND_BY_NAME: dict[tuple[str, str], Behind | None] = {
 def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
     """Tell convert_ubn about a subclass of BatchNorm that has a forward of its own.
 
-    Its layers then keep all that they do besides normalizing: `convert_ubn` gives them a class,
-    made for them, that derives from `norm` and from UBN's. Subclasses that inherit torch's forward
-    need not be registered, and timm's `BatchNormAct2d` is.
+    Its layers then keep all that they do besides normalizing, in a class that derives from `norm`
+    and from UBN's. Subclasses that inherit torch's forward need not be registered, and timm's
+    `BatchNormAct2d` is.
 
     Args:
         norm: A subclass of nn.BatchNorm1d, 2d, 3d or nn.SyncBatchNorm. It is returned, so that
-            `@register_norm` works as a decorator too.
+            `@register_norm` works as a decorator where `super().forward(x)` is called.
         behind: What its forward does behind the norm, as `behind(layer, normalized)`; further
             arguments of forward follow. None for a class whose forward calls
             `super().forward(x)`, which then is UBN's.
@@ -80,20 +73,15 @@ def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
     Example:
         >>> import torch
         >>> from ubnlib import convert_ubn, register_norm
-        >>> @register_norm
-        ... class NormReLU(torch.nn.BatchNorm2d):
-        ...     def forward(self, x):
-        ...         return super().forward(x).relu()
         >>> class NormScale(torch.nn.BatchNorm2d):
         ...     def forward(self, x):
         ...         return 2 * torch.nn.functional.batch_norm(x, None, None, training=True)
         >>> _ = register_norm(NormScale, behind=lambda layer, normalized: 2 * normalized)
-        >>> model = convert_ubn(torch.nn.Sequential(NormReLU(3), NormScale(3)))
-        >>> [type(layer).__name__ for layer in model]
-        ['UnsupervisedNormReLU', 'UnsupervisedNormScale']
+        >>> type(convert_ubn(NormScale(3))).__name__
+        'UnsupervisedNormScale'
     """
-    own = isinstance(norm, type) and issubclass(norm, _BatchNorm) and norm not in TORCH
-    if not own or issubclass(norm, UnsupervisedBatchNorm):
+    subclass = isinstance(norm, type) and issubclass(norm, _BatchNorm) and norm not in TORCH
+    if not subclass or issubclass(norm, UnsupervisedBatchNorm):
         raise TypeError(
             f"{norm!r} cannot be registered: give a subclass of nn.BatchNorm1d, 2d or 3d or "
             "nn.SyncBatchNorm that is not one of torch's or UBN's own."
@@ -114,13 +102,11 @@ def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
 def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> Model:
     """Turn every nn.BatchNorm1d/2d/3d and nn.SyncBatchNorm of a model into its UBN layer, in place.
 
-    Each layer stays the object that it was and changes its class, as torch's own
-    parametrizations do: parameters (an optimizer made before still works), buffers, hooks, shared
-    modules, names, mode and device are untouched, and checkpoints load both ways. Layers that are
-    UBN already take the options. `revert_ubn` undoes it. If it raises, nothing has changed.
-
-    Subclasses that inherit torch's forward, timm's `BatchNormAct2d` and what `register_norm` was
-    told of become layers of their own class and UBN's, which keep what they do besides.
+    Each layer stays the object that it was and changes its class: parameters (an optimizer made
+    before still works), buffers, hooks, shared modules, names, mode and device are untouched, and
+    checkpoints load both ways. Layers that are UBN already take the options. `revert_ubn` undoes
+    it. If it raises, nothing has changed. Subclasses that inherit torch's forward, timm's
+    `BatchNormAct2d` and what `register_norm` was told of keep what they do besides.
 
     Args:
         model: Any module, also one that is itself a BatchNorm, or a wrapper such as
@@ -153,15 +139,20 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}.")
-    chosen = dict(PRESETS.get(preset, {}))
-    if "momentum" in options:
+    chosen = PRESETS.get(preset, {}) | options
+    if "momentum" in options and "decay" not in options:
         chosen.pop("decay", None)
-    chosen.update(options)
-
     norms = _named(model, _BatchNorm)
     _refuse_unconvertible(model, norms)
     layers = _changeable(norms, _ubn_class, "convert_ubn")
-    twins = [_configured_twin(layer, chosen) for layer in layers]  # refuses before any change
+    twins = []  # UBN layers with the contents of these: what is refused is so before any change
+    for layer in layers:
+        kind = _ubn_class(type(layer))
+        twin = kind.__new__(kind)
+        vars(twin).update(vars(layer))
+        twin.configure(**chosen)
+        vars(twin)[MOMENTA] = (_momentum_without_ubn(layer), twin.momentum)
+        twins.append(twin)
     for layer, twin in zip(layers, twins, strict=True):
         layer.__class__ = type(twin)
         vars(layer).update(vars(twin))
@@ -175,10 +166,8 @@ def revert_ubn(model: Model) -> Model:
     The inverse of `convert_ubn`: `revert_ubn(convert_ubn(model, ...))` is the model in every
     attribute, whatever the options and however often it was converted. What was trained stays,
     and so does a momentum that was set on a layer after it was converted. Layers that were made
-    as UBN become the BatchNorm of the same settings.
-
-    Args:
-        model: Any module, also one that is itself a UBN layer or has none; it is returned.
+    as UBN become the BatchNorm of the same settings. The model, which may be a layer itself or
+    have none, is returned.
 
     Raises:
         RuntimeError: The model is inside a UBN step; nothing has changed.
@@ -190,8 +179,6 @@ def revert_ubn(model: Model) -> Model:
         >>> import torch
         >>> from ubnlib import convert_ubn, revert_ubn
         >>> norm = convert_ubn(torch.nn.BatchNorm2d(8, momentum=0.2), preset="paper")
-        >>> round(norm.momentum, 3)
-        0.1
         >>> revert_ubn(norm)  # doctest: +ELLIPSIS
         BatchNorm2d(8, eps=1e-05, momentum=0.2, affine=True, ...track_running_stats=True)
     """
@@ -219,25 +206,18 @@ def _ubn_class(kind: type) -> type | None:
     if kind in UBN_OF or issubclass(kind, UnsupervisedBatchNorm):
         return UBN_OF.get(kind, kind)
     owner = _owner(kind)
-    by_name = owner.__module__.partition(".")[0], owner.__name__
-    if owner in BEHIND:
-        behind = BEHIND[owner]
-    elif by_name in BEHIND_BY_NAME:
-        behind = BEHIND_BY_NAME[by_name]
-    else:
+    key = owner if owner in BEHIND else (owner.__module__.partition(".")[0], owner.__name__)
+    if key not in BEHIND:
         return None
     if kind.__call__ is not nn.Module.__call__ or kind.__new__ is not object.__new__:
         return None  # it does more than its forward says, as sharded layers do
-    UBN_OF[kind] = ubn = _derived(kind, behind)
+    UBN_OF[kind] = ubn = _derived(kind, BEHIND[key])
     BN_OF[ubn] = kind
     return ubn
 
 
 def _derived(kind: type, behind: Behind | None) -> type:
-    """Return a class that is both a subclass of BatchNorm and UBN's.
-
-    Python looks up `super().forward` in the subclass's forward in UBN's class before torch's.
-    """
+    """Return a subclass of both `kind` and UBN's class, which `kind` then has as its `super()`."""
     base = next(ubn for bn, ubn in TORCH.items() if issubclass(kind, bn))
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -247,11 +227,9 @@ def _derived(kind: type, behind: Behind | None) -> type:
         return _blank, (kind,), self.__getstate__()  # pickle would look for the class by its name
 
     body = {"__doc__": kind.__doc__, "__module__": kind.__module__, "__reduce_ex__": __reduce_ex__}
-    return type(
-        f"Unsupervised{kind.__name__}",
-        (kind, base),
-        body | ({"forward": forward} if behind else {}),
-    )
+    if behind:
+        body["forward"] = forward
+    return type(f"Unsupervised{kind.__name__}", (kind, base), body)
 
 
 def _blank(kind: type) -> nn.Module:
@@ -281,12 +259,12 @@ def _changeable(
             left[type(layer), "its class is not registered"].append(name)
         else:
             changeable.append(layer)
-    if left:
-        groups = []
-        for (kind, why), names in left.items():
-            some = ", ".join(name or "the model" for name in names[:NAMED])
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            groups.append(f"{some}{more} ({kind.__name__}: {why})")
+    groups = []
+    for (kind, why), names in left.items():
+        some = ", ".join(name or "the model" for name in names[:NAMED])
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        groups.append(f"{some}{more} ({kind.__name__}: {why})")
+    if groups:
         warnings.warn(
             f"{verb} leaves {len(layers) - len(changeable)} of {len(layers)} layers as they are: "
             f"{'; '.join(groups)}. See register_norm for classes with a forward of their own; call "
@@ -297,27 +275,14 @@ def _changeable(
 
 
 def _tell_opacus() -> None:
-    """Have Opacus refuse or replace UBN's layers as torch's: it goes by the exact class.
-
-    Converted without running statistics, a layer would pass its check of buffers too, and mix rows
-    where privacy is promised.
-    """
+    """Have Opacus, which goes by the exact class, refuse or replace UBN's layers as torch's."""
+    # Without running statistics they pass its check of buffers too, and mix private rows.
     module = sys.modules.get("opacus.validators.module_validator")
     for table in ("VALIDATORS", "FIXERS") if module else ():
         known = getattr(module.ModuleValidator, table)
-        known.update(
-            {ubn: known[bn] for bn, ubn in UBN_OF.items() if bn in known and ubn not in known}
-        )
-
-
-def _configured_twin(layer: nn.Module, options: Mapping[str, Any]) -> UnsupervisedBatchNorm:
-    """Return what a layer is to be: a UBN layer with its contents, and the options."""
-    kind = _ubn_class(type(layer))
-    twin = kind.__new__(kind)
-    vars(twin).update(vars(layer))
-    twin.configure(**options)
-    vars(twin)[MOMENTA] = (_momentum_without_ubn(layer), twin.momentum)
-    return twin
+        for bn, ubn in UBN_OF.items():
+            if bn in known:
+                known.setdefault(ubn, known[bn])
 
 
 def _momentum_without_ubn(layer: nn.Module) -> float | None:
@@ -328,7 +293,8 @@ def _momentum_without_ubn(layer: nn.Module) -> float | None:
 
 def _refuse_unconvertible(model: nn.Module, norms: Mapping[str, nn.Module]) -> None:
     """Raise where converting would fail, or would silently be in vain."""
-    names = {kind.__name__ for kind in (*UBN_OF, *BEHIND)} | {name for _, name in BEHIND_BY_NAME}
+    known = (*UBN_OF, *BEHIND)
+    names = {kind[1] if isinstance(kind, tuple) else kind.__name__ for kind in known}
     for name, module in _named(model, torch.jit.ScriptModule).items():
         if module is model or module.original_name in names:
             raise TypeError(

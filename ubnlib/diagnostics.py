@@ -1,7 +1,7 @@
 """Look at, refresh and resample the statistics behind a model's predictions."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ubnlib.batchnorm import UnsupervisedBatchNorm
 from ubnlib.distributed import group_of, pool
 from ubnlib.forward import collecting, ubn_layers, using
 from ubnlib.functional import Statistics, batch_statistics, gap, merge
@@ -21,13 +20,10 @@ GapGradient = Literal["labeled", "unlabeled", "both"]
 def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Tensor:
     """Return how far the labeled and unlabeled statistics of the last UBN step lie apart.
 
-    The mean, over layers and channels, of
-
-        (mu_x - mu_y)^2 / sigma_n^2 + (log sigma_x^2 - log sigma_y^2)^2 / 4.
-
-    To add a multiple of it to a loss, convert the model with `keep_graph=True`, or the gap is a
-    constant: its gradient then reaches the labeled statistics, and with `stats_grad="all"` the
-    unlabeled ones too.
+    It is the mean of (mu_x - mu_y)^2 / sigma_n^2 + (log sigma_x^2 - log sigma_y^2)^2 / 4 over
+    layers and channels, a scalar. To add a multiple of it to a loss, convert the model with
+    `keep_graph=True`, or the gap is a constant: its gradient then reaches the labeled statistics,
+    and with `stats_grad="all"` the unlabeled ones too.
 
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows.
@@ -63,11 +59,9 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
                     '": say ubn_forward(..., interleave=True).'
                 )
             if gradient == "labeled":
-                unlabeled = unlabeled.detach()
+                unlabeled, union = unlabeled.detach(), union.detach()
             if gradient == "unlabeled":
-                labeled = labeled.detach()
-            if gradient in ("labeled", "unlabeled"):
-                union = union.detach()
+                labeled, union = labeled.detach(), union.detach()
             gaps.append(gap(labeled, unlabeled, union, layer.eps))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
@@ -75,14 +69,23 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
 
 
 @contextmanager
-def _kept(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Restore the mode and buffers of batch normalization layers, whatever happens inside."""
-    before = [(layer.training, [b.clone() for b in layer.buffers()]) for layer in layers]
+def _training(layers: list[_BatchNorm], **switches: str) -> Iterator[None]:
+    """Let layers train, with these switches of UBN, and restore all, buffers too, afterward."""
+    names = ("training", *switches)
+    before = [
+        ({name: getattr(layer, name) for name in names}, [b.clone() for b in layer.buffers()])
+        for layer in layers
+    ]
     try:
+        for layer in layers:
+            layer.training = True
+            if switches:
+                layer.configure(**switches)
         yield
     finally:
-        for layer, (training, buffers) in zip(layers, before, strict=True):
-            layer.training = training
+        for layer, (attributes, buffers) in zip(layers, before, strict=True):
+            for name, value in attributes.items():
+                setattr(layer, name, value)
             with torch.no_grad():
                 for buffer, value in zip(layer.buffers(), buffers, strict=True):
                     buffer.copy_(value)
@@ -116,24 +119,17 @@ def refresh_statistics(
         device: Where to move a batch's tensors first; None leaves them where they are.
 
     Raises:
-        ValueError: There is no batch, no layer that keeps running statistics, or none but frozen
-            ones.
+        ValueError: There is no batch, or no layer that keeps running statistics and is not frozen.
 
     Example:
         >>> import torch
         >>> from ubnlib import refresh_statistics
-        >>> images, classes = torch.randn(12, 3, 8, 8) + 2, torch.arange(12)
-        >>> data = torch.utils.data.TensorDataset(images, classes)
-        >>> model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten())
-        >>> _ = refresh_statistics(model, torch.utils.data.DataLoader(data, batch_size=5))
-        >>> torch.allclose(model[0].running_mean, images.mean((0, 2, 3)), atol=1e-5)
+        >>> images, model = torch.randn(12, 3, 8, 8) + 2, torch.nn.BatchNorm2d(3)
+        >>> _ = refresh_statistics(model, torch.utils.data.DataLoader(images, batch_size=5))
+        >>> torch.allclose(model.running_mean, images.mean((0, 2, 3)), atol=1e-5)
         True
     """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer that keeps running statistics.")
     if any(module.training for module in model.modules()):
@@ -158,22 +154,15 @@ def refresh_statistics(
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    hooks = [layer.register_forward_pre_hook(gather) for layer in layers]
-    try:
-        with _kept(layers):
-            for layer in layers:
-                layer.training = True
-            for batch in batches:
-                (call or first)(batch if device is None else tree_map(there, batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _training(layers), ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(gather))
+        for batch in batches:
+            (call or first)(batch if device is None else tree_map(there, batch))
     if group is not None:
         for layer in layers:
-            here = population.get(
-                layer, batch_statistics(layer.running_mean.new_empty(0, layer.num_features))
-            )
-            (population[layer],) = pool((here,), group)
+            nothing = batch_statistics(layer.running_mean.new_empty(0, layer.num_features))
+            (population[layer],) = pool((population.get(layer, nothing),), group)
     if not population:
         raise ValueError("There is no batch to refresh the statistics from: give at least one.")
     for layer, statistics in population.items():
@@ -196,18 +185,15 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
         reference_batches: At least one batch [M, ...] of such inputs that sets the statistics.
 
     Returns:
-        [S, N, ...], the model's output for each of the S reference batches; their standard
-        deviation over the first dimension is Figure 4's uncertainty. Where the model gives
-        a mapping, tuple, list or dataclass, so is this, each tensor in it with the dimension S.
+        [S, N, ...], the model's output for each of the S reference batches, a tensor or a tree of
+        them; their standard deviation over the first dimension is Figure 4's uncertainty.
 
     Raises:
         ValueError: The model has no UBN layer, or there is no reference batch.
     """
     layers = ubn_layers(model)
     predictions = []
-    with _kept(layers), _constant_statistics(layers):
-        for layer in layers:
-            layer.training = True
+    with _training(layers, source="batch", stats_grad="none"):
         for reference in reference_batches:
             with collecting(model):
                 model(reference)
@@ -215,22 +201,7 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
                 predictions.append(model(inputs))
     if not predictions:
         raise ValueError("There is no reference batch to take statistics from: give at least one.")
-    return tree_map(_stacked, *predictions)
-
-
-def _stacked(leaf: Any, *others: Any) -> Any:
-    """Stack tensors; what is no tensor, such as None, is that of the first."""
-    return torch.stack([leaf, *others]) if isinstance(leaf, Tensor) else leaf
-
-
-@contextmanager
-def _constant_statistics(layers: list[UnsupervisedBatchNorm]) -> Iterator[None]:
-    """Read the layers literally for a while: statistics of the collected batch, as constants."""
-    before = [(layer.source, layer.stats_grad) for layer in layers]
-    try:
-        for layer in layers:
-            layer.configure(source="batch", stats_grad="none")
-        yield
-    finally:
-        for layer, (source, stats_grad) in zip(layers, before, strict=True):
-            layer.configure(source=source, stats_grad=stats_grad)
+    return tree_map(
+        lambda leaf, *others: torch.stack([leaf, *others]) if isinstance(leaf, Tensor) else leaf,
+        *predictions,
+    )

@@ -27,14 +27,11 @@ class Moments(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Mean and biased variance per channel, each [C], of `count` values a channel.
-
-    The count is a tensor where it was summed over the ranks of a process group.
-    """
+    """Mean and biased variance per channel, each [C], of `count` values a channel."""
 
     mean: Tensor
     var: Tensor
-    count: int | Tensor
+    count: int | Tensor  # a tensor where it was summed over the ranks of a process group
 
     @property
     def moments(self) -> Moments:
@@ -57,17 +54,9 @@ class Statistics(NamedTuple):
 
 
 def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
-    """Return mu(x) and sigma^2(x) of equation 1.
+    """Return mu(x) and sigma^2(x) of equation 1, for x [N, C, ...].
 
-    Args:
-        x: [N, C, ...]. No rows at all have zero mean and variance and count nothing.
-        differentiable: Whether the statistics carry x's gradient, where x has one.
-
-    Example:
-        >>> import torch
-        >>> mean, var, count = batch_statistics(torch.tensor([[1.0, 10.0], [3.0, 10.0]]))
-        >>> mean.tolist(), var.tolist(), count
-        ([2.0, 10.0], [1.0, 0.0], 2)
+    No rows have zero mean and variance and count 0; `differentiable` keeps x's gradient, if any.
     """
     count = x.numel() // x.size(1)
     if count == 0:  # nothing, but with a gradient, as other ranks wait for this one's
@@ -75,19 +64,14 @@ def batch_statistics(x: Tensor, differentiable: bool = True) -> Statistics:
         nothing = (x if differentiable else x.detach()).sum([0, *range(2, x.dim())], dtype=dtype)
         return Statistics(nothing, nothing, 0)
     if differentiable and x.requires_grad and torch.is_grad_enabled():
-        mean, var = BatchMoments.apply(x)
-    else:
-        mean, var = batch_moments(x)
-    return Statistics(mean, var, count)
+        return Statistics(*BatchMoments.apply(x), count)
+    return Statistics(*batch_moments(x), count)
 
 
 def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statistics:
     """Return the statistics of the union of two batches (Chan, Golub and LeVeque 1983).
 
-    Args:
-        a: Of one batch.
-        b: Of the other.
-        weight: Of b in the union, from 0 to 1; None weighs both by their counts.
+    `weight` is b's in the union, from 0 to 1; None weighs both by their counts.
 
     Example:
         >>> import torch
@@ -99,8 +83,7 @@ def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statisti
     count = a.count + b.count
     share = b.count / count if weight is None else _share_of_present(a.count, b.count, weight)
     mean, within = torch.lerp(a.mean, b.mean, share), torch.lerp(a.var, b.var, share)
-    shift = b.mean - a.mean
-    return Statistics(mean, within + share * (1 - share) * shift**2, count)
+    return Statistics(mean, within + share * (1 - share) * (b.mean - a.mean) ** 2, count)
 
 
 def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float | Tensor:
@@ -114,10 +97,7 @@ def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float 
 def remove(union: Statistics, part: Statistics) -> Statistics:
     """Return the statistics of what is left of `union` without `part`: the inverse of `merge`.
 
-    Digits are lost where `part` is almost all of `union`.
-
-    Raises:
-        ValueError: `part` leaves nothing.
+    Digits are lost where `part` is almost all of `union`; if nothing is left, a ValueError is raised.
     """
     count = union.count - part.count
     if isinstance(count, int) and count <= 0:
@@ -132,27 +112,12 @@ def remove(union: Statistics, part: Statistics) -> Statistics:
 
 
 def moving_average(
-    running: Moments,
-    batch: Moments,
-    momentum: float | Tensor,
-    running_stat: RunningStat = "var",
+    running: Moments, batch: Moments, momentum: float | Tensor, running_stat: RunningStat = "var"
 ) -> Moments:
     """Return the moving averages after one batch: equations 2 and 3, with momentum = 1 - lambda.
 
-    With `running_stat="std"` it is the standard deviation that is averaged, as equation 3 has it;
-    the square of it is returned, so that the result is a variance in both cases.
-
-    Args:
-        running: The averages before.
-        batch: Mean and, as torch does it, unbiased variance of the batch.
-        momentum: Weight of the batch.
-        running_stat: What is averaged.
-
-    Example:
-        >>> import torch
-        >>> start, batch = torch.zeros(1), torch.tensor([[1.0], [3.0]])
-        >>> moving_average(Moments(start, start + 1), batch_statistics(batch).unbiased, 0.5)
-        Moments(mean=tensor([1.]), var=tensor([1.5000]))
+    The batch's variance is the unbiased one, as torch does it. With `running_stat="std"` it is the
+    standard deviation that is averaged, as equation 3 has it, and its square is returned.
     """
     mean = torch.lerp(running.mean, batch.mean.to(running.mean.dtype), momentum)
     var = batch.var.to(running.var.dtype)
@@ -173,8 +138,7 @@ def normalize(
     scale = torch.rsqrt(var + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+    return (x * _channels(scale, x) + _channels(shift, x)).to(x.dtype)
 
 
 def gap(x: Statistics, y: Statistics, union: Statistics, eps: float) -> Tensor:
@@ -197,18 +161,11 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return mean, var
     if half and x.device.type == "cpu":  # the kernel would answer in half precision
         x = x.float()
-    if x.device.type == "cpu" and x[:1, :1].numel() >= 256 and x.is_contiguous():
-        return _moments_row_by_row(x)
-    return torch.batch_norm_update_stats(x, None, None, 0.0)
-
-
-def _moments_row_by_row(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the moments of a contiguous x through those of each row, all of the same count.
-
-    On the CPU, group normalization's kernel finds them faster than batch normalization's. It also
-    normalizes, which nobody asked for: a few rows at once keep that small.
-    """
     channels, positions = x.size(1), x[:1, :1].numel()
+    if x.device.type != "cpu" or positions < 256 or not x.is_contiguous():
+        return torch.batch_norm_update_stats(x, None, None, 0.0)
+    # On the CPU, group normalization's kernel finds the moments of rows faster. It also
+    # normalizes, which nobody asked for: a few rows at once keep that small.
     at_once = max(1, 2**18 // (channels * positions))
     parts = [
         torch.native_group_norm(r, None, None, len(r), channels, positions, channels, 0.0)[1:]
@@ -266,33 +223,21 @@ class NormalizeLabeled(torch.autograd.Function):
         r = sigma_x / sigma_n,  d = (mu_x - mu_n) / sigma_n,
 
     with r and d held constant, as Batch Renormalization (Ioffe 2017, arXiv:1702.03275) does with
-    moving averages; without, mu_n and sigma_n are constants and the rest follows.
-
-    x's moments are returned because one node for both lets go of x when the loss has gone
-    backward, whether or not the moments took part in it.
+    moving averages; without, mu_n and sigma_n are constants. One node for both results lets go of
+    x when the loss has gone backward, whether or not the moments took part in it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        own_mean: Tensor,
-        own_var: Tensor,
-        count: int | Tensor,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        corrected: bool,
-        group: ProcessGroup | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None,
+        own_mean: Tensor, own_var: Tensor, count: int | Tensor, mean: Tensor, var: Tensor,
+        eps: float, corrected: bool, group: ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Return the normalized rows, and mean and variance of x."""
         ctx.count, ctx.eps, ctx.corrected, ctx.group = count, eps, corrected, group
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, own_mean, own_var, mean, var)
-        out = normalize_by_constants(x, mean, var, weight, bias, eps)
-        return out, own_mean, own_var
+        return normalize_by_constants(x, mean, var, weight, bias, eps), own_mean, own_var
 
     @staticmethod
     def backward(
@@ -306,19 +251,18 @@ class NormalizeLabeled(torch.autograd.Function):
                 "without create_graph."
             )
         grad_x = grad_weight = grad_bias = None
-        if grad is not None:
-            scale = weight if weight is None else weight.to(mean.dtype)
-            if not ctx.corrected:
-                grad_x, grad_weight, grad_bias = _backward_of_torch(
-                    grad, x, scale, mean, var, None, None, False, ctx.eps, [True] * 3
-                )
-            else:
-                own_invstd, invstd = torch.rsqrt(own_var + ctx.eps), torch.rsqrt(var + ctx.eps)
-                r, d = invstd / own_invstd, (own_mean - mean) * invstd
-                grad_x, slope, grad_bias = _batch_norm_backward(
-                    grad, x, r if scale is None else r * scale, own_mean, own_invstd, ctx
-                )
-                grad_weight = torch.addcmul(d * grad_bias, r, slope)
+        scale = weight if weight is None else weight.to(mean.dtype)
+        if grad is not None and ctx.corrected:
+            own_invstd, invstd = torch.rsqrt(own_var + ctx.eps), torch.rsqrt(var + ctx.eps)
+            r, d = invstd / own_invstd, (own_mean - mean) * invstd
+            grad_x, slope, grad_bias = _batch_norm_backward(
+                grad, x, r if scale is None else r * scale, own_mean, own_invstd, ctx
+            )
+            grad_weight = torch.addcmul(d * grad_bias, r, slope)
+        elif grad is not None:
+            grad_x, grad_weight, grad_bias = _backward_of_torch(
+                grad, x, scale, mean, var, None, None, False, ctx.eps, [True] * 3
+            )
         if grad_mean is not None or grad_var is not None:
             zero = torch.zeros_like(own_mean)
             both = torch.stack([v if v is not None else zero for v in (grad_mean, grad_var)])
@@ -355,7 +299,5 @@ def _backward_of_torch(
     """Call torch's kernel, which divides by the number of rows, except on no rows at all."""
     if x.numel() > 0:
         return torch.ops.aten.native_batch_norm_backward(grad, x, weight, mean, *rest)
-    nothing = torch.zeros(
-        x.size(1), device=x.device, dtype=(rest[1] if mean is None else mean).dtype
-    )
+    nothing = torch.zeros_like(rest[1] if mean is None else mean)
     return torch.zeros_like(x), nothing, nothing

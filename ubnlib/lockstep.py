@@ -1,11 +1,10 @@
 """Both halves of a UBN step through a model at once, meeting at every UBN layer.
 
 The labeled rows' forward pass is the same in step 1 and step 2, and the unlabeled rows' pass
-needs no gradient. So each half passes once: the labeled half in the caller's thread, with
-gradient, and the unlabeled half in a second thread. At every UBN layer they exchange statistics.
-Only one of them runs at any time, and the unlabeled half goes first from layer to layer: so the
-order is always the same, and what a hook or an attribute holds in the end is of the labeled rows.
-Each half draws random numbers from a state of its own.
+needs no gradient. So each half passes once: the labeled half in the caller's thread, and the
+unlabeled half in a second thread. Only one of them runs at any time, and the unlabeled half goes
+first from layer to layer: so the order is always the same, and what a hook or an attribute holds
+in the end is of the labeled rows. Each half draws random numbers from a state of its own.
 """
 
 import contextvars
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._device import DeviceContext
 
 from ubnlib.functional import Statistics
 
@@ -38,31 +38,25 @@ class _RandomState:
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators.append(torch.cuda.default_generators[index])
         seed = int(torch.randint(2**62, (), device="cpu"))
-        labeled = [generator.get_state() for generator in self._generators]
-        self._put_away = [generator.manual_seed(seed).get_state() for generator in self._generators]
-        self._unlabeled = False
-        self._set(labeled)
+        self._put_away = [generator.get_state() for generator in self._generators]
+        for generator in self._generators:
+            generator.manual_seed(seed)
+        self._unlabeled = True
+        self.use(unlabeled=False)
 
     def use(self, unlabeled: bool) -> None:
         """Let one of the halves draw."""
         if unlabeled != self._unlabeled:
             used = [generator.get_state() for generator in self._generators]
-            self._set(self._put_away)
+            for generator, state in zip(self._generators, self._put_away, strict=True):
+                generator.set_state(state)
             self._put_away, self._unlabeled = used, unlabeled
-
-    def _set(self, states: list[torch.Tensor]) -> None:
-        for generator, state in zip(self._generators, states, strict=True):
-            generator.set_state(state)
 
 
 class Lockstep:
-    """The two halves of one step: whose turn it is, and what the waiting one has to say.
+    """The two halves of one step: whose turn it is, and what the waiting one has to say."""
 
-    `joint` tells that both halves carry gradient, as one pass over all rows would.
-    """
-
-    def __init__(self, device: torch.device, joint: bool = False) -> None:
-        self.joint = joint
+    def __init__(self, device: torch.device) -> None:
         self.unlabeled_output: Any = None
         self._device = device
         self._thread: threading.Thread | None = None  # of the unlabeled half
@@ -79,11 +73,7 @@ class Lockstep:
     def meet(
         self, layer: nn.Module, own: Statistics, combine: Callable[[Statistics, Statistics], Any]
     ) -> Any:
-        """Exchange this half's statistics at a layer with the other half's.
-
-        The labeled half calls `combine` with the labeled and the unlabeled rows' statistics; both
-        halves get what it returns.
-        """
+        """Return, in both halves, what `combine` makes of their statistics, the labeled's first."""
         if self.in_unlabeled_half():
             self._waiting = layer, own
             self._pass_turn(unlabeled=True)
@@ -144,39 +134,31 @@ class Lockstep:
 
 
 def in_same_setting(function: Callable[[], Any], device: torch.device, grad: bool) -> Callable:
-    """Let a function run in another thread under the settings that torch keeps per thread.
-
-    Whether gradients are recorded is said by `grad`, whatever this thread does.
-    """
-    # The cache would keep weights cast without gradient for the labeled half.
-    autocasts = [
-        dict(device_type=kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+    """Let a function run in another thread as torch is set in this one, but for the gradient."""
+    home = torch.get_default_device()
+    settings = [home] if home.type != "cpu" else []
+    if device.type == "cuda":
+        stream = torch.cuda.current_stream(device)
+        settings += [torch.cuda.device(device), torch.cuda.stream(stream)]
+    settings += [  # a cache would keep weights cast without gradient for the labeled half
+        torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
         for kind in {"cpu", device.type}
         if torch.is_autocast_enabled(kind)
     ]
-    inference, home = torch.is_inference_mode_enabled(), torch.get_default_device()
-    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    settings.append(torch.inference_mode(torch.is_inference_mode_enabled()))
 
     def run() -> Any:
         with ExitStack() as stack:
-            if home.type != "cpu":
-                stack.enter_context(home)
-            if stream is not None:
-                stack.enter_context(torch.cuda.device(device))
-                stack.enter_context(torch.cuda.stream(stream))
-            for options in autocasts:
-                stack.enter_context(torch.autocast(**options))
-            stack.enter_context(torch.inference_mode(inference))
-            stack.enter_context(torch.set_grad_enabled(grad))
-            return function()
+            for setting in settings:
+                stack.enter_context(setting)
+            with torch.set_grad_enabled(grad):
+                return function()
 
     return run
 
 
 def modes_of_this_thread() -> str:
     """Name what torch keeps for this thread alone and a second thread would miss; "" if nothing."""
-    from torch.utils._device import DeviceContext
-
     found = {
         "a torch function mode": any(
             not isinstance(mode, DeviceContext)

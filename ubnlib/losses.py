@@ -1,18 +1,18 @@
-"""The multi-scale training loss on sparse depth maps.
+"""The multi-scale training loss on sparse depth maps, where a depth of 0 means no measurement.
 
-How the paper brings sparse depth maps to the coarser predictions and which norm its loss has is
-unstated: both are arguments here. A depth of 0 means no measurement.
+How the paper downscales these and which norm its loss has is unstated: both are arguments here.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 Downscale = Literal["nearest_surface", "nearest", "mean"]
 LossNorm = Literal["l1", "l2", "log_l1"]
-_ERRORS = {
+NORMS: dict[LossNorm, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda p, t: (p - t).abs(),
     "l2": lambda p, t: (p - t).square(),
     "log_l1": lambda p, t: (p.log() - t.log()).abs(),
@@ -20,18 +20,19 @@ _ERRORS = {
 
 
 def downscale_depth(
-    depth: torch.Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
-) -> torch.Tensor:
-    """Bring sparse depth maps, [N, H, W] in meters, 0 = no measurement, to a lower (height, width).
+    depth: Tensor, size: tuple[int, int], mode: Downscale = "nearest_surface"
+) -> Tensor:
+    """Bring sparse depth maps [N, H, W] in meters down to a size, [N, height, width].
 
-    `"nearest_surface"` takes the smallest depth measured in each cell, as lidar shows the nearest
-    surface (a max pool of inverse depth); `"nearest"` the one pixel at each cell's center, measured
-    or not; `"mean"` the mean of the measured depths. Cells without a measurement stay 0. A
-    ValueError names an unknown mode, or a size larger than the input's.
+    Cells without a measurement stay 0. The size may not be larger than the input's. The modes:
+    `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the nearest
+    surface (a max pool of inverse depth); `"nearest"`, the one pixel at each cell's center,
+    measured or not; `"mean"`, the mean of the measured depths.
     """
-    given = tuple(depth.shape[-2:])
-    if size[0] > given[0] or size[1] > given[1]:
-        raise ValueError(f"size is {size}, expected at most the {given} of depth.")
+    if any(wanted > given for wanted, given in zip(size, depth.shape[-2:], strict=True)):
+        raise ValueError(
+            f"size is {size}, expected at most the {tuple(depth.shape[-2:])} of depth."
+        )
     measured = depth > 0
     if mode == "nearest_surface":
         nearest = -F.adaptive_max_pool2d(-depth.where(measured, torch.inf), size)
@@ -46,48 +47,44 @@ def downscale_depth(
 
 
 def multiscale_depth_loss(
-    predictions: tuple[torch.Tensor, ...],
-    target: torch.Tensor,
+    predictions: tuple[Tensor, ...],
+    target: Tensor,
     *,
     mode: Downscale = "nearest_surface",
     norm: LossNorm = "l1",
-    total: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
     shares: int = 1,
-) -> torch.Tensor:
+) -> Tensor:
     """Average a masked loss over the resolutions of a prediction.
 
-    At each resolution the target is downscaled and the error averaged over the batch's measured
-    cells; no gradient flows from the others, whatever is predicted there. A resolution at which
-    `"nearest"` leaves no cell at all is not part of the average.
+    The predictions are depth maps [N, 1, h, w] in meters, as `DispNet` returns them, and the target
+    is [N, H, W]. At each resolution the target is downscaled by `downscale_depth` in a mode, and
+    the error averaged over the batch's measured cells: `"l1"` |p - t|, `"l2"` (p - t)^2, or
+    `"log_l1"` |log p - log t|. No gradient flows from the other cells, whatever is predicted there.
+    A resolution at which `"nearest"` leaves no cell at all is not part of the average.
 
-    Args:
-        predictions: Depth maps [N, 1, h, w] in meters, as `DispNet` returns them.
-        target: [N, H, W], meters, 0 = no measurement.
-        mode: How the target is downscaled; see `downscale_depth`.
-        norm: `"l1"` |p - t|, `"l2"` (p - t)^2, or `"log_l1"` |log p - log t|.
-        total: Sums a count over the processes that share the batch; None where there is but one.
-        shares: Number of these processes.
-
-    Returns:
-        A scalar; with several processes, the mean of theirs is the loss of the whole batch. A wrong
-        shape, mode or norm, or a target without any measurement, is a ValueError.
+    The result is a scalar. Where several processes share the batch, `total` sums a count over them
+    and `shares` is their number: the mean of their results is the loss of the whole batch. Shapes
+    that do not fit, an unknown mode or norm, or no measured depth at all raise a ValueError.
     """
-    if norm not in _ERRORS:
+    if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}, expected 'l1', 'l2' or 'log_l1'.")
     errors = []
     for prediction in predictions:
         if prediction.ndim != 4 or prediction.shape[:2] != (len(target), 1):
-            expected = f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}"
-            found = f"A prediction has shape {tuple(prediction.shape)}"
-            raise ValueError(f"{found}, expected {expected}.")
+            raise ValueError(
+                f"A prediction has shape {tuple(prediction.shape)}, expected "
+                f"[{len(target)}, 1, h, w] for a target of shape {tuple(target.shape)}."
+            )
         goal = downscale_depth(target, tuple(prediction.shape[-2:]), mode)
         measured = goal > 0
         count = measured.sum() if total is None else total(measured.sum()) / shares
         if count > 0:
-            error = _ERRORS[norm](prediction[:, 0][measured], goal[measured])
+            error = NORMS[norm](prediction[:, 0][measured], goal[measured])
             errors.append(error.sum() / count)
     if not errors:
-        found = f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any"
-        expected = "expected depth maps with values above 0; leave unlabeled frames out"
-        raise ValueError(f"{found} resolution: {expected}.")
+        raise ValueError(
+            f"The labeled batch of shape {tuple(target.shape)} has no measured depth at any "
+            f"resolution: expected depth maps with values above 0; leave unlabeled frames out."
+        )
     return torch.stack(errors).mean()

@@ -1,7 +1,7 @@
-"""Depth metrics over sparse ground truth.
+"""Depth metrics over sparse ground truth, where a depth of 0 means no measurement.
 
 The metrics and crops are the usual ones of D. Eigen et al. (2014) and R. Garg et al. (2016); the
-paper reports the first delta. A depth of 0 means no measurement.
+paper reports the first delta.
 """
 
 from typing import Literal
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 MIN_DEPTH = 1e-3  # meters; predictions are clipped to [MIN_DEPTH, cap]
 # Top, bottom, left, right as shares of height and width.
 CROPS = {
+    None: (0, 1, 0, 1),
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
@@ -42,14 +43,17 @@ def per_image_metrics(
         prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
             and counts as wrong in the deltas.
         target: Same shape, meters; 0 or NaN = no measurement.
-        crop: Region to evaluate, in shares of the image: Garg's, Eigen's, or None for all of it.
+        crop: Region to evaluate: Garg's, Eigen's, or None for all of the image.
         cap: Largest depth evaluated, meters.
-        median_scaling: Whether to multiply each prediction, before clipping, by the ratio of the
-            evaluated pixels' medians, target to prediction; NaN is not part of a median.
+        median_scaling: Whether to multiply each prediction first by the ratio of the evaluated
+            pixels' medians, target to prediction, NaN left out: for methods without a scale.
 
     Returns:
-        Each metric, [N] (1 for a single map), NaN in all for an image without a pixel to evaluate;
-        only such an image is NaN in the deltas. A ValueError names a wrong shape, crop or cap.
+        Each metric, [N] (1 for a single map). An image without a pixel to evaluate is NaN in all
+        of them, and only such an image is NaN in the deltas.
+
+    Raises:
+        ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
 
     Example:
         >>> maps = per_image_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))
@@ -59,9 +63,11 @@ def per_image_metrics(
     prediction = as_depth(prediction)
     target = as_depth(target).to(prediction.device)
     if prediction.shape != target.shape or target.ndim not in (2, 3):
-        shapes = f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}"
-        expected = "expected the same [H, W] or [N, H, W]"
-        raise ValueError(f"{shapes}: {expected}; resize the prediction to the target's size first.")
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
+            "expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
+            "first."
+        )
     if not MIN_DEPTH < cap < np.inf:
         raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")
     dtype = torch.float32 if target.device.type == "mps" else torch.float64
@@ -75,11 +81,24 @@ def per_image_metrics(
     lengths = counts.tolist()
     if not any(lengths):
         return {name: torch.full_like(counts, torch.nan, dtype=dtype) for name in METRICS}
-    rows = (maps[evaluated].to(dtype).split(lengths) for maps in (prediction, target))
-    p, t = (pad_sequence(row, batch_first=True, padding_value=torch.nan) for row in rows)
+    values = (maps.masked_select(evaluated).to(dtype) for maps in (prediction, target))
+    p, t = (pad_sequence(v.split(lengths), True, torch.nan) for v in values)
     if median_scaling:
         p *= (_median(t) / _median(p))[:, None]
-    return _row_metrics(p.clip_(MIN_DEPTH, cap), t, counts)
+    p.clip_(MIN_DEPTH, cap)
+    padding = t.isnan()
+
+    def mean(error: Tensor) -> Tensor:
+        return error.masked_fill_(padding, 0).sum(1, dtype=dtype) / counts
+
+    metrics = dict(
+        abs_rel=mean((p - t).abs_().div_(t)),
+        sq_rel=mean((p - t).square_().div_(t)),
+        rmse=mean((p - t).square_()).sqrt(),
+        rmse_log=mean((p.log() - t.log()).square_()).sqrt(),
+    )
+    ratio = torch.maximum(p / t, t / p)
+    return metrics | {f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)}
 
 
 def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
@@ -92,8 +111,6 @@ def average_metrics(per_image: dict[str, Tensor]) -> dict[str, float]:
 
 def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
     """Return the rows and columns of an image that a crop evaluates."""
-    if crop is None:
-        return slice(0, height), slice(0, width)
     if crop not in CROPS:
         raise ValueError(f"crop is {crop!r}, expected None, 'garg' or 'eigen'.")
     top, bottom, left, right = CROPS[crop]
@@ -103,29 +120,13 @@ def crop_region(crop: Crop | None, height: int, width: int) -> tuple[slice, slic
 
 def as_depth(depth: np.ndarray | Tensor) -> Tensor:
     """Return depth maps as a floating-point tensor; arrays are copied to the CPU's memory."""
-    if isinstance(depth, Tensor):
-        return depth.detach() if depth.is_floating_point() else depth.float()
-    wide = np.result_type(np.asarray(depth), np.float32)
-    return torch.from_numpy(np.array(depth, dtype=wide.newbyteorder("=")))
+    if not isinstance(depth, Tensor):
+        depth = np.asarray(depth)
+        wide = np.result_type(depth, np.float32)
+        return torch.from_numpy(np.array(depth, dtype=wide.newbyteorder("=")))
+    return depth.detach() if depth.is_floating_point() else depth.float()
 
 
 def _median(rows: Tensor) -> Tensor:
     """Return each row's median, NaN passed over; of an even number, the mean of the middle two."""
     return (rows.nanmedian(1).values - (-rows).nanmedian(1).values) / 2
-
-
-def _row_metrics(p: Tensor, t: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """Compute the metrics of rows [N, K] of pixels, of which the first `counts` are evaluated."""
-    padding = t.isnan()
-
-    def mean(error: Tensor) -> Tensor:
-        return error.masked_fill_(padding, 0).sum(1, dtype=t.dtype) / counts
-
-    metrics = dict(
-        abs_rel=mean((p - t).abs_().div_(t)),
-        sq_rel=mean((p - t).square_().div_(t)),
-        rmse=mean((p - t).square_()).sqrt(),
-        rmse_log=mean((p.log() - t.log()).square_()).sqrt(),
-    )
-    ratio = torch.maximum(p / t, t / p)
-    return metrics | {f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)}
