@@ -4,7 +4,7 @@ A layer calls the equations of `ubnlib.functional`; `ubnlib.forward` says which 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
@@ -184,17 +184,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     @property
     def last_step(self) -> tuple[Call, ...]:
-        """The statistics of each call in the last UBN step, for forward hooks and analyses.
-
-        Example:
-            >>> import torch
-            >>> from ubnlib import UnsupervisedBatchNorm1d, ubn_forward
-            >>> norm = UnsupervisedBatchNorm1d(1)
-            >>> x, y = torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])
-            >>> _ = ubn_forward(torch.nn.Sequential(norm), x, y)
-            >>> [call.union.mean.item() for call in norm.last_step]
-            [4.0]
-        """
+        """The statistics of each call in the last UBN step, for forward hooks and analyses."""
         return tuple(call.complete() for call in self._calls)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -496,12 +486,8 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
     these steps, and in evaluation, the layer is exactly nn.BatchNorm2d.
 
     Args:
-        num_features: Number of channels C.
-        eps: Added to the variance.
-        momentum: Weight of a new batch in the moving averages, 0 to freeze them; None averages all
-            batches equally.
-        affine: Whether gamma (`weight`) and beta (`bias`) are learned.
-        track_running_stats: Whether moving averages are kept for evaluation.
+        num_features, eps, momentum, affine, track_running_stats, bias, device, dtype: As of
+            nn.BatchNorm2d; momentum is the weight of a new batch, and 0 freezes the averages.
         decay: The paper's lambda = 1 - momentum (equations 2 and 3); give it or `momentum`.
         source: What normalizes x in step 2: the combined `"batch"`, or the `"running"` averages
             that it moves.
@@ -509,8 +495,7 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
             batch normalization's gradient (see `ubnlib.functional.NormalizeLabeled`);
             `"none"`: constants, the paper's literal two steps; `"labeled"`: the labeled rows'
             share carries gradient (with `source="batch"` only); `"all"`: both shares do, as one
-            joint pass would. The default trained wherever it was tried, and no part of its steps is
-            cancelled, where constants lose most of each step (docs/depth_study.md; notebook 3).
+            joint pass would. Constants lose most of each step (docs/depth_study.md; notebook 3).
         running_stat: Whether the averages follow the variance (`"var"`, as torch) or the standard
             deviation (`"std"`, equation 3); `running_var` holds a variance in both cases.
         unlabeled_weight: Weight of the unlabeled rows' statistics in those of n, above 0; 1 leaves
@@ -519,26 +504,9 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
             losses on them, and so the step's graph until the next one.
         skip_nonfinite: Whether a UBN step whose statistics are not all finite leaves the moving
             averages as they are, which one such batch would spoil for good.
-        bias: Whether there is a beta (in versions of torch that have this option).
-        device: Where the parameters live.
-        dtype: Their type.
 
     Shape:
         [N, C, H, W] to [N, C, H, W]; the statistics are per channel, over N, H and W.
-
-    Raises:
-        ValueError: A value is not allowed, or `decay` and `momentum` are both given; in a step,
-            statistics of fewer than two values per channel.
-        RuntimeError: The two steps, or the two halves of the rows, take different paths through
-            the model; activation checkpointing meets rows of an earlier step.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import UnsupervisedBatchNorm2d, ubn_forward
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), UnsupervisedBatchNorm2d(8))
-        >>> labeled, unlabeled = torch.randn(2, 3, 9, 9), torch.randn(6, 3, 9, 9)
-        >>> ubn_forward(model, labeled, unlabeled).shape
-        torch.Size([2, 8, 7, 7])
     """
 
 
@@ -561,7 +529,7 @@ class UnsupervisedSyncBatchNorm(UnsupervisedBatchNorm, nn.SyncBatchNorm):
 
 
 @torch.no_grad()
-def move_averages(layers: Iterable[UnsupervisedBatchNorm]) -> None:
+def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     """Move the averages by what the layers' calls of this step collected: equations 2 and 3.
 
     They move when step 1 is over, so that a step that fails moves none of them, and for all layers
@@ -572,22 +540,17 @@ def move_averages(layers: Iterable[UnsupervisedBatchNorm]) -> None:
     """
     if in_backward():  # a checkpoint around the whole step: they have moved
         return
-    calls = [
-        (turn, layer, call.union)
-        for layer in layers
-        if layer.running_mean is not None
-        for turn, call in enumerate(layer._calls)
-    ]
-    alike = defaultdict(list)
-    for turn, layer, union in calls:
-        cumulative = id(layer) if layer.momentum is None else None
-        buffer = layer.running_mean
-        switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
-        alike[turn, *switches, buffer.dtype, buffer.device].append((layer, union))
-    for turn in sorted({key[0] for key in alike}):  # a shared layer's calls one after the other
-        for key, members in alike.items():
-            if key[0] == turn:
-                _move_together(*zip(*members, strict=True))
+    for turn in range(max(len(layer._calls) for layer in layers)):  # of a shared layer's calls
+        alike = defaultdict(list)
+        for layer in layers:
+            if turn < len(layer._calls) and layer.running_mean is not None:
+                cumulative = id(layer) if layer.momentum is None else None
+                switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
+                buffer = layer.running_mean
+                members = alike[*switches, buffer.dtype, buffer.device]
+                members.append((layer, layer._calls[turn].union))
+        for members in alike.values():
+            _move_together(*zip(*members, strict=True))
 
 
 @torch.no_grad()

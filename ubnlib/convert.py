@@ -174,13 +174,6 @@ def revert_ubn(model: Model) -> Model:
 
     Warns:
         UserWarning: Layers are left as they are, as in `convert_ubn`.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import convert_ubn, revert_ubn
-        >>> norm = convert_ubn(torch.nn.BatchNorm2d(8, momentum=0.2), preset="paper")
-        >>> revert_ubn(norm)  # doctest: +ELLIPSIS
-        BatchNorm2d(8, eps=1e-05, momentum=0.2, affine=True, ...track_running_stats=True)
     """
     ubn = _named(model, UnsupervisedBatchNorm)
     for layer in _changeable(ubn, BN_OF.get, "revert_ubn"):

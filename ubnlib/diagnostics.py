@@ -120,14 +120,6 @@ def refresh_statistics(
 
     Raises:
         ValueError: There is no batch, or no layer that keeps running statistics and is not frozen.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import refresh_statistics
-        >>> images, model = torch.randn(12, 3, 8, 8) + 2, torch.nn.BatchNorm2d(3)
-        >>> _ = refresh_statistics(model, torch.utils.data.DataLoader(images, batch_size=5))
-        >>> torch.allclose(model.running_mean, images.mean((0, 2, 3)), atol=1e-5)
-        True
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:

@@ -40,11 +40,6 @@ class DispNet(nn.Module):
         - Input: [N, 3, H, W] of any H, W >= 1, images of roughly zero mean and unit range.
         - Output: tuple of four depth maps in meters, finest first: [N, 1, H, W] and then 1/2, 1/4
           and 1/8 of it, rounded up.
-
-    Example:
-        >>> depth, *coarser = DispNet(width=0.25)(torch.rand(2, 3, 64, 208) - 0.5)
-        >>> depth.shape
-        torch.Size([2, 1, 64, 208])
     """
 
     def __init__(

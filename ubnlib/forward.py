@@ -88,10 +88,8 @@ def _step(
 
 
 def _weights_of(model: nn.Module) -> str:
-    """Return what tells a model's weights from those of another training step.
-
-    Changes in place count up a parameter's version; fused optimizers do not, but change its values.
-    """
+    """Return what tells a model's weights from those of another training step."""
+    # Changes in place count up a parameter's version; fused optimizers only change its values.
     parameters = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
     firsts = [p.detach().as_strided((1,), (1,)) for p in parameters if p.numel() and not p.is_meta]
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
@@ -141,21 +139,7 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
             `unlabeled_weight` needs to know.
 
     Raises:
-        TypeError: The model is a DataParallel.
-        ValueError: The model has no UBN layer.
-        RuntimeError: A step is under way, or every UBN layer is in eval mode.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import UnsupervisedBatchNorm1d, collecting, using
-        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), UnsupervisedBatchNorm1d(4))
-        >>> labeled, unlabeled = torch.randn(5, 2), torch.randn(20, 2)
-        >>> with collecting(model):
-        ...     _ = model(torch.cat([labeled, unlabeled]))
-        >>> with using(model):
-        ...     output = model(labeled)
-        >>> output.shape
-        torch.Size([5, 4])
+        RuntimeError: A step is under way, or every UBN layer is in eval mode; see `ubn_layers` too.
     """
     layers = ubn_layers(model)
     with _collecting(model, layers, rows):
@@ -197,22 +181,9 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
         allow_stale: Accept statistics from before the weights last changed.
 
     Raises:
-        TypeError: The model is a DataParallel.
-        ValueError: The model has no UBN layer.
         RuntimeError: Nothing was collected, the weights have changed since, a step is under way,
             every UBN layer is in eval mode, a layer is reached in one step and not in the other,
             or step 2 is entered again where the reading does not allow it.
-
-    Example:
-        >>> import torch
-        >>> from ubnlib import UnsupervisedBatchNorm1d, collecting, using
-        >>> model = torch.nn.Sequential(UnsupervisedBatchNorm1d(4, stats_grad="none"))
-        >>> labeled, unlabeled = torch.randn(6, 4), torch.randn(20, 4)
-        >>> with collecting(model):
-        ...     _ = model(torch.cat([labeled, unlabeled]))
-        >>> for micro_batch in labeled.split(2):
-        ...     with using(model):
-        ...         model(micro_batch).square().sum().backward()
     """
     layers = ubn_layers(model)
     if layers[0]._weights is None:
@@ -261,16 +232,14 @@ def ubn_forward(
     """Run both steps and return the model's output for the labeled rows, ready for backward.
 
     By default the two steps run one after the other, as the paper has them, and layers that draw
-    at random, such as dropout, draw anew in each. Where the two batches cannot be joined (their
-    rows differ in shape) or must be told apart in every layer (`unlabeled_weight`), both halves
-    pass through the model once each, side by side, and meet at every UBN layer. With
-    `interleave=True` they always do (see `ubnlib.lockstep`): the same equations, less work, and
-    each half draws once. Where two halves cannot be in a model at once, as in a compiled one or
-    under a mode that torch keeps for one thread, the two steps run one after the other after all.
+    at random, such as dropout, draw anew in each. Where the rows of the two batches differ in
+    shape, or must be told apart in every layer (`unlabeled_weight`), both halves pass through the
+    model once each, side by side, and meet at every UBN layer. With `interleave=True` they always
+    do, unless two halves cannot be in a model at once (a compiled one, or under a mode that torch
+    keeps for one thread): the same equations, less work, and each half draws once.
 
     Under DistributedDataParallel, give the wrapped model, or call this inside the wrapped module's
-    forward: statistics are then over the rows of all ranks, of which each may have any number,
-    also none.
+    forward: statistics are then over the rows of all ranks, of which each may have any number.
 
     Args:
         model: A model with UBN layers, in training mode.
@@ -314,12 +283,11 @@ def ubn_forward(
         )
     joint = return_unlabeled == "gradient"
     step = _Forward(model, call or model, args, kwargs, joint, record, bool(return_unlabeled))
-    output = other = None
     if unlabeled is None:
-        output = step.run(labeled)
+        both = step.run(labeled), None
     else:
-        output, other = _both(step, labeled, unlabeled, interleave)
-    return (output, other) if return_unlabeled else output
+        both = _both(step, labeled, unlabeled, interleave)
+    return both if return_unlabeled else both[0]
 
 
 class _Forward(NamedTuple):
@@ -341,8 +309,7 @@ class _Forward(NamedTuple):
 def _both(step: _Forward, labeled: Any, unlabeled: Any, interleave: bool) -> tuple[Any, Any]:
     """Return the outputs for both batches, in the way that suits them."""
     joinable = same_shapes(labeled, unlabeled)
-    rows_of(labeled)  # or the sentence on what is wrong with it
-    others = len(rows_of(unlabeled, "unlabeled"))
+    _, others = len(rows_of(labeled)), len(rows_of(unlabeled, "unlabeled"))
     layers = ubn_layers(step.model)
     alone = group_of(step.model) is None and all(layer.own_group() is None for layer in layers)
     if others == 0 and alone:
@@ -388,10 +355,7 @@ def _one_after_the_other(
     unlabeled: Any,
     rows: tuple[int, int] | None = None,
 ) -> tuple[Any, Any]:
-    """Run step 1 and then step 2, as the paper has it.
-
-    With gradient for all rows, step 1 is all: one joint pass.
-    """
+    """Run step 1 and then step 2; with gradient for all rows, step 1 is all."""
     layers = ubn_layers(step.model)
     numbers = len(rows_of(labeled)), len(rows_of(unlabeled, "unlabeled"))
     with _collecting(step.model, layers, rows, step.record, step.joint):
@@ -431,11 +395,7 @@ def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, An
 
 
 def _obstacle(step: _Forward, layers: list[UnsupervisedBatchNorm]) -> str:
-    """Name what keeps two halves from being in a model at once; "" if nothing does.
-
-    They cannot be in a compiled graph, which does not stop at a layer, nor in a part of the model
-    that is wrapped for distributed training and would call its group for each half.
-    """
+    """Name what keeps two halves from being in a model at once; "" if nothing does."""
     if torch.compiler.is_compiling() or any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         for module in step.model.modules()

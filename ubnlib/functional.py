@@ -72,13 +72,6 @@ def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statisti
     """Return the statistics of the union of two batches (Chan, Golub and LeVeque 1983).
 
     `weight` is b's in the union, from 0 to 1; None weighs both by their counts.
-
-    Example:
-        >>> import torch
-        >>> one = batch_statistics(torch.tensor([[1.0], [3.0]]))
-        >>> two = batch_statistics(torch.tensor([[5.0], [7.0]]))
-        >>> merge(one, two)
-        Statistics(mean=tensor([4.]), var=tensor([5.]), count=4)
     """
     count = a.count + b.count
     share = b.count / count if weight is None else _share_of_present(a.count, b.count, weight)
@@ -97,7 +90,7 @@ def _share_of_present(a: int | Tensor, b: int | Tensor, weight: float) -> float 
 def remove(union: Statistics, part: Statistics) -> Statistics:
     """Return the statistics of what is left of `union` without `part`: the inverse of `merge`.
 
-    Digits are lost where `part` is almost all of `union`; if nothing is left, a ValueError is raised.
+    Digits are lost where `part` is almost all of `union`; a ValueError, if nothing is left.
     """
     count = union.count - part.count
     if isinstance(count, int) and count <= 0:

@@ -54,11 +54,6 @@ def per_image_metrics(
 
     Raises:
         ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
-
-    Example:
-        >>> maps = per_image_metrics(np.full((1, 2), 11.0), np.array([[10.0, 0.0]]))
-        >>> average_metrics(maps)["abs_rel"]
-        0.1
     """
     prediction = as_depth(prediction)
     target = as_depth(target).to(prediction.device)

@@ -51,11 +51,6 @@ def _described(tree: Any) -> str:
     return f"{type(tree).__name__} with the keys {keys}" if keys else type(tree).__name__
 
 
-def _short(leaf: Any) -> str:
-    plain = leaf is None or isinstance(leaf, (bool, int, float, str))
-    return repr(leaf)[:60] if plain else f"a {_described(leaf)}"
-
-
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
 
@@ -92,8 +87,8 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
                 equal = ours.dim() == theirs.dim() == 0 and torch.equal(ours, theirs)
             if not equal:
                 raise ValueError(
-                    f"The labeled batch has {_short(ours)} where the unlabeled one has "
-                    f"{_short(theirs)}: what is no tensor with rows is the same for all rows."
+                    f"The labeled batch has a {_described(ours)} where the unlabeled one has "
+                    f"another {_described(theirs)}: what is no tensor with rows belongs to both."
                 )
             return
         shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
