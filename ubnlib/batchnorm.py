@@ -415,8 +415,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         kept = zip(moved, running, strict=True)
         return Moments(*(torch.where(taken, new, old) for new, old in kept)), taken
 
-    # What `ubnlib.forward` does with a layer. nn.Module's __setattr__ would look for parameters in
-    # every value, at every step and layer.
+    # What `ubnlib.forward` does with a layer; nn.Module's __setattr__ is slow.
 
     def begin_step(
         self, group: ProcessGroup | None, rows: tuple[int, int] | None = None, joint: bool = False

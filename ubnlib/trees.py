@@ -31,7 +31,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     for other in others:
         if type(other) is not kind or set(_children(other)) != set(children):
             raise ValueError(
-                f"The labeled batch has a {_described(tree)} where the unlabeled one has a "
+                f"The labeled batch has {_described(tree)} where the unlabeled one has "
                 f"{_described(other)}: both pass through the same model and must have the same "
                 "structure."
             )
@@ -46,9 +46,10 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 def _described(tree: Any) -> str:
     keys = list(_children(tree) or ())
-    if isinstance(tree, (tuple, list)):
-        return f"{type(tree).__name__} of {len(keys)}"
-    return f"{type(tree).__name__} with the keys {keys}" if keys else type(tree).__name__
+    if isinstance(tree, (int, float, str, type(None))):
+        return repr(tree)[:60]
+    size = f" of {len(keys)}" if isinstance(tree, (tuple, list)) else f" with the keys {keys}"
+    return f"a {type(tree).__name__}{size if keys else ''}"
 
 
 def _has_rows(leaf: Any) -> bool:
@@ -87,8 +88,8 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
                 equal = ours.dim() == theirs.dim() == 0 and torch.equal(ours, theirs)
             if not equal:
                 raise ValueError(
-                    f"The labeled batch has a {_described(ours)} where the unlabeled one has "
-                    f"another {_described(theirs)}: what is no tensor with rows belongs to both."
+                    f"The labeled batch has {_described(ours)} where the unlabeled one has "
+                    f"{_described(theirs)}: what is no tensor with rows belongs to both."
                 )
             return
         shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
