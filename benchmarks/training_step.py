@@ -4,9 +4,9 @@ python benchmarks/training_step.py dispnet --k 0 1 3 --out dispnet.json
 python benchmarks/training_step.py spiral    # 30 nets side by side, and one of them alone
 
 A step is forward, loss and backward for the labeled rows, with k unlabeled rows per labeled row.
-BN sees the labeled rows only; "two passes" is the paper's procedure as it is written, "joint pass"
-is BN on all rows, with gradient, and "ubn_forward" is what users of ubnlib call. In theory, a
-forward pass is a third of a step.
+BN sees the labeled rows only; "two steps" is `ubn_forward`, the paper's procedure as it is written,
+"interleaved" is `ubn_forward(..., interleave=True)`, and "joint pass" is BN on all rows, with
+gradient. In theory, a forward pass is a third of a step.
 """
 
 import json
@@ -31,9 +31,8 @@ from experiments.common.provenance import provenance
 from experiments.common.training import BNConfig, UBNConfig
 from experiments.toy.train import SpiralConfig, train_spiral
 from ubnlib import DispNet, convert_ubn, ubn_forward
-from ubnlib.forward import two_passes
 
-METHODS = ("BN", "two passes", "joint pass", "ubn_forward")
+METHODS = ("BN", "two steps", "interleaved", "joint pass")
 SPIRAL_METHODS = {
     "BN": BNConfig(),
     "UBN, corrected": UBNConfig(),
@@ -135,15 +134,15 @@ def training_step(setting: Namespace, k: int, method: str) -> Step:
     model = model.to(setting.device, memory_format=layout).train()
     images = torch.randn((1 + k) * rows, 3, *setting.size).to(setting.device, memory_format=layout)
     labeled, unlabeled = images.split([rows, k * rows])
-    if method in ("two passes", "ubn_forward"):
+    if method in ("two steps", "interleaved"):
         convert_ubn(model)
     if setting.compiled:  # fullgraph: an error where it would fall back to eager
         model = torch.compile(model, fullgraph=True, dynamic=False)
     forward = {
         "BN": lambda: model(labeled),
-        "two passes": lambda: two_passes(model, labeled, unlabeled),
+        "two steps": lambda: ubn_forward(model, labeled, unlabeled),
+        "interleaved": lambda: ubn_forward(model, labeled, unlabeled, interleave=True),
         "joint pass": lambda: model(torch.cat([labeled, unlabeled])),
-        "ubn_forward": lambda: ubn_forward(model, labeled, unlabeled),
     }[method]
     classes = torch.arange(rows, device=setting.device) % 10
 

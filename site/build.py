@@ -16,6 +16,7 @@ ROOT = SITE.parent
 # What becomes a page, and what pages show or link to.
 STAGED = [
     "README.md",
+    "CHANGELOG.md",
     "docs/*",
     "examples/*.py",
     "notebooks/*.ipynb",

@@ -10,7 +10,7 @@ from ubnlib.diagnostics import monte_carlo_predictions, refresh_statistics, stat
 from ubnlib.dispnet import DispNet
 from ubnlib.forward import collecting, ubn_forward, using
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "DispNet",

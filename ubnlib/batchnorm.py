@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubnlib.checkpointing import in_backward, region
+from ubnlib.checkpointing import in_backward, region, unseen
 from ubnlib.distributed import pool
 from ubnlib.functional import (
     Moments,
@@ -135,40 +135,21 @@ class UnsupervisedBatchNorm(_BatchNorm):
         track_running_stats: bool = True,
         *,
         decay: float | None = None,
-        source: Source = "batch",
-        stats_grad: StatsGrad = "corrected",
-        running_stat: RunningStat = "var",
-        unlabeled_weight: float | None = None,
-        skip_nonfinite: bool = True,
-        keep_graph: bool = False,
         bias: bool = True,
         device=None,
         dtype=None,
+        **switches: Any,
     ) -> None:
+        more = {} if bias else {"bias": False}  # older torch does not know the option
         super().__init__(
-            num_features,
-            eps=eps,
-            momentum=momentum,
-            affine=affine,
-            track_running_stats=track_running_stats,
-            device=device,
-            dtype=dtype,
-            **({} if bias else {"bias": False}),  # older torch does not know the option
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **more
         )
         if decay is not None and momentum != 0.1:
             raise ValueError(
                 f"Both decay={decay} and momentum={momentum} are given: they are one setting, "
                 "decay = 1 - momentum; give one of them."
             )
-        self.configure(
-            decay=decay,
-            source=source,
-            stats_grad=stats_grad,
-            running_stat=running_stat,
-            unlabeled_weight=unlabeled_weight,
-            skip_nonfinite=skip_nonfinite,
-            keep_graph=keep_graph,
-        )
+        self.configure(decay=decay, **switches)
 
     def configure(self, **options: Any) -> None:
         """Set `momentum` or `decay` and the switches; see `UnsupervisedBatchNorm2d`.
@@ -322,23 +303,24 @@ class UnsupervisedBatchNorm(_BatchNorm):
                 vars(self)["_regions"] = WeakKeyDictionary()
             self._regions.setdefault(where, []).append(call and call.detach())
         elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
-            seen = batch_statistics(x, differentiable=False).moments
+            with unseen():
+                seen = batch_statistics(x, differentiable=False).moments
             vars(self)["_plain"] = (*self._plain[-63:], seen)
 
     def _recompute(self, x: Tensor) -> Tensor:
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
-        own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
-        call = self._recall(own.moments.detach())
+        with unseen():  # selective checkpointing counts operations
+            call = self._recall(batch_statistics(x, differentiable=False).moments)
         if call is None:
             return self._normalize_by_itself(x)
         if self.stats_grad == "all" or call.labeled is None:
             raise RuntimeError(
                 "Activation checkpointing does not go with unlabeled rows that have a gradient "
-                '(stats_grad="all", return_unlabeled="gradient"): they have a backward of their own.'
+                '(stats_grad="all", return_unlabeled="gradient"), which are in another pass.'
             )
         labeled = call.labeled
         if self.stats_grad == "labeled":
-            (labeled,) = pool((own,), self._group)
+            (labeled,) = pool((batch_statistics(x),), self._group)
         return self._normalize_labeled(x, labeled, call, (self.weight, self.bias))[0]
 
     def _recall(self, own: Moments) -> Call | None:
@@ -373,7 +355,8 @@ class UnsupervisedBatchNorm(_BatchNorm):
         mean = var = None
         if self.running_mean is not None and self.running_stat == "var":
             # Checkpointing compares with the first forward, in which autograd saw the averages.
-            mean, var = self.running_mean.clone(), self.running_var.clone()
+            with unseen():
+                mean, var = self.running_mean.clone(), self.running_var.clone()
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
 
     def _open_call(
@@ -403,18 +386,14 @@ class UnsupervisedBatchNorm(_BatchNorm):
         Returns them with their statistics, which carry gradient where the layer keeps it.
         """
         reference = call.reference
-        if self.stats_grad == "labeled":
+        if self.stats_grad == "labeled" and not self._joint:
             # The union's value, and the derivatives of any order of the labeled rows' share in it.
             unlabeled = call._replace(labeled=labeled.detach()).complete().unlabeled
             union = (
                 labeled if unlabeled is None else merge(labeled, unlabeled, self.unlabeled_weight)
             )
-            reference = Moments(
-                *(
-                    v + (m - m.detach())
-                    for v, m in zip(call.union.moments, union.moments, strict=True)
-                )
-            )
+            pairs = zip(call.union.moments, union.moments, strict=True)
+            reference = Moments(*(value + (share - share.detach()) for value, share in pairs))
         if self._joint or self.stats_grad in ("labeled", "all"):
             return normalize(x, reference, *affine, self.eps), labeled
         corrected = self.stats_grad == "corrected"
@@ -453,9 +432,8 @@ class UnsupervisedBatchNorm(_BatchNorm):
         self, group: ProcessGroup | None, rows: tuple[int, int] | None = None, joint: bool = False
     ) -> None:
         """Forget the last step, and share the new one's statistics over the ranks of a group."""
-        vars(self).update(
-            _calls=(), _rows=rows, _weights=None, _joint=joint, _group=group or self.own_group()
-        )
+        group = group or self.own_group()
+        vars(self).update(_calls=(), _rows=rows, _joint=joint, _group=group, _weights=None)
         vars(self).update(_plain_before=self._plain, _plain=())
 
     def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
@@ -592,6 +570,8 @@ def move_averages(layers: Iterable[UnsupervisedBatchNorm]) -> None:
     Where a layer has `skip_nonfinite`, a batch with a statistic that is not finite in any layer
     of the same settings moves none of them.
     """
+    if in_backward():  # a checkpoint around the whole step: they have moved
+        return
     calls = [
         (turn, layer, call.union)
         for layer in layers

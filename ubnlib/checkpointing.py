@@ -4,11 +4,14 @@ import weakref
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 try:
     from torch.utils.checkpoint import _CheckpointFrame
 except ImportError:  # another torch: layers then compare the rows alone
     _CheckpointFrame = ()
+
+unseen = _disable_current_modes  # for what selective checkpointing must not count
 
 
 def region() -> Any:

@@ -60,7 +60,7 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
             if gradient and unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
                 raise RuntimeError(
                     'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
-                    '": take both halves side by side (`ubnlib.forward.side_by_side`).'
+                    '": say ubn_forward(..., interleave=True).'
                 )
             if gradient == "labeled":
                 unlabeled = unlabeled.detach()

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from ubnlib.batchnorm import UnsupervisedBatchNorm, move_averages
 from ubnlib.distributed import group_of
 from ubnlib.lockstep import Lockstep, in_same_setting, modes_of_this_thread
-from ubnlib.trees import concatenate, number_of_rows, rows_of, same_shapes, split, tree_map
+from ubnlib.trees import concatenate, rows_of, same_shapes, split, tree_map
 
 SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 
@@ -115,6 +115,20 @@ def _uncached() -> Iterator[None]:
 
 
 @contextmanager
+def _advice(grad: bool) -> Iterator[None]:
+    """Tell a model that asks for gradients in forward where it gets them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not grad and "require" in str(error):
+            error.add_note(
+                "The unlabeled rows, and all rows in UBN's step 1, pass without gradient: say "
+                "ubn_forward(..., record=True) for models that need one in their forward pass."
+            )
+        raise
+
+
+@contextmanager
 def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iterator[None]:
     """Step 1: the forward pass inside collects the statistics of the combined batch.
 
@@ -164,15 +178,8 @@ def _collecting(
         nullcontext() if joint else _uncached(),
         torch.set_grad_enabled(grad and torch.is_grad_enabled()),
     ):
-        try:
+        with _advice(grad):
             yield
-        except RuntimeError as error:
-            if not grad and "require" in str(error):
-                error.add_note(
-                    "UBN's step 1 runs without gradients: ubn_forward(..., record=True) is for "
-                    "models that need them in their forward pass."
-                )
-            raise
         move_averages(layers)
 
 
@@ -301,6 +308,10 @@ def ubn_forward(
         >>> loss = ubn_forward(model, torch.randn(5, 2), torch.randn(20, 2)).square().mean()
         >>> loss.backward()
     """
+    if return_unlabeled not in (False, True, "gradient"):
+        raise ValueError(
+            f"return_unlabeled is {return_unlabeled!r}: it must be False, True or 'gradient'."
+        )
     joint = return_unlabeled == "gradient"
     step = _Forward(model, call or model, args, kwargs, joint, record, bool(return_unlabeled))
     output = other = None
@@ -330,12 +341,17 @@ class _Forward(NamedTuple):
 def _both(step: _Forward, labeled: Any, unlabeled: Any, interleave: bool) -> tuple[Any, Any]:
     """Return the outputs for both batches, in the way that suits them."""
     joinable = same_shapes(labeled, unlabeled)
-    number_of_rows(labeled, "labeled")  # or the sentence on what is wrong with it
-    others = number_of_rows(unlabeled, "unlabeled")
+    rows_of(labeled)  # or the sentence on what is wrong with it
+    others = len(rows_of(unlabeled, "unlabeled"))
     layers = ubn_layers(step.model)
     alone = group_of(step.model) is None and all(layer.own_group() is None for layer in layers)
     if others == 0 and alone:
         return step.run(labeled), None
+    if step.joint and any(layer.source == "running" for layer in layers):
+        raise ValueError(
+            'return_unlabeled="gradient" is one joint pass over all rows, which source="running" '
+            'does not have: use source="batch".'
+        )
     weighted = any(layer.unlabeled_weight is not None for layer in layers)
     if interleave or weighted or not joinable:
         obstacle = _obstacle(step, layers)
@@ -361,6 +377,11 @@ def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     return _one_after_the_other(_Forward(model, model), labeled, unlabeled, rows)[0]
 
 
+def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
+    """Run both steps at once, by `ubnlib.lockstep`, whatever the model's options."""
+    return _side_by_side(_Forward(model, model), labeled, unlabeled)[0]
+
+
 def _one_after_the_other(
     step: _Forward,
     labeled: Any,
@@ -372,7 +393,7 @@ def _one_after_the_other(
     With gradient for all rows, step 1 is all: one joint pass.
     """
     layers = ubn_layers(step.model)
-    numbers = number_of_rows(labeled, "labeled"), number_of_rows(unlabeled, "unlabeled")
+    numbers = len(rows_of(labeled)), len(rows_of(unlabeled, "unlabeled"))
     with _collecting(step.model, layers, rows, step.record, step.joint):
         together = step.run(concatenate(labeled, unlabeled))
     if step.joint:
@@ -390,18 +411,18 @@ def _constants(tree: Any) -> Any:
 def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, Any]:
     """Run both steps at once, each half through the model once."""
     model, layers = step.model, ubn_layers(step.model)
-    device = rows_of(labeled)[0].device
+    device = rows_of(labeled).device
     lockstep = Lockstep(device)
     grad = step.record or step.joint or any(layer.stats_grad == "all" for layer in layers)
     bare = step
     if step.function is model and isinstance(model, DistributedDataParallel):
         # The wrapper prepares for backward, which only the labeled half needs.
         bare = step._replace(function=model.module)
-    with _step(model, layers, lockstep, joint=step.joint), _uncached():
+    with _step(model, layers, lockstep, joint=step.joint), _uncached(), _advice(grad):
         half = in_same_setting(
             lambda: bare.run(unlabeled), device, grad and torch.is_grad_enabled()
         )
-        some = number_of_rows(unlabeled, "unlabeled") > 0  # on this rank
+        some = len(rows_of(unlabeled, "unlabeled"))  # on this rank
         with lockstep.running(half) if some else nullcontext():
             output = step.run(labeled)
         move_averages(layers)

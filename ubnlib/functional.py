@@ -131,21 +131,6 @@ def remove(union: Statistics, part: Statistics) -> Statistics:
     return Statistics(mean, (spread / (1 - share)).clamp_min(0), count)
 
 
-def carry_labeled_gradient(union: Statistics, labeled: Statistics) -> Statistics:
-    """Return the values of `union` with the gradient of the labeled rows' share in them.
-
-    The unlabeled rows' share stays constant. The second moment is taken about the union's mean:
-    its derivative with respect to that mean is zero, so nothing else enters (in the first
-    derivative; the second one needs `merge` with the unlabeled rows' statistics).
-    """
-    share = labeled.count / union.count
-    center = union.mean.detach()
-    second = labeled.var + (labeled.mean - center) ** 2
-    mean = union.mean + share * (labeled.mean - labeled.mean.detach())
-    var = union.var + share * (second - second.detach())
-    return Statistics(mean, var, union.count)
-
-
 def moving_average(
     running: Moments,
     batch: Moments,

@@ -8,106 +8,105 @@ import torch
 from torch import Tensor
 
 
+def _children(tree: Any) -> dict[Any, Any] | None:
+    """Return a tree's branches by key, index or field; None for a leaf."""
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    if isinstance(tree, (tuple, list)):
+        return dict(enumerate(tree))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if f.init}
+    return None
+
+
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to the leaves of trees of the same structure, and return such a tree.
 
     Raises:
         ValueError: The structures differ.
     """
+    children, kind = _children(tree), type(tree)
+    if children is None:
+        return function(tree, *others)
+    for other in others:
+        if type(other) is not kind or set(_children(other)) != set(children):
+            raise ValueError(
+                f"The labeled batch has a {_described(tree)} where the unlabeled one has a "
+                f"{_described(other)}: both pass through the same model and must have the same "
+                "structure."
+            )
+    theirs = [_children(other) for other in others]
+    mapped = {k: tree_map(function, v, *(t[k] for t in theirs)) for k, v in children.items()}
     if isinstance(tree, Mapping):
-        if any(not isinstance(other, Mapping) or set(other) != set(tree) for other in others):
-            raise ValueError(_differ(tree, others[0]))
-        items = {k: tree_map(function, v, *(other[k] for other in others)) for k, v in tree.items()}
-        return type(tree)(items) if type(tree) is not dict else items
+        return mapped if kind is dict else kind(mapped)
     if isinstance(tree, (tuple, list)):
-        if any(type(other) is not type(tree) or len(other) != len(tree) for other in others):
-            raise ValueError(_differ(tree, others[0]))
-        parts = [tree_map(function, *some) for some in zip(tree, *others, strict=True)]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        if any(type(other) is not type(tree) for other in others):
-            raise ValueError(_differ(tree, others[0]))
-        names = [field.name for field in dataclasses.fields(tree) if field.init]
-        changed = {
-            name: tree_map(function, *(getattr(one, name) for one in (tree, *others)))
-            for name in names
-        }
-        return dataclasses.replace(tree, **changed)
-    return function(tree, *others)
+        return kind(*mapped.values()) if hasattr(tree, "_fields") else kind(mapped.values())
+    return dataclasses.replace(tree, **mapped)
 
 
-def _differ(one: Any, other: Any) -> str:
-    def describe(tree: Any) -> str:
-        if isinstance(tree, Mapping):
-            return f"{type(tree).__name__} with the keys {sorted(map(str, tree))}"
-        length = f" of {len(tree)}" if isinstance(tree, (tuple, list)) else ""
-        return f"{type(tree).__name__}{length}"
-
-    return (
-        f"The labeled batch has a {describe(one)} where the unlabeled one has a {describe(other)}: "
-        "both pass through the same model and must have the same structure."
-    )
+def _described(tree: Any) -> str:
+    keys = list(_children(tree) or ())
+    if isinstance(tree, (tuple, list)):
+        return f"{type(tree).__name__} of {len(keys)}"
+    return f"{type(tree).__name__} with the keys {keys}" if keys else type(tree).__name__
 
 
-def rows_of(tree: Any) -> list[Tensor]:
-    """Return a tree's tensors with rows, in their order."""
-    found: list[Tensor] = []
-    tree_map(lambda leaf: found.append(leaf) if _has_rows(leaf) else None, tree)
-    return found
+def _short(leaf: Any) -> str:
+    plain = leaf is None or isinstance(leaf, (bool, int, float, str))
+    return repr(leaf)[:60] if plain else f"a {_described(leaf)}"
 
 
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
 
 
-def number_of_rows(tree: Any, what: str) -> int:
-    """Return how many rows a batch has.
+def rows_of(tree: Any, what: str = "labeled") -> Tensor:
+    """Return the first tensor with rows of a batch.
 
     Raises:
-        ValueError: It has no tensor with rows, or two that differ in their number.
+        ValueError: There is none, or two differ in the number of their rows.
     """
-    numbers = {len(tensor) for tensor in rows_of(tree)}
-    if len(numbers) != 1:
-        found = f"tensors of {sorted(numbers)} rows" if numbers else "no tensor with rows"
-        raise ValueError(f"The {what} batch has {found}: all of its tensors must have one a row.")
-    return numbers.pop()
+    found: list[Tensor] = []
+    tree_map(lambda leaf: found.append(leaf) if _has_rows(leaf) else None, tree)
+    if len({len(tensor) for tensor in found}) != 1:
+        numbers = sorted({len(tensor) for tensor in found})
+        has = f"tensors of {numbers} rows" if found else "no tensor with rows"
+        raise ValueError(f"The {what} batch has {has}: all of its tensors must have one a row.")
+    return found[0]
 
 
 def same_shapes(labeled: Any, unlabeled: Any) -> bool:
     """Tell whether the rows of two batches have the same shapes, so that they can be joined.
 
     Raises:
-        ValueError: The batches differ in structure, in a dtype, a device or a number of dimensions,
-            or in an entry that is no tensor with rows and so belongs to both.
+        ValueError: The batches differ in structure, dtype, device or number of dimensions, or in an
+            entry that is no tensor with rows and so belongs to both.
     """
     alike = []
 
     def compare(ours: Any, theirs: Any) -> None:
         if not (_has_rows(ours) and _has_rows(theirs)):
-            equal = ours is theirs or (
-                type(ours) is type(theirs) and bool((ours == theirs) is True)
-            )
-            if isinstance(ours, Tensor) and isinstance(theirs, Tensor) and not equal:
-                equal = ours.dim() == theirs.dim() == 0 and bool(torch.equal(ours, theirs))
+            arrays = hasattr(ours, "shape") or hasattr(theirs, "shape")
+            equal = ours is theirs or (not arrays and ours == theirs)
+            if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+                equal = ours.dim() == theirs.dim() == 0 and torch.equal(ours, theirs)
             if not equal:
                 raise ValueError(
-                    f"The labeled batch has {ours!r} where the unlabeled one has {theirs!r}: what "
-                    "is no tensor with rows is the same for all rows."
+                    f"The labeled batch has {_short(ours)} where the unlabeled one has "
+                    f"{_short(theirs)}: what is no tensor with rows is the same for all rows."
                 )
             return
-        for what in ("dtype", "device"):
-            one, other = getattr(ours, what), getattr(theirs, what)
-            if one != other:
+        shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
+        for what, one, other, agree in (
+            ("dtype", ours.dtype, theirs.dtype, ours.dtype == theirs.dtype),
+            ("device", ours.device, theirs.device, ours.device == theirs.device),
+            ("shape", *shapes, ours.dim() == theirs.dim()),  # sizes may differ
+        ):
+            if not agree:
                 raise ValueError(
                     f"The labeled rows have {what} {one} and the unlabeled ones {other}: both "
                     "pass through the same model and must agree."
                 )
-        if ours.dim() != theirs.dim():
-            raise ValueError(
-                f"The labeled rows have shape {tuple(ours.shape[1:])} and the unlabeled ones "
-                f"{tuple(theirs.shape[1:])}: both pass through the same model and must agree in "
-                "the number of dimensions."
-            )
         alike.append(ours.shape[1:] == theirs.shape[1:])
 
     tree_map(compare, labeled, unlabeled)
@@ -126,21 +125,14 @@ def split(output: Any, labeled: int, unlabeled: int) -> tuple[Any, Any]:
         ValueError: A tensor in it does not have one entry a row.
     """
 
-    def part(begin: int, end: int) -> Callable[[Any], Any]:
-        def cut(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            if leaf.dim() == 0 or len(leaf) != labeled + unlabeled:
-                raise ValueError(
-                    f"The model gives a tensor of shape {tuple(leaf.shape)} for {labeled} labeled "
-                    f"and {unlabeled} unlabeled rows, which cannot be divided by rows: say "
-                    "interleave=True, with which each part has an output of its own."
-                )
-            return leaf[begin:end]
+    def cut(leaf: Any, part: slice) -> Any:
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != labeled + unlabeled):
+            raise ValueError(
+                f"The model gives a tensor of shape {tuple(leaf.shape)} for {labeled} labeled and "
+                f"{unlabeled} unlabeled rows, which cannot be divided by rows: say "
+                "interleave=True, with which each part has an output of its own."
+            )
+        return leaf[part] if isinstance(leaf, Tensor) else leaf
 
-        return cut
-
-    return (
-        tree_map(part(0, labeled), output),
-        tree_map(part(labeled, labeled + unlabeled), output),
-    )
+    parts = slice(0, labeled), slice(labeled, None)
+    return tuple(tree_map(lambda leaf, part=part: cut(leaf, part), output) for part in parts)

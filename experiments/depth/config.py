@@ -104,7 +104,7 @@ class UBNForm(UBNConfig):
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the model, built with batch normalization, with this form of UBN instead."""
         own = {"kind", "where", "gap_weight", "gap_gradient", "repair"}
-        convert_ubn(model, **self.model_dump(exclude=own))
+        convert_ubn(model, **self.model_dump(exclude=own), keep_graph=bool(self.gap_weight))
         layers = ubn_layers(model)
         half = len(layers) // 2
         outside = {"all": [], "first half": layers[half:], "second half": layers[:half]}

@@ -29,7 +29,7 @@ from experiments.depth.evaluate import (
     to_input,
 )
 from ubnlib.dispnet import DispNet
-from ubnlib.forward import side_by_side, two_passes, ubn_forward
+from ubnlib.forward import two_passes, ubn_forward
 from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth
 from ubnlib.kitti.loader import StepData
 from ubnlib.kitti.splits import compact
@@ -95,12 +95,10 @@ def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: 
         others = to_input(others, config.engine.channels_last)
     if others is None:
         predictions = ubn_forward(model, rows, None)
-    elif config.norm.kind == "ubn" and config.norm.needs_both_halves:
-        predictions = side_by_side(model, rows, others)
-    elif config.engine.passes == "two":
+    elif config.engine.passes == "two" and not getattr(config.norm, "needs_both_halves", False):
         predictions = two_passes(model, rows, others)
     else:
-        predictions = ubn_forward(model, rows, others)
+        predictions = ubn_forward(model, rows, others, interleave=True)
     loss = multiscale_depth_loss(
         predictions,
         labeled.depth(),

@@ -84,7 +84,7 @@ def make_steps(config: StepCostConfig) -> dict[str, Step]:
     paper = convert_ubn(net(), preset="paper")
     return {
         "bn": _step(bn, lambda: bn(labeled)),
-        "ubn": _step(ubn, lambda: ubn_forward(ubn, labeled, unlabeled)),
+        "ubn": _step(ubn, lambda: ubn_forward(ubn, labeled, unlabeled, interleave=True)),
         "two_steps": _step(paper, lambda: two_passes(paper, labeled, unlabeled)),
         "joint": _step(joint, lambda: joint(images)),
     }

@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import small_nets
-from small_nets import network, train
-from ubnlib import collecting, convert_ubn, refresh_statistics, statistics_gap, ubn_forward, using
-from ubnlib.forward import side_by_side
+from small_nets import by_hand, interleaved, network, train
+from ubnlib import convert_ubn, refresh_statistics, statistics_gap, ubn_forward
 
 WORLD = 2
 # How many labeled and unlabeled rows each rank has.
@@ -32,6 +31,7 @@ READINGS = {
     "all, running, cumulative": dict(source="running", stats_grad="all", momentum=None),
     "weighted": dict(unlabeled_weight=0.8),
 }
+WAYS = [ubn_forward, interleaved, by_hand]
 
 
 def rows(split):
@@ -41,19 +41,21 @@ def rows(split):
     return x, y, x.split(split[0]), y.split(split[1])
 
 
-def by_hand(model, x, y):
-    with collecting(model, rows=(len(x), len(y))):
-        model(torch.cat([x, y]))
-    with using(model):
-        return model(x)
-
-
 def gap(model):
     return 10 * statistics_gap(model)
 
 
 def wrapped(**options):
     return DistributedDataParallel(convert_ubn(network(), **options))
+
+
+class StepInside(nn.Module):
+    def __init__(self, interleave):
+        super().__init__()
+        self.net, self.interleave = convert_ubn(network()), interleave
+
+    def forward(self, x, y):
+        return ubn_forward(self.net, x, y, interleave=self.interleave)
 
 
 def compiled(rank):
@@ -68,21 +70,26 @@ def everything_else(rank):
     for split_name, split in SPLITS.items():
         _, _, xs, ys = rows(split)
         for reading, options in READINGS.items():
-            for way in (side_by_side, by_hand):
-                if way is by_hand or options.get("source") != "running":
+            for way in WAYS:
+                if way is not interleaved or options.get("source") != "running":
                     found = train(wrapped(**options), xs[rank], ys[rank], way)
                     results[split_name, reading, way.__name__] = found
     _, _, xs, ys = rows(SPLITS["uneven"])
-    results["gap"] = train(wrapped(), xs[rank], ys[rank], side_by_side, gap=gap)
+    results["gap"] = train(wrapped(keep_graph=True), xs[rank], ys[rank], interleaved, gap=gap)
     # A wrapper inside of the model is found.
     results["inside"] = train(nn.Sequential(wrapped()), xs[rank], ys[rank], ubn_forward)
+
+    for interleave in (False, True):
+        model = DistributedDataParallel(StepInside(interleave))
+        found = train(model, xs[rank], ys[rank], lambda model, x, y: model(x, y))
+        results["step inside", interleave] = found
 
     # One rank has little data and the other has not, yet both must go the same way.
     many = small_nets.rows(3000 if rank else 3, rank)
     results["lopsided"] = train(wrapped(), xs[rank], many, ubn_forward)[0], many
 
     sync = convert_ubn(nn.SyncBatchNorm.convert_sync_batchnorm(network()))
-    output = side_by_side(sync, xs[rank], ys[rank])
+    output = interleaved(sync, xs[rank], ys[rank])
     results["sync"] = output.detach(), {name: b.clone() for name, b in sync.named_buffers()}
 
     # Three batches on one rank and one on the other.

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from ubnlib import collecting, ubn_forward, using
+
 
 def network(seed=0, dtype=torch.float64):
     """Its gamma, beta and moving averages are away from their start."""
@@ -32,6 +34,17 @@ def objective(output):
     """A loss that adds up over rows and is no symmetric function of their values."""
     shape = output.shape[1:]
     return (output.sin() * torch.arange(shape.numel(), dtype=output.dtype).view(shape)).sum()
+
+
+def by_hand(model, x, y):
+    with collecting(model, rows=(len(x), len(y))):
+        model(torch.cat([x, y]))
+    with using(model):
+        return model(x)
+
+
+def interleaved(model, x, y):
+    return ubn_forward(model, x, y, interleave=True)
 
 
 def train(model, x, y, forward, steps=2, gap=None):

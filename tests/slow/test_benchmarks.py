@@ -28,8 +28,8 @@ def test_what_is_timed_is_what_it_is_called(tmp_path, model):
     steps = {(step["method"], step["k"]): step for step in report["steps"]}
     losses = {key: step["loss"] for key, step in steps.items()}
     assert len(steps) == 8 and len({round(losses[key], 5) for key in losses if "0" in key[1]}) == 1
-    two = losses["two passes", "k = 3"]
-    assert losses["ubn_forward", "k = 3"] == pytest.approx(two, rel=1e-5)
+    two = losses["two steps", "k = 3"]
+    assert losses["interleaved", "k = 3"] == pytest.approx(two, rel=1e-5)
     assert losses["joint pass", "k = 3"] == pytest.approx(two, rel=1e-5)
     assert losses["BN", "k = 3"] == pytest.approx(losses["BN", "k = 0"], rel=1e-5)
     assert losses["BN", "k = 3"] != pytest.approx(two, rel=1e-5)

@@ -1,4 +1,4 @@
-"""torch.compile, activation checkpointing and torch.export; more options in tests/slow."""
+"""torch.compile and torch.export; more options in tests/slow."""
 
 import copy
 import gc
@@ -6,23 +6,9 @@ import weakref
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from small_nets import network, objective, rows, train
+from small_nets import interleaved, network, objective, rows, train
 from ubnlib import convert_ubn, statistics_gap, ubn_forward
-from ubnlib.forward import side_by_side, two_passes
-
-
-class Checkpointed(nn.Module):
-    """A net with its first half recomputed in backward."""
-
-    def __init__(self, net, reentrant):
-        super().__init__()
-        self.net, self.reentrant = net, reentrant
-
-    def forward(self, x):
-        return self.net[3:](checkpoint(self.net[:3], x, use_reentrant=self.reentrant))
 
 
 @pytest.fixture
@@ -45,60 +31,6 @@ def test_both_steps_compile_as_one_graph_each(options, fresh_dynamo):
     torch.testing.assert_close(train(compiled, x, y, ubn_forward), expected)
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # unlabeled rows
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize(
-    ("options", "forward"),
-    [
-        (dict(), side_by_side),
-        (dict(), two_passes),
-        (dict(), lambda model, x, y: ubn_forward(model, x, None)),  # no unlabeled rows
-        (dict(stats_grad="none", momentum=None), side_by_side),
-        (dict(stats_grad="labeled"), two_passes),
-        (dict(source="running", momentum=None, running_stat="std"), two_passes),
-        (dict(unlabeled_weight=0.7), side_by_side),
-    ],
-)
-def test_checkpointing_changes_nothing(options, forward, reentrant):
-    model = convert_ubn(network(), **options)
-    again = Checkpointed(copy.deepcopy(model), reentrant)
-    x, y = rows(3, 1).requires_grad_(), rows(5, 2)
-    torch.testing.assert_close(train(again, x, y, forward), train(model, x, y, forward))
-    assert model[1].num_batches_tracked == 2
-
-
-def test_checkpointing_finds_the_right_call_of_a_shared_layer():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
-            self.call = lambda block, x: block(x)
-
-        def block(self, x):
-            return self.norm(self.linear(x)).relu()
-
-        def forward(self, x):
-            return self.call(self.block, self.call(self.block, x))
-
-    model = convert_ubn(Twice())
-    again = copy.deepcopy(model)
-    again.call = lambda block, x: checkpoint(block, x, use_reentrant=False)
-    x, y = torch.randn(5, 4), torch.randn(7, 4)
-    torch.testing.assert_close(train(again, x, y, side_by_side), train(model, x, y, side_by_side))
-
-
-def test_what_checkpointing_refuses():
-    model = Checkpointed(convert_ubn(network()), reentrant=False)
-    first = side_by_side(model, rows(3, 1), rows(5, 2))
-    side_by_side(model, rows(3, 3), rows(5, 4))
-    with pytest.raises(RuntimeError, match="call backward before the next step"):
-        first.sum().backward()
-    convert_ubn(model, stats_grad="all")
-    with pytest.raises(RuntimeError, match="does not go with stats_grad"):
-        side_by_side(model, rows(3, 1), rows(5, 2)).sum().backward()
-
-
 def test_export_in_eval_mode_is_that_of_batchnorm():
     model = convert_ubn(network())
     ubn_forward(model, rows(3, 1), rows(5, 2))
@@ -117,7 +49,7 @@ def test_the_last_step_holds_no_activations_after_backward():
         hook = model[1].register_forward_hook(
             lambda _, inputs, __: seen.append(weakref.ref(inputs[0].untyped_storage()))
         )
-        objective(side_by_side(model, rows(3, 1), rows(5, 2))).backward()
+        objective(interleaved(model, rows(3, 1), rows(5, 2))).backward()
         hook.remove()
         models.append(model)
     gc.collect()  # slow where a process holds much, so once

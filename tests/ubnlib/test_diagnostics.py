@@ -86,7 +86,7 @@ def test_refresh_takes_what_loaders_give():
         ([(part, torch.zeros(3)) for part in parts], {}),
         ([[part, "name"] for part in parts], {"device": "cpu"}),
         ([{"x": part, "y": 0} for part in parts], {"device": "cpu"}),
-        ([("name", part) for part in parts], {"call": lambda batch: model(x=batch[1])}),
+        ([("name", part) for part in parts], {"call": lambda batch: model(x=batch[1])}),  # noqa: B023
     ]:
         model = FromDict() if isinstance(batches[0], (dict, tuple)) else FromDict().net
         if not options:

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 import ddp_worker
-from ddp_worker import READINGS, SPLITS, by_hand, gap, rows
-from small_nets import network, train
+from ddp_worker import READINGS, SPLITS, WAYS, gap, rows
+from small_nets import interleaved, network, train
 from ubnlib import convert_ubn, refresh_statistics, ubn_forward
-from ubnlib.forward import side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def assert_same(ranks, alone):
 @pytest.mark.parametrize("split", SPLITS)
 def test_two_processes_equal_one(ranks, split, reading):
     x, y, *_ = rows(SPLITS[split])
-    for way in (side_by_side, by_hand):
+    for way in WAYS:
         if (split, reading, way.__name__) in ranks[0]:
             alone = train(convert_ubn(network(), **READINGS[reading]), x, y, way)
             assert_same([rank[split, reading, way.__name__] for rank in ranks], alone)
@@ -43,18 +42,29 @@ def test_a_wrapper_inside_of_the_model_is_found(ranks):
     assert_same([rank["inside"] for rank in ranks], alone)
 
 
+@pytest.mark.parametrize("interleave", [False, True])
+def test_a_step_inside_of_a_wrapped_module_shares_statistics(ranks, interleave):
+    """As in every LightningModule, whose training step runs in the wrapper's forward."""
+    x, y, *_ = rows(SPLITS["uneven"])
+    alone = train(convert_ubn(network()), x, y, ubn_forward)
+    assert_same([rank["step inside", interleave] for rank in ranks], alone)
+
+
 def test_little_data_on_one_rank_and_much_on_another(ranks):
     x, *_ = rows(SPLITS["uneven"])
     outputs, many = zip(*(rank["lopsided"] for rank in ranks), strict=True)
-    alone = train(convert_ubn(network()), x, torch.cat(many), side_by_side)
+    alone = train(convert_ubn(network()), x, torch.cat(many), interleaved)
     torch.testing.assert_close(torch.cat(outputs), alone[0], rtol=1e-9, atol=1e-9)
 
 
 def test_the_gap_over_all_ranks_has_its_gradient(ranks):
     """Each rank adds the gap of all ranks to its loss."""
     x, y, *_ = rows(SPLITS["uneven"])
-    alone = train(convert_ubn(network()), x, y, ubn_forward, gap=lambda m: gap(m) * len(ranks))
+    model = convert_ubn(network(), keep_graph=True)
+    alone = train(model, x, y, ubn_forward, gap=lambda m: gap(m) * len(ranks))
     assert_same([rank["gap"] for rank in ranks], alone)
+    without = train(convert_ubn(network()), x, y, ubn_forward)[1]
+    assert (alone[1][0] - without[0]).abs().max() > 1e-3
 
 
 def test_converted_sync_batchnorm_needs_no_wrapper(ranks):

@@ -1,4 +1,4 @@
-"""The side-by-side pass of ubn_forward against the two passes that it replaces."""
+"""The two halves of an interleaved step; test_other_models.py has what they compute."""
 
 import os
 import signal
@@ -7,69 +7,10 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from ubnlib import (
-    UnsupervisedBatchNorm1d,
-    UnsupervisedBatchNorm2d,
-    convert_ubn,
-    statistics_gap,
-)
-from ubnlib.forward import side_by_side, two_passes
-
-READINGS = ["corrected", "none", "labeled", "all"]
-
-
-class Block(nn.Module):
-    """A residual block with branches, a shared normalization and one without parameters."""
-
-    def __init__(self, size):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.norm, self.bare = nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * size**2, 3))
-
-    def forward(self, x):
-        h = self.norm(self.first(x)).relu()
-        h = h + self.bare(self.second(h))
-        h = self.norm(h) + h.mean((2, 3), keepdim=True)
-        return {"logits": self.head(h.view(x.size(0), -1)), "features": [h]}
-
-
-def train(model, x, y, forward, gap):
-    for _ in range(2):
-        model.zero_grad()
-        output = forward(model, x, y)
-        loss = output["logits"].sin().sum() + output["features"][0].square().mean()
-        (loss + gap * statistics_gap(model)).backward()
-    return output["logits"], [p.grad for p in model.parameters()], list(model.buffers())
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(READINGS),
-    st.sampled_from([None, 0.25, 1.0]),
-    st.integers(2, 4),
-    st.integers(1, 6),
-    st.integers(2, 7),
-    st.integers(0, 2**31),
-)
-def test_side_by_side_equals_two_passes(reading, weight, n, m, size, seed):
-    generator = torch.Generator().manual_seed(seed)
-    both = torch.randn(n + m, 2, size, size, generator=generator, dtype=torch.float64)
-    x, y = both[:n], 2 * both[n:] + 1
-    gap = 0.0 if reading == "all" else 0.1  # by hand, "all" has no labeled share to itself
-    ours, theirs = (
-        train(
-            convert_ubn(Block(size).double(), stats_grad=reading, unlabeled_weight=weight),
-            *(x, y, forward, gap),
-        )
-        for forward in (side_by_side, two_passes)
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+from small_nets import interleaved
+from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d
 
 
 class Path(nn.Module):
@@ -98,7 +39,7 @@ def assert_refused(model, error, message=None):
     """The step ends in this error, and leaves neither a thread nor a statistic."""
     threads = threading.active_count()
     with pytest.raises(error, match=message):
-        side_by_side(model, torch.randn(3, 2), torch.randn(5, 2))
+        interleaved(model, torch.randn(3, 2), torch.randn(5, 2))
     assert threading.active_count() == threads
     for layer in model.norms:
         assert layer._step is None and layer.last_step == ()
@@ -131,7 +72,7 @@ def test_a_failure_in_either_half_is_raised_and_leaves_nothing(kind, half, where
     model = Path(good if half == "unlabeled" else bad, good if half == "labeled" else bad)
     assert_refused(model, ArithmeticError if kind == "fail" else KeyboardInterrupt)
     model.paths = {3: good, 5: good}
-    side_by_side(model, torch.randn(3, 2), torch.randn(5, 2))
+    interleaved(model, torch.randn(3, 2), torch.randn(5, 2))
     assert model.norms[0].num_batches_tracked == 1
 
 
@@ -140,7 +81,7 @@ def test_random_layers_draw_in_one_order_that_the_seed_fixes():
         torch.manual_seed(3)
         norms = [UnsupervisedBatchNorm1d(8) for _ in range(3)]
         model = nn.Sequential(*(m for norm in norms for m in (nn.Linear(8, 8), norm, nn.Dropout())))
-        return side_by_side(model, torch.randn(40, 8), torch.randn(60, 8))
+        return interleaved(model, torch.randn(40, 8), torch.randn(60, 8))
 
     first = output()
     assert all(torch.equal(first, output()) for _ in range(5))
@@ -166,14 +107,14 @@ def test_the_second_thread_has_the_settings_of_the_first_and_records_no_graph():
     model = nn.Sequential(UnsupervisedBatchNorm1d(2), Spy())
     x, y = torch.randn(3, 2), torch.randn(5, 2)
     with torch.autocast("cpu", torch.float16), torch.device("meta"):
-        side_by_side(model, x, y)
+        interleaved(model, x, y)
     assert seen[3][1] == seen[5][1] and seen[5][1][:4] == (True, torch.float16, False, "meta")
     assert seen[3][0] and not seen[5][0]
     with torch.inference_mode():
-        side_by_side(model, x, y)
+        interleaved(model, x, y)
     assert seen[3] == seen[5] and seen[5][1][2]
     with torch.no_grad():
-        side_by_side(model, x, y)
+        interleaved(model, x, y)
     assert not seen[3][0]
 
 
@@ -182,5 +123,5 @@ def test_weight_normalization_keeps_its_gradient():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), UnsupervisedBatchNorm2d(3))
     nn.utils.parametrizations.weight_norm(model[0])
-    side_by_side(model, torch.randn(2, 2, 5, 5), torch.randn(3, 2, 5, 5)).square().sum().backward()
+    interleaved(model, torch.randn(2, 2, 5, 5), torch.randn(3, 2, 5, 5)).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())

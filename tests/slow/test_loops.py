@@ -1,0 +1,23 @@
+"""The step in the loops of Lightning and accelerate, in one process and in two."""
+
+import re
+
+import pytest
+
+from run_example import lines_of, run, skip_without
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+COMMANDS = {
+    "lightning": lambda processes: ["examples/train_lightning.py", "--devices", str(processes)],
+    "accelerate": lambda processes: [*TORCHRUN, str(processes), "examples/train_accelerate.py"],
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("package", COMMANDS)
+def test_the_step_learns_and_its_statistics_are_of_all_processes(package, processes):
+    skip_without(package)
+    learned, shared = lines_of(run(*COMMANDS[package](processes)))[-2:]
+    found = re.fullmatch(r"test accuracy (.*) after 100 steps of (.) process\(es\)", learned)
+    assert float(found[1]) > 0.8 and int(found[2]) == processes
+    assert shared.startswith("the last statistics agree")
