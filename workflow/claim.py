@@ -50,11 +50,9 @@ def compare(name: str, again: Path, usual: Path, profile: str) -> str:
     lines = []
     for label, folder in (("again", again), ("recorded", usual)):
         found = judge(find(name), read_records(folder / "records"), profile)
-        numbers = "" if found.estimate is None else f"{found.estimate:.3g}, {found.seeds} seeds, "
-        if found.low is not None:
-            interval = f"[{found.low:.3g}, {found.high:.3g}]"
-            numbers = f"{found.estimate:.3g} {interval}, {found.seeds} seeds, "
-        lines.append(f"{label:>8}: {numbers}{found.verdict} ({found.reason})")
+        numbers = [v for v in (found.estimate, found.low, found.high) if v is not None]
+        ours = f"{numbers[0]:.3g} {[round(v, 4) for v in numbers[1:]]}, " if numbers else ""
+        lines.append(f"{label:>8}: {ours}{found.seeds} seeds, {found.verdict} ({found.reason})")
     return "\n".join(
         [*lines, f"The records are in {again / 'records'}; delete them to make them once more."]
     )

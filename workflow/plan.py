@@ -59,21 +59,13 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a profile needs.
-
-    Attributes:
-        results: The folder of its results.
-        parameters: All parameters, by notebook.
-        frames: What `frames.py` wrote; None where there are none yet, and runs on frames have no
-            fingerprint.
-        runs: All runs.
-    """
+    """What a profile needs."""
 
     profile: str
-    results: Path
-    parameters: dict[str, dict[str, Any]]
-    frames: dict[str, Any] | None
-    runs: list[Planned]
+    results: Path  # the folder of its results
+    parameters: dict[str, dict[str, Any]]  # all, by notebook
+    frames: dict[str, Any] | None  # as `frames.py` wrote it; None where there are none yet
+    runs: list[Planned]  # all; those on frames that are not there have no fingerprint
 
     @property
     def to_make(self) -> list[Planned]:

@@ -24,25 +24,9 @@ from PIL import Image, UnidentifiedImageError
 
 from experiments.common.files import whole
 from experiments.common.provenance import provenance
-from experiments.verdicts.claims import (
-    PROFILES,
-    Claim,
-    Evidence,
-    load_claims,
-    read_evidence,
-)
+from experiments.verdicts import tables
+from experiments.verdicts.claims import PROFILES, Claim, Evidence, load_claims, read_evidence
 from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg, strip_svg
-from experiments.verdicts.tables import (
-    VERDICTS,
-    between_markers,
-    count,
-    in_paper_order,
-    judge_all,
-    section,
-    sentence,
-    to_json,
-    to_markdown,
-)
 from notebook_html import deviations, discussed, notebook_entry
 from parameters import load_profile, notebook_names
 
@@ -69,7 +53,7 @@ def read_sources(claims: list[Claim], profile: str, results: Path, root: Path) -
     sources = []
     for label, name, folder in places:
         evidence = read_evidence(folder / "records")
-        table = judge_all(claims, evidence.table, name)
+        table = tables.judge_all(claims, evidence.table, name)
         sources.append(Source(label, name, folder, evidence, table))
     return sources
 
@@ -166,7 +150,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     chosen = load_profile(profile.stem, profile.absolute().parents[1])
     names = [name for name in notebook_names(root) if name in chosen["notebooks"]]
     notebooks = [notebook_entry(name, results, root / "notebooks") for name in names]
-    claims = in_paper_order(load_claims(root / "claims.yaml"))
+    claims = tables.in_paper_order(load_claims(root / "claims.yaml"))
     sources = read_sources(claims, profile.stem, results, root)
     made, here = time.strftime("%Y-%m-%d %H:%M %z"), provenance()
     revision = (here.revision or "")[:12] + ("" if here.clean is not False else " + changes")
@@ -174,7 +158,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     entries = [
         {
             "ledger": claim,
-            "section": section(claim),
+            "section": tables.section(claim),
             "changed": getattr(claim, "changed", None),
             "verdicts": [verdict_entry(claim, source, results) for source in sources],
             "notebook": discussed(claim.id, claim.place, notebooks, results),
@@ -201,16 +185,16 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
             {
                 "label": source.label,
                 "profile": source.profile,
-                "sentence": sentence(source.table),
-                "counts": count(source.table),
-                "strip": strip_svg(count(source.table)),
+                "sentence": tables.sentence(source.table),
+                "counts": tables.count(source.table),
+                "strip": strip_svg(tables.count(source.table)),
                 "indications": int(source.table["reason"].str.startswith("an indication").sum()),
             }
             for source in sources
         ],
         claims=entries,
         sections=list(dict.fromkeys(entry["section"] for entry in entries)),
-        verdicts=VERDICTS,
+        verdicts=tables.VERDICTS,
         symbols=SYMBOLS,
         colors=COLORS,
         notebooks=notebooks,
@@ -227,10 +211,10 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     )
     run = sources[0]
     everything = {"profile": profile.stem, "made": made, "revision": revision}
-    everything["claims"] = to_json(claims, run.table)
+    everything["claims"] = tables.to_json(claims, run.table)
     return {
         "report.html": page,
-        "claims.md": to_markdown(run.table),
+        "claims.md": tables.to_markdown(run.table),
         "claims.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     }
 
@@ -238,9 +222,9 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
 def readme(root: Path) -> str:
     """Return README.md with the table of the committed records between its markers."""
     records = read_evidence(root / "results" / COMMITTED / "records").table
-    table = judge_all(load_claims(root / "claims.yaml"), records, COMMITTED)
+    table = tables.judge_all(load_claims(root / "claims.yaml"), records, COMMITTED)
     text = (root / "README.md").read_text(encoding="utf-8")
-    return between_markers(text, f"{sentence(table)}\n\n{to_markdown(table)}")
+    return tables.between_markers(text, f"{tables.sentence(table)}\n\n{tables.to_markdown(table)}")
 
 
 def main(*arguments: str) -> None:
