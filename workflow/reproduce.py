@@ -147,11 +147,9 @@ def graphics() -> int:
 def run(command: list[str], lock: int, log: Path | None) -> int:
     """Run a command; Ctrl-C reaches it too, so let it end in its own time."""
     print(shlex.join(command), flush=True)
-    with contextlib.ExitStack() as stack:
-        messages = None
-        if log:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            messages = stack.enter_context(log.open("w", encoding="utf-8"))
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as messages:
         process = subprocess.Popen(command, pass_fds=[lock], stderr=messages)
         interrupted = False
         while True:

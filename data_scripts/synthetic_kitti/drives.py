@@ -45,7 +45,7 @@ def make_synthetic_kitti(
     folder with the same settings is kept as it is.
 
     Args:
-        root: Folder to make; its parent folders are made too.
+        root: Folder to make, and returned; its parent folders are made too.
         drives: Number of drives, 1 to 9999, named 2000_01_01_drive_0001_sync and on.
         frames: Frames per drive, 0.1 s apart.
         scale: Image size relative to KITTI's 1242 x 375.
@@ -54,13 +54,6 @@ def make_synthetic_kitti(
         workers: Processes; the number of usable cores by default. They are spawned, so a script
             must call this below `if __name__ == "__main__":` unless `workers` is 1.
         progress: Whether to show a progress bar.
-
-    Returns:
-        The folder, as a path.
-
-    Raises:
-        ValueError: If a setting is out of range.
-        FileExistsError: If the folder exists and holds something else.
 
     Example:
         >>> root = make_synthetic_kitti("data/synthetic", drives=2, frames=3)  # doctest: +SKIP

@@ -213,15 +213,11 @@ class Engine:
         every_seconds: float = 60.0,
         progress: str | None = None,
     ) -> None:
-        """Make the steps that are left.
+        """Make the steps that are left, with a progress bar under the label `progress`.
 
-        Args:
-            observe: Called after each step, on the first rank, with the steps made so far; what it
-                returns goes to the curves.
-            checkpoint: File of the run's state. Where it exists the run goes on from it; it is
-                written again when the time has come, and at the end.
-            every_seconds: How much work may be lost.
-            progress: Label of a progress bar; None shows none.
+        `observe` is called after each step, on the first rank, with the steps made so far; what it
+        returns goes to the curves. From the file `checkpoint` the run goes on where it exists; it
+        is written `every_seconds`, and at the end.
         """
         if checkpoint is not None and checkpoint.exists():
             self._go_on_from(checkpoint)

@@ -56,13 +56,9 @@ class RgbdFrames:
 
     The last number in a file's name is its frame and gives its place in time. Subfolders, the same
     ones below `image` and `depth`, are sequences of their own: the drives 0000, 0001 and so on of
-    the keys. Objects may be pickled to worker processes; each then has a copy of the data.
-
-    Args:
-        root: The folder that holds `image` and `depth`.
-        size: (height, width) to bring frames to, at most the depth maps' own. Images are resized
-            as `KittiRaw`'s are; a cell's depth is the nearest surface measured in it.
-        depth_scale: Units of the depth PNGs in a meter: 1000 for millimeters, 256 for KITTI's.
+    the keys. Images are resized as `KittiRaw`'s are, to (height, width), at most the depth maps'
+    own; a cell's depth is the nearest surface measured in it. `depth_scale` is how many units of
+    the depth PNGs are a meter: 1000 for millimeters, 256 for KITTI's.
     """
 
     def __init__(

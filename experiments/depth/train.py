@@ -128,20 +128,11 @@ def train_depth(
     """Train DispNet; runs of a seed share their first weights and their labeled batches.
 
     All runs make the same number of optimizer steps, so that fewer labels do not mean less
-    training, and batch normalization never sees an unlabeled image.
+    training, and batch normalization never sees an unlabeled image. `ranks` are the processes that
+    train it together, `workers` those that read ahead; the rest is for `Engine.train`.
 
-    Args:
-        config: The run.
-        data: Its data.
-        ranks: The processes that train it together (`engine.joined`); None for this one.
-        checkpoint: As `every_seconds` and `progress`: see `Engine.train`.
-        every_seconds: How much work may be lost.
-        progress: Label of a progress bar.
-        workers: Processes that read batches ahead; the result does not depend on them.
-
-    Returns:
-        The net, and curves: the loss of each step and, at `config.evaluations` points, accuracies
-        (delta < 1.25) of labeled, unlabeled and test frames and the layers' statistics.
+    Returns the net, and curves: the loss of each step and, at `config.evaluations` points,
+    accuracies (delta < 1.25) of labeled, unlabeled and test frames and the layers' statistics.
     """
     ranks = ranks or alone()
     loader = make_loader(config, data, ranks, workers)

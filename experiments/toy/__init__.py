@@ -1,1 +1,1 @@
-"""The toy problem of section 3.3, the TensorFlow Playground's spiral; notebook 2."""
+"""The toy of section 3.3: two spirals, few labels; a file for each figure."""

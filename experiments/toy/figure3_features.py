@@ -335,12 +335,8 @@ def draw_histograms(blocks: dict[str, Sets], bins: int = 24) -> tuple[Figure, pd
 def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, dict[str, str]]]) -> Figure:
     """Draw means over seeds against training steps: layers in columns, measures in rows.
 
-    Bands are intervals of the mean over seeds. Steps are on a scale that is logarithmic but for 0.
-
-    Args:
-        table: As `feature_table` returns it, with a column `method`.
-        rows: By the label of the vertical axis: a measure, and the line styles of its parts, such
-            as `{"distance": ("wasserstein", {"labeled": "-", "chance": ":"})}`.
+    Bands are intervals of the mean over seeds. `table` is `feature_table`'s with a column `method`;
+    `rows` are measures, and their parts' lines: `{"distance": ("wasserstein", {"labeled": "-"})}`.
     """
     layers = sorted(table["layer"].unique())
     size = (2.2 * len(layers) + 1, 2.1 * len(rows) + 0.5)

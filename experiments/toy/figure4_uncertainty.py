@@ -324,10 +324,7 @@ SCORES = {
 def draw_comparison(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     """Draw each method's areas under the ROC curve with their intervals over seeds.
 
-    Args:
-        table: Columns `method`, `metric`, `mean`, `low` and `high`; a metric is `SCORE_WHAT_auroc`
-            with a score of `SCORES`. Rows without a number are left out.
-        metrics: A panel's title for each WHAT.
+    The table has `method`, `metric` (SCORE_WHAT_auroc), `mean`, `low`, `high`; titles are by WHAT.
     """
     methods = list(table["method"].unique())
     size = (2.5 * len(metrics) + 1.2, 0.34 * len(methods) + 1.3)

@@ -129,17 +129,11 @@ def implicit_augmentation(
 ) -> Augmentation:
     """Move points [N, E, 2] until changed statistics give them what the earlier statistics gave.
 
-    Args:
-        net: Trained nets, with normalization behind linear layers. They are left as they were.
-        points: Those of each net.
-        before: The reference batches [C, M, E, 2] of C changes: those behind the old statistics.
-        after: Those behind the new ones, [C, M, E, 2].
-        reading: What shall be equal. `"prediction"` is the log-odds of the two classes, which tell
-            a point's margin also where its probability is 0 or 1 to many digits; there, equal
-            probabilities are found without moving. `"layer1"` to `"layer4"` are the features
-            behind that normalization, before the ReLU: as many values as the layer has units, of
-            which moving a point in the plane can restore only a part.
-        tolerance: Largest difference that counts as equal, in the unit of the reading.
+    The statistics are those of the reference batches [C, M, E, 2] of C changes, `before` and
+    `after`. The reading, equal up to the tolerance, is the `"prediction"`, as the log-odds, which
+    tell a point's margin also where its probability is 0 or 1 to many digits; or the features of
+    `"layer1"` to `"layer4"`, behind that normalization and before the ReLU: as many values as the
+    layer has units, of which moving a point in the plane can restore only a part.
     """
     net, points = copy.deepcopy(net).double(), points.double()
     old, new = (
