@@ -13,14 +13,8 @@ from pathlib import Path
 import experiments.ablation.runs
 import experiments.depth.runs
 
-STAGES = {
-    f"{section}.{name}": make
-    for section, runs in (
-        ("depth", experiments.depth.runs),
-        ("ablation", experiments.ablation.runs),
-    )
-    for name, make in runs.STAGES.items()
-}
+SECTIONS = {"depth": experiments.depth.runs, "ablation": experiments.ablation.runs}
+STAGES = {f"{name}.{s}": make for name, runs in SECTIONS.items() for s, make in runs.STAGES.items()}
 
 
 def main() -> int:

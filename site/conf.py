@@ -7,12 +7,7 @@ author = "The UBN companion authors"
 copyright = "The UBN companion authors. MIT license"
 version = release = version_of("ubnlib")
 
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "offline",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "offline"]
 exclude_patterns = ["README.md"]  # index.md includes it
 
 # Notebooks are shown as they were committed.

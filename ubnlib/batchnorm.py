@@ -36,7 +36,7 @@ Affine = tuple[Tensor | None, Tensor | None]  # gamma and beta
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
-    "paper": dict(source="batch", stats_grad="none", running_stat="std", decay=0.9),
+    "paper": dict(source="batch", stats_grad="none", running_stat="std", decay=0.9)
 }
 
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}

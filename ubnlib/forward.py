@@ -350,10 +350,7 @@ def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
 
 
 def _one_after_the_other(
-    step: _Forward,
-    labeled: Any,
-    unlabeled: Any,
-    rows: tuple[int, int] | None = None,
+    step: _Forward, labeled: Any, unlabeled: Any, rows: tuple[int, int] | None = None
 ) -> tuple[Any, Any]:
     """Run step 1 and then step 2; with gradient for all rows, step 1 is all."""
     layers = ubn_layers(step.model)

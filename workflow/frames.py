@@ -26,12 +26,8 @@ def prepare_frames(parameters: dict[str, Any]) -> dict[str, Any]:
         make_synthetic_kitti(root, **parameters["synthetic"])
     packed = packed_folder(data_root, frames["size"], kind)
     data = pack_split(root, packed, **frames)
-    return {
-        "packed": str(packed),
-        "fingerprint": data.fingerprint,  # of frames and split
-        "frames": data.frames.fingerprint,
-        "asked": _asked(parameters),
-    }
+    prints = {"fingerprint": data.fingerprint, "frames": data.frames.fingerprint}  # with the split
+    return {"packed": str(packed), **prints, "asked": _asked(parameters)}
 
 
 def read_frames(path: Path, parameters: dict[str, Any]) -> dict[str, Any] | None:

@@ -77,12 +77,7 @@ def snapshot_steps(total: int, count: int = 12) -> list[int]:
 
 
 def play(
-    config: SpiralTraining,
-    points: Tensor,
-    *,
-    channel: int = 0,
-    count: int = 12,
-    batches: int = 24,
+    config: SpiralTraining, points: Tensor, *, channel: int = 0, count: int = 12, batches: int = 24
 ) -> Playback:
     """Train one net and keep at most `count` snapshots; training is as without them.
 

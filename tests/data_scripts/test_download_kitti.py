@@ -16,14 +16,7 @@ from filelock import FileLock
 import download_kitti
 from download_kitti import ARCHIVE_BYTES, KEPT_BYTES, Job, make_plan
 from kitti_drives import EIGEN_TEST_DRIVES, choose_drives, load_catalog
-from kitti_server import (
-    Answer,
-    KittiServer,
-    calibration_files,
-    drive_files,
-    kept_files,
-    zip_of,
-)
+from kitti_server import Answer, KittiServer, calibration_files, drive_files, kept_files, zip_of
 from ubnlib.kitti.raw import find_drives
 
 SCRIPT = Path(download_kitti.__file__)

@@ -24,13 +24,7 @@ from experiments.toy.figure4_uncertainty import (
     train_nets,
 )
 from experiments.toy.spiral import distance_to_arms, make_spiral
-from experiments.toy.train import (
-    SpiralTraining,
-    frozen,
-    random_batch,
-    spiral_data,
-    train_spiral,
-)
+from experiments.toy.train import SpiralTraining, frozen, random_batch, spiral_data, train_spiral
 
 # --- Numbers -------------------------------------------------------------------------------------
 

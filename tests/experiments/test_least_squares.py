@@ -15,12 +15,7 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@given(
-    st.integers(0, 2**31),
-    st.floats(0.2, 5),
-    st.floats(0.2, 5),
-    st.floats(-math.pi, math.pi),
-)
+@given(st.integers(0, 2**31), st.floats(0.2, 5), st.floats(0.2, 5), st.floats(-math.pi, math.pi))
 @settings(deadline=None, max_examples=12)
 def test_solver_undoes_rotation_scale_and_shift_of_features(seed, wide, high, angle):
     """Features of a turned, scaled and shifted plane equal the plane's where it is turned back."""

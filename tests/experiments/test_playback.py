@@ -11,13 +11,7 @@ from experiments.common.training import BNConfig, UBNConfig, evaluating, initial
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.plane import plane
-from experiments.toy.playback import (
-    Playback,
-    draw,
-    play,
-    snapshot_steps,
-    statistics_offsets,
-)
+from experiments.toy.playback import Playback, draw, play, snapshot_steps, statistics_offsets
 from experiments.toy.spiral import SpiralNet
 from experiments.toy.train import SpiralTraining, dense_spiral, train_spiral
 

@@ -212,11 +212,7 @@ def test_real_files_with_pieces_changed(name, data):
 
 
 @run_longer
-@given(
-    st.sampled_from([0, 1, 2, 3, 5]),
-    st.integers(0, 10**6),
-    st.integers(1, 255),
-)
+@given(st.sampled_from([0, 1, 2, 3, 5]), st.integers(0, 10**6), st.integers(1, 255))
 def test_packed_files_with_one_byte_changed(kind, place, bits):
     data = bytearray(SEEDS["packed"][[0, 1, 2, 3, 5].index(kind)])
     data[1 + place % (len(data) - 1)] ^= bits
