@@ -16,6 +16,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 ORDER = [
     *(f"notebooks/{name}.html" for name in NOTEBOOKS),
     "docs/using_ubn.html",
+    "CHANGELOG.html",
     "docs/reproducing.html",
     "docs/layout.html",
     "results/benchmarks/README.html",
