@@ -1,11 +1,13 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # the tests' tensors are small; more threads only wait for each other
 
 
@@ -36,3 +38,23 @@ def tiny_packed(tiny_kitti, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_packed") / "packed"
     return prepare(KittiRaw(tiny_kitti, size=(12, 36)), folder, workers=1, progress=False).folder
+
+
+@pytest.fixture(scope="session")
+def standard(tmp_path_factory) -> Path:
+    """A project with the committed notebooks, records and figures, and its standard report."""
+    from report import make_report  # seconds of imports that other tests do not need
+
+    root = tmp_path_factory.mktemp("project")
+    (root / "results" / "standard").mkdir(parents=True)
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
+                 "results/standard/figures"):  # fmt: skip
+        (root / name).symlink_to(ROOT / name)
+    for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
+        target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", target)
+    results = root / "results" / "standard"
+    for name, text in make_report(root / "profiles" / "standard.yaml", results, root).items():
+        (results / name).write_text(text)
+    return results

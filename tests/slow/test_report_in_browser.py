@@ -2,34 +2,14 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from experiments.verdicts.claims import load_claims
-from report import make_report
 from small_project import ROOT
 
 HAS_ANCHOR = """() => !location.hash ||
     !!document.getElementById(decodeURIComponent(location.hash.slice(1)))"""
-
-
-@pytest.fixture(scope="module")
-def standard(tmp_path_factory) -> Path:
-    """A project with the committed notebooks, records and figures, and its standard report."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "results" / "standard").mkdir(parents=True)
-    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
-                 "results/standard/figures"):  # fmt: skip
-        (root / name).symlink_to(ROOT / name)
-    for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
-        target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", target)
-    results = root / "results" / "standard"
-    for name, text in make_report(root / "profiles" / "standard.yaml", results, root).items():
-        (results / name).write_text(text)
-    return results
 
 
 @pytest.fixture(scope="module")

@@ -329,22 +329,6 @@ def test_the_readmes_table_is_what_the_records_give(project):
 # The committed records.
 
 
-@pytest.fixture(scope="module")
-def standard(tmp_path_factory) -> Path:
-    """A project with the committed notebooks, records and figures, and its standard report."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "results" / "standard").mkdir(parents=True)
-    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
-                 "results/standard/figures"):  # fmt: skip
-        (root / name).symlink_to(ROOT / name)
-    for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
-        target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", target)
-    report(root, "standard")
-    return root / "results" / "standard"
-
-
 def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
     page = (standard / "report.html").read_text()
     claims = load_claims(ROOT / "claims.yaml")
