@@ -73,6 +73,7 @@ class UBNForm(UBNConfig):
 
     unlabeled_weight: float | None = None
     where: Literal["all", "first half", "second half"] = "all"  # layers that see unlabeled rows
+    averages_only: bool = False  # the combined batch moves the averages; x has its own statistics
     gap_weight: float = 0.0  # of the statistics gap in the loss
     gap_gradient: GapGradient = "labeled"
     repair: Repair = "nothing"  # of the literal reading's gradient
@@ -89,6 +90,10 @@ class UBNForm(UBNConfig):
                 f'gap_weight is {self.gap_weight} with stats_grad="all": the gap\'s gradient needs '
                 'both halves side by side, which source="running" cannot have; use "batch".'
             )
+        if self.averages_only and self != UBNForm(averages_only=True, momentum=self.momentum):
+            raise ValueError(
+                "averages_only goes with momentum alone: no layer normalizes by the combined batch."
+            )
         if self.repair != "nothing" and (self.stats_grad, self.source) != ("none", "batch"):
             raise ValueError(
                 f"repair is {self.repair!r}: it is for the literal reading, "
@@ -103,7 +108,9 @@ class UBNForm(UBNConfig):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the model, built with batch normalization, with this form of UBN instead."""
-        own = {"kind", "where", "gap_weight", "gap_gradient", "repair"}
+        if self.averages_only:
+            return BNConfig(momentum=self.momentum).apply(model)
+        own = {"kind", "where", "averages_only", "gap_weight", "gap_gradient", "repair"}
         convert_ubn(model, **self.model_dump(exclude=own), keep_graph=bool(self.gap_weight))
         layers = ubn_layers(model)
         half = len(layers) // 2
@@ -133,11 +140,17 @@ NormConfig = Annotated[BNConfig | UBNForm, Field(discriminator="kind")]
 
 
 class DepthConfig(Config):
-    """One depth run. Unstated in the paper: the loss's norm and how targets are downscaled."""
+    """One depth run. Unstated in the paper: the loss's norm and how targets are downscaled.
 
-    version: ClassVar[int] = 1
+    Ours, and off by default: a cosine schedule, mirrored images, predicting convolutions that begin
+    with a part of their weights, and labeled rows in the place of unlabeled ones, as a control.
+    """
+
+    version: ClassVar[int] = 2
     experiment: Literal["depth"] = "depth"
     data: str  # fingerprint of the frames, so that a record says what it saw
+    domain: str = ""  # what frames these are, and which arm of a study, so that claims can ask
+    arm: str = ""
     norm: NormConfig = BNConfig()
     labels: LabelsConfig
     width: float = 1.0
@@ -148,10 +161,15 @@ class DepthConfig(Config):
     downscale: Downscale = "nearest_surface"
     labeled_batch: int = 8
     unlabeled_batch: int = 24
+    unlabeled_from: Literal["unlabeled", "labeled"] = "unlabeled"  # the second batch's frames
+    warmup: float = Field(0.0, ge=0, le=1)  # share of the steps that UBN is trained as BN first
     learning_rate: float = 2e-4
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, down to nothing
     weight_decay: float = 0.0
     steps: int | None = None  # optimizer steps, or ...
     epochs: float | None = None  # ... passes over all training images, by batches of both kinds
+    mirror: bool = False  # every second image, at random
+    start: float = Field(1.0, gt=0)  # the predicting convolutions' first weights, times this
     evaluations: int = 4  # points of the curves
     engine: EngineConfig = EngineConfig()
     seed: int = 0
@@ -160,6 +178,11 @@ class DepthConfig(Config):
     def _fits(self) -> "DepthConfig":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"steps is {self.steps} and epochs {self.epochs}: give one of them.")
+        if self.norm.kind == "bn" and (self.warmup or self.unlabeled_from == "labeled"):
+            raise ValueError(
+                f"warmup is {self.warmup} and unlabeled_from {self.unlabeled_from!r}: batch "
+                "normalization has no second batch; leave both out."
+            )
         parts = self.engine.accumulate
         if self.labeled_batch % parts or self.unlabeled_batch % parts:
             raise ValueError(
@@ -178,3 +201,8 @@ class DepthConfig(Config):
         if self.steps is not None:
             return self.steps
         return math.ceil(self.epochs * images / (self.labeled_batch + self.unlabeled_batch))
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate after a share of the steps."""
+        falls = self.schedule == "cosine"
+        return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * progress) if falls else 1.0)

@@ -66,7 +66,54 @@ class RandomLabels(Config):
         return keep_random(keys, self.k, self.seed)
 
 
-LabelsConfig = Annotated[EveryLabels | RandomLabels, Field(discriminator="kind")]
+class DrawnLabels(Config):
+    """Keep one depth map in k, drawn from all frames alike; nested for all k of a seed."""
+
+    kind: Literal["drawn"] = "drawn"
+    k: int = Field(ge=1)
+    seed: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        order = np.random.default_rng((self.seed, 3)).permutation(len(keys))
+        kept = np.zeros(len(keys), dtype=bool)
+        kept[order[: -(-len(keys) // self.k)]] = True
+        return kept
+
+
+class PlacesLabels(Config):
+    """Keep as many depth maps as one in k, but from few places only: labels that are biased.
+
+    A place is one of `of` equal blocks of the frames in their order, such as a drive, or some rooms
+    whose frames are neighbors; a seed draws `places` of them, and labels are evenly spread there.
+    """
+
+    kind: Literal["places"] = "places"
+    k: int = Field(ge=1)
+    places: int = Field(ge=1)
+    of: int = Field(ge=1)
+    seed: int = 0
+
+    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
+        """Return which frames keep their depth map: [len(keys)] bool."""
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+        wanted = -(-len(keys) // self.k)
+        drawn = np.random.default_rng((self.seed, 4)).permutation(self.of)[: self.places]
+        blocks = np.array_split(order, self.of)
+        there = np.concatenate([blocks[place] for place in sorted(drawn)])
+        if self.places > self.of or len(there) < wanted:
+            raise ValueError(
+                f"{self.places} places of {self.of} have {len(there)} frames: expected at least "
+                f"the {wanted} labels of one in {self.k}; take more places or fewer labels."
+            )
+        kept = np.zeros(len(keys), dtype=bool)
+        kept[there[np.arange(wanted) * len(there) // wanted]] = True
+        return kept
+
+
+LabelsConfig = Annotated[
+    EveryLabels | RandomLabels | DrawnLabels | PlacesLabels, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +123,10 @@ class DepthData:
     frames: Frames
     train_keys: Sequence[FrameKey]  # labeled or not
     test_keys: Sequence[FrameKey]
+    unlabeled_keys: Sequence[FrameKey] = ()  # to train on, without a depth map to keep
 
     def __post_init__(self):
-        both = set(self.train_keys) & set(self.test_keys)
+        both = {*self.train_keys, *self.unlabeled_keys} & set(self.test_keys)
         if both or not self.train_keys or not self.test_keys:
             raise ValueError(
                 f"There are {len(self.train_keys)} frames to train on, {len(self.test_keys)} to "
@@ -99,12 +147,15 @@ class DepthData:
     def fingerprint(self) -> str:
         """What data this is, for `DepthConfig.data`."""
         parts = self.frames.fingerprint, digest(self.train_keys), digest(self.test_keys)
+        if self.unlabeled_keys:
+            parts += (digest(self.unlabeled_keys),)
         return "-".join(parts)
 
     def labeled(self, labels: LabelsConfig) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of training frames that keep their depth map, and of the others."""
         kept = labels.choose(self.train_keys)
-        return self.train[kept], self.train[~kept]
+        never = [self.frames.index(key) for key in self.unlabeled_keys]
+        return self.train[kept], np.append(self.train[~kept], never).astype(np.int64)
 
 
 def usual_split(

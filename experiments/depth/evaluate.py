@@ -164,7 +164,7 @@ def evaluate_frames(net: DispNet, frames: Frames, indices: Iterable[int]) -> Eva
 
 
 def accuracy_of_parts(
-    net: DispNet, labels: LabelsConfig, data: DepthData, frames: int = 32
+    net: DispNet, labels: LabelsConfig, data: DepthData, frames: int = 128
 ) -> dict[str, float]:
     """Return delta < 1.25 on labeled, unlabeled and test frames, at most `frames` of each.
 

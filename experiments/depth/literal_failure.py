@@ -83,7 +83,7 @@ def run_cancellation(
             effects = _effects(config, net, engine.optimizer, batch)
             for name, value in (here | _flat(effects)).items():
                 engine.curves.setdefault(name, []).append(value)
-        return loss_of_step(model, batch, config, ranks)
+        return loss_of_step(model, batch, config, ranks, loader.step - 1, loader.steps)
 
     optimizer = make_optimizer(net, config)
     engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed)

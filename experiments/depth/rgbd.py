@@ -8,18 +8,20 @@ never by position. `RgbdFrames` offers what training and evaluation use of `Pack
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.depth.data import DepthData
 from ubnlib.kitti.packed import positions
 from ubnlib.kitti.raw import FrameKey, read_png
 from ubnlib.kitti.splits import LAST_FRAME
@@ -29,7 +31,80 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUT = "image/NAME.jpg or .png, and depth/NAME.png of the same names"
 SATURATED = 65535  # no measurement either: the distance does not fit into 16 bits
 
+UNLABELED = "9999"  # the drive of images without depth
 _DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is of this day
+
+
+class Crop(BaseModel):
+    """The part of the depth maps that is used: from a first pixel to before another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: tuple[NonNegativeInt, NonNegativeInt]
+    columns: tuple[NonNegativeInt, NonNegativeInt]
+
+
+class Split(BaseModel):
+    """Which frames are for training: by lists, by the frame's number, or by time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: str | None = None  # files of the folder that list names or numbers, line by line
+    test: str | None = None
+    train_to: int | None = None  # the last frame's number
+    test_from: int | None = None
+    share: float = 0.7  # of each sequence, the first part ...
+    gap: float = 0.05  # ... and the part after it that is on neither side
+
+
+class Description(BaseModel):
+    """What is particular about a folder of RGB-D frames."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = ""
+    depth_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0  # units a meter
+    crop: Crop | None = None
+    unlabeled: str | None = None  # folder of images without depth, for training
+    split: Split = Split()
+
+
+def describe(name: str) -> Description:
+    """Return the description of one of the study's folders."""
+    known = yaml.safe_load((Path(__file__).parent / "domains.yaml").read_text())
+    return Description(**known[name])
+
+
+def rgbd_data(root: Path | str, size: tuple[int, int], description: Description) -> DepthData:
+    """Return a folder's frames, split as its description says; unlabeled ones are for training."""
+    frames = RgbdFrames(root, size, description)
+    measured = [key for key in frames.keys if key.drive != UNLABELED]
+    others = [key for key in frames.keys if key.drive == UNLABELED]
+    split = description.split
+    if split.train is not None and split.test is not None:
+        names = {name: key for key, name in zip(frames.keys, frames.names, strict=True)}
+        train, test = (listed(frames.root / path, names) for path in (split.train, split.test))
+    elif split.train_to is not None and split.test_from is not None:
+        train = [key for key in measured if key.frame <= split.train_to]
+        test = [key for key in measured if key.frame >= split.test_from]
+    else:
+        train, test = split_by_time(measured, split.share, split.gap)
+    return DepthData(frames, train, test, others)
+
+
+def listed(path: Path, names: Mapping[str, FrameKey]) -> list[FrameKey]:
+    """Return the frames that a file lists by their name, or by its number."""
+    numbers = {key.frame: key for key in names.values()}
+    keys, missing = [], []
+    for line in path.read_text(encoding="utf-8").split():
+        key = names.get(line) or (numbers.get(int(line)) if line.isdecimal() else None)
+        (missing if key is None else keys).append(key or line)
+    if missing:
+        raise ValueError(
+            f"{path} lists {len(missing)} frames that the folder lacks, the first {missing[0]}: "
+            "copy them, or take them off the list."
+        )
+    return keys
 
 
 class RgbdBatch(NamedTuple):
@@ -57,17 +132,19 @@ class RgbdFrames:
     The last number in a file's name is its frame and gives its place in time. Subfolders, the same
     ones below `image` and `depth`, are sequences of their own: the drives 0000, 0001 and so on of
     the keys. Images are resized as `KittiRaw`'s are, to (height, width), at most the depth maps'
-    own; a cell's depth is the nearest surface measured in it. `depth_scale` is how many units of
-    the depth PNGs are a meter: 1000 for millimeters, 256 for KITTI's.
+    own; a cell's depth is the nearest surface measured in it. The description of a folder says
+    what is particular about it, such as its unit of depth.
     """
 
     def __init__(
-        self, root: Path | str, size: tuple[int, int] = (48, 64), depth_scale: float = 1000.0
+        self,
+        root: Path | str,
+        size: tuple[int, int] = (48, 64),
+        description: Description | None = None,
     ):
+        description = description or Description()
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size is {size}, expected (height, width) in pixels.")
-        if not (isfinite(depth_scale) and depth_scale > 0):
-            raise ValueError(f"depth_scale is {depth_scale}, expected units a meter above 0.")
         self.root, self.size = Path(root), tuple(size)
         images = find_files(self.root / "image", IMAGE_SUFFIXES)
         depths = find_files(self.root / "depth", (".png",))
@@ -75,7 +152,7 @@ class RgbdFrames:
         alone += [(depths[name], "depth maps without an image") for name in depths.keys() - images]
         frames = []
         for key, name in frame_keys(sorted(images.keys() & depths)).items():
-            image, depth = read_frame(images[name], depths[name], self.size, depth_scale)
+            image, depth = read_frame(images[name], depths[name], self.size, description)
             if depth.any():
                 frames.append((key, name, image, depth))
             else:
@@ -86,6 +163,8 @@ class RgbdFrames:
                 f"Folder {self.root} has no frame with an image and depth (left out: "
                 f"{self._reasons()}): expected {LAYOUT}."
             )
+        if description.unlabeled is not None:
+            frames += self._unlabeled(description)
         keys, names, pixels, maps = zip(*frames, strict=True)
         self.keys, self.names = list(keys), list(names)  # the files' names, without suffix
         self._images, self._maps = np.stack(pixels), np.stack(maps)
@@ -94,6 +173,18 @@ class RgbdFrames:
         digest.update(self._images)
         digest.update(self._maps.astype("<f4"))
         self.fingerprint = digest.hexdigest()[:16]
+
+    def _unlabeled(
+        self, description: Description
+    ) -> list[tuple[FrameKey, str, np.ndarray, np.ndarray]]:
+        """Read the images that have no depth map, as frames of a drive of their own."""
+        found = find_files(self.root / description.unlabeled, IMAGE_SUFFIXES)
+        nothing = np.zeros(self.size, np.float32)
+        frames = []
+        for number, (name, path) in enumerate(sorted(found.items())):
+            key = FrameKey(_DATE, UNLABELED, 0, number)
+            frames.append((key, name, resized(_read_image(path), self.size), nothing))
+        return frames
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -221,7 +312,7 @@ def frame_keys(names: list[str]) -> dict[FrameKey, str]:
 
 
 def read_frame(
-    image_path: Path, depth_path: Path, size: tuple[int, int], depth_scale: float
+    image_path: Path, depth_path: Path, size: tuple[int, int], description: Description
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read an image and its depth map and bring both to one size, at most the depth map's own.
 
@@ -237,16 +328,36 @@ def read_frame(
             f"Image {image_path} is {image.width}x{image.height} pixels and its depth map "
             f"{width}x{height}: expected one aspect ratio; crop both to the same view."
         )
+    if crop := description.crop:
+        rows, columns = (slice(*crop.rows), slice(*crop.columns))
+        if crop.rows[1] > height or crop.columns[1] > width:
+            raise ValueError(
+                f"The crop to rows {crop.rows} and columns {crop.columns} leaves the depth map "
+                f"{depth_path}, which is {height}x{width}: expected a part of it."
+            )
+        depth = depth[rows, columns]
+        # The image may be larger than the depth map, of one aspect ratio.
+        scale = image.width / width
+        edges = (crop.columns[0], crop.rows[0], crop.columns[1], crop.rows[1])
+        image = image.crop(tuple(round(edge * scale) for edge in edges))
+        height, width = depth.shape
     if size[0] > height or size[1] > width:
         raise ValueError(
             f"Depth map {depth_path} is {height}x{width} (height x width): expected at least the "
             f"size {size[0]}x{size[1]}; choose a smaller size."
         )
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    resized = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+    depth = depth.copy()
     depth[depth == SATURATED] = 0
     nearest = downscale_depth(torch.from_numpy(depth.astype(np.float32))[None], size)[0]
-    return resized.contiguous().numpy(), nearest.numpy() / np.float32(depth_scale)
+    return resized(image, size), nearest.numpy() / np.float32(description.depth_scale)
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Return an image as uint8 [3, height, width]."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return (
+        F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0].contiguous().numpy()
+    )
 
 
 def _read_image(path: Path) -> Image.Image:

@@ -1,75 +1,257 @@
-"""The depth runs: those of notebook 3, and the stages of the study behind it.
+"""The depth runs: those of notebook 3, and the study behind Figure 6.
 
-The study asks which reading of UBN trains a depth net, and which form of it beats BN. Its design is
-fractional: one factor at a time around a base setting, and the readings that matter across all of
-them. `docs/depth_study.md` has the plan, and what came out; `python -m experiments.run depth.STAGE`
-makes its records, and `find`, `metrics_of` and `compare` read them.
+The study asks whether UBN helps depth estimation when labels are few, in settings that were first
+shown to be able to tell: docs/depth_study.md has the plan, and what came out.
+`python -m experiments.run depth.STAGE --domain rooms` makes a stage's records of a domain.
 """
 
 import argparse
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from experiments.common.parallel import obtain_all
-from experiments.common.records import Experiment, PlannedRun, Record, Run, read_record
-from experiments.common.stats import interval
+from experiments.common.records import Config, Experiment, PlannedRun, Record
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, NormConfig, UBNForm
-from experiments.depth.data import CLAIMS, INDOOR, SEARCH, DepthData, EveryLabels, study_drives
+from experiments.depth.constant_map import ConstantMapConfig, run_constant_map
+from experiments.depth.data import (
+    DepthData,
+    DrawnLabels,
+    EveryLabels,
+    LabelsConfig,
+    PlacesLabels,
+    usual_split,
+)
 from experiments.depth.engine import EngineConfig
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
-from experiments.depth.rgbd import RgbdFrames, split_by_time
+from experiments.depth.rgbd import describe, rgbd_data
 from experiments.depth.train import run_depth
+from ubnlib.kitti import KittiRaw, prepare
 
 EXPERIMENTS = {
     "depth": Experiment(DepthConfig, run_depth, frames=True),
+    "constant_map": Experiment(ConstantMapConfig, run_constant_map, frames=True),
     "cancellation": Experiment(CancellationConfig, run_cancellation, frames=True),
 }
 
 # --- what is compared -----------------------------------------------------------------------------
 
-READINGS: dict[str, NormConfig] = {
-    "BN": BNConfig(),
-    "corrected": UBNForm(),
-    "none (literal)": UBNForm(stats_grad="none"),
-    "labeled": UBNForm(stats_grad="labeled"),
-    "all": UBNForm(stats_grad="all"),
-    "averages 0.1": UBNForm(stats_grad="none", source="running", momentum=0.1),
-    "averages 0.01": UBNForm(stats_grad="none", source="running", momentum=0.01),
-    "averages 0.001": UBNForm(stats_grad="none", source="running", momentum=0.001),
-    "corrected, gap 0.1": UBNForm(gap_weight=0.1),
-    "corrected, gap 1": UBNForm(gap_weight=1),
-    "labeled, gap 1": UBNForm(stats_grad="labeled", gap_weight=1),
-    "all, gap 0.1": UBNForm(stats_grad="all", gap_weight=0.1, gap_gradient="both"),
-    "all, gap 1": UBNForm(stats_grad="all", gap_weight=1, gap_gradient="both"),
-    "all, gap 10": UBNForm(stats_grad="all", gap_weight=10, gap_gradient="both"),
-    "averages 0.01, gap 1": UBNForm(
-        stats_grad="corrected", source="running", momentum=0.01, gap_weight=1
+
+class Arm(NamedTuple):
+    """A method, and what it changes in a domain's setting; factors multiply the setting's own."""
+
+    norm: NormConfig = BNConfig()
+    options: Mapping[str, Any] = {}  # fields of `DepthConfig`
+    rate: float | None = None  # None: the domain's
+    steps: float = 1.0  # factor
+    batch: int = 1  # factor
+
+
+LITERAL = UBNForm(stats_grad="none")
+MAIN: dict[str, Arm] = {
+    "BN": Arm(),
+    "UBN": Arm(UBNForm()),
+    # As many rows in the statistics as UBN has, and no new image in them.
+    "BN, labeled again": Arm(UBNForm(), {"unlabeled_from": "labeled"}),
+    # A labeled batch as large as both of UBN's.
+    "BN, equal work": Arm(batch=2),
+}
+READINGS: dict[str, Arm] = {  # other ways to read the paper's text
+    "UBN, literal": Arm(LITERAL),
+    "UBN, literal, the paper's rate": Arm(LITERAL, rate=2e-4, steps=4.0),
+    "UBN, literal after BN": Arm(LITERAL, {"warmup": 0.5}),
+    "UBN, joint": Arm(UBNForm(stats_grad="all")),
+    "UBN, averages 0.1": Arm(UBNForm(stats_grad="none", source="running", momentum=0.1)),
+    "UBN, averages 0.01": Arm(UBNForm(stats_grad="none", source="running", momentum=0.01)),
+    "UBN, averages 0.001": Arm(UBNForm(stats_grad="none", source="running", momentum=0.001)),
+    "BN, averages see both": Arm(UBNForm(averages_only=True)),
+    # If BN's epochs are of labeled images and UBN's of all, BN with 1/k of the labels has 1/k of
+    # the steps; here an eighth, where 1/128 would be eight steps.
+    "BN, an eighth of the steps": Arm(steps=1 / 8),
+}
+ARMS = MAIN | READINGS
+
+# --- where ----------------------------------------------------------------------------------------
+
+
+class Domain(NamedTuple):
+    """Frames of the study, and how nets are trained on them, the same for all arms."""
+
+    few: int  # claims are about one depth map in so many ...
+    shares: tuple[int, ...]  # ... and Figure 6 about these
+    labels: Callable[[int, int], LabelsConfig]  # by share and seed: other labels for each seed
+    places: int  # blocks of the training frames that labels may be from, for the map
+    options: Mapping[str, Any]
+    load: Callable[[argparse.Namespace, bool], DepthData]  # for the pilots or for claims
+
+
+def _drawn(k: int, seed: int) -> LabelsConfig:
+    return DrawnLabels(k=k, seed=seed)
+
+
+def _phase(k: int, seed: int) -> LabelsConfig:
+    return EveryLabels(k=k, phase=seed * 37 % k)  # 37: neighbors in time for no two seeds
+
+
+def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
+    """Return the pilots' drives or the claims', rendered and packed if need be."""
+    from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
+
+    seed, size = 3 if pilots else 2, (48, 160)
+    root = arguments.data / f"drives-{seed}"
+    form = dict(drives=64, frames=128, scale=0.13, azimuth_steps=800)
+    make_synthetic_kitti(root, seed=seed, **form)
+    raw = KittiRaw(root, cameras=(2,), size=size)
+    packed = prepare(raw, arguments.data / f"packed-{seed}-{size[0]}x{size[1]}")
+    return DepthData(packed, *usual_split(packed.keys, test_every=4))
+
+
+def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
+    """Return what loads a folder of RGB-D frames: docs/rgbd.md."""
+
+    def load(arguments: argparse.Namespace, pilots: bool) -> DepthData:
+        if arguments.rgbd_root is None:
+            raise ValueError(f"The {name} are a folder of real frames: give --rgbd-root.")
+        return rgbd_data(arguments.rgbd_root, size, describe(name))
+
+    return load
+
+
+# The studies' range of depth indoors: the paper's begins behind most of a room.
+INDOOR = dict(scale=2.0, min_disparity=0.1)
+# All arms alike, and ours: the loss, the schedule, mirrored images and the small start.
+SHARED: dict[str, Any] = dict(
+    width=0.5, levels=5, loss="log_l1", schedule="cosine", mirror=True, start=0.1,
+)  # fmt: skip
+BATCH = dict(labeled_batch=8, unlabeled_batch=8)
+DOMAINS = {
+    "rooms": Domain(
+        16, (32, 16, 8, 4, 2, 1), _drawn, 48,
+        dict(learning_rate=3e-3, steps=1000, **INDOOR), load_folder("rooms", (72, 96)),
     ),
-}
-EVERYWHERE = ("BN", "corrected", "none (literal)", "averages 0.01", "all, gap 1")
+    "drives": Domain(
+        128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
+        dict(learning_rate=3e-3, steps=1000), load_drives,
+    ),
+    "streets": Domain(
+        4, (8, 4, 2, 1), _drawn, 10,
+        dict(learning_rate=3e-3, steps=500), load_folder("streets", (48, 160)),
+    ),
+    "kitchen": Domain(
+        64, (64, 16, 4, 1), _phase, 10,
+        dict(learning_rate=3e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
+    ),
+}  # fmt: skip
 
-# The literal reading with parts of its gradient taken out, which the next collection cancels.
-REPAIRS: dict[str, NormConfig] = {
-    "literal": READINGS["none (literal)"],
-    "literal, no common shift": UBNForm(stats_grad="none", repair="shift"),
-    "literal, no common scale": UBNForm(stats_grad="none", repair="scale"),
-    "literal, neither": UBNForm(stats_grad="none", repair="both"),
+
+def study_run(
+    domain: str, arm: str, data: str, seed: int, k: int | None = None, **changes: Any
+) -> DepthConfig:
+    """Return a run of an arm with one depth map in k, the domain's few if None."""
+    where, what = DOMAINS[domain], ARMS[arm]
+    fields = dict(SHARED) | BATCH | dict(where.options) | dict(what.options) | changes
+    if what.rate is not None:
+        fields["learning_rate"] = what.rate
+    fields["steps"] = round(fields["steps"] * what.steps)
+    fields["labeled_batch"] *= what.batch
+    fields.setdefault("labels", where.labels(where.few if k is None else k, seed))
+    fields.setdefault("engine", EngineConfig.fastest())
+    return DepthConfig(data=data, domain=domain, arm=arm, norm=what.norm, seed=seed, **fields)
+
+
+def constant_map(domain: str, data: str, seed: int, k: int) -> ConstantMapConfig:
+    """Return the run of the map that looks at no image, from the same labels."""
+    labels = DOMAINS[domain].labels(k, seed)
+    return ConstantMapConfig(data=data, domain=domain, labels=labels, seed=seed)
+
+
+# --- the stages of the study ----------------------------------------------------------------------
+
+PILOT_SEED, SEEDS = 9000, 20
+Plan = Iterator[DepthConfig | ConstantMapConfig]
+
+
+def plan_pilots(domain: str, data: str) -> Plan:
+    """Plan what fixes each arm's rate, by equal trials, and shows whether labels matter."""
+    few = DOMAINS[domain].few
+    for k in (1, few):
+        yield constant_map(domain, data, PILOT_SEED, k)
+    for rate in (3e-3, 1e-3):
+        yield study_run(domain, "BN", data, PILOT_SEED, k=1, learning_rate=rate)
+        for arm in MAIN:
+            yield study_run(domain, arm, data, PILOT_SEED, learning_rate=rate)
+
+
+def plan_claims(domain: str, data: str) -> Plan:
+    """Plan the claims: the few labels, the ceiling and the control, seed after seed."""
+    few = DOMAINS[domain].few
+    for seed in range(SEEDS):
+        for arm in MAIN:
+            yield study_run(domain, arm, data, seed)
+        for k in (1, max(1, few // 4)):
+            yield study_run(domain, "BN", data, seed, k=k)
+        for k in (1, few):
+            yield constant_map(domain, data, seed, k)
+
+
+def plan_arms(domain: str, data: str) -> Plan:
+    """Plan the other readings of the text."""
+    for seed in range(5):
+        for arm in READINGS:
+            yield study_run(domain, arm, data, seed)
+
+
+def plan_figure6(domain: str, data: str) -> Plan:
+    """Plan Figure 6 at the other shares."""
+    for seed in range(5):
+        for k in DOMAINS[domain].shares:
+            yield constant_map(domain, data, seed, k)
+            for arm in ("BN", "UBN")[: 1 if k == 1 else 2]:  # with all labels they are one
+                yield study_run(domain, arm, data, seed, k=k)
+
+
+def plan_map(domain: str, data: str) -> Plan:
+    """Plan the map of where UBN helps: labeled batch, and labels from few places only."""
+    where = DOMAINS[domain]
+    for seed in range(5):
+        spread = where.labels(where.few, seed)
+        biased = PlacesLabels(k=where.few, places=where.places // 8, of=where.places, seed=seed)
+        for labels in (spread, biased):
+            for batch in (2, 4, 8):
+                for arm in ("BN", "UBN"):
+                    yield study_run(domain, arm, data, seed, labels=labels, labeled_batch=batch)
+
+
+STAGE_PLANS = {
+    "pilots": plan_pilots,
+    "claims": plan_claims,
+    "arms": plan_arms,
+    "figure6": plan_figure6,
+    "map": plan_map,
 }
 
-METHODS: dict[str, NormConfig] = {
-    "BN": BNConfig(),
-    "UBN": UBNForm(),
-    "UBN, swapped": UBNForm(unlabeled_weight=1.0),  # the unlabeled rows' statistics alone
+
+def run_any(config: Config, data: DepthData) -> Record:
+    """Make a run of whichever experiment it is."""
+    return EXPERIMENTS[config.experiment].run(config, data=data)
+
+
+def make_stage(arguments: argparse.Namespace, stage: str) -> None:
+    """Make a stage's records of a domain; a stopped stage goes on where it was."""
+    data = DOMAINS[arguments.domain].load(arguments, stage == "pilots")
+    obtain_all(
+        list(STAGE_PLANS[stage](arguments.domain, data.fingerprint)),
+        functools.partial(run_any, data=data),
+        arguments.results / ("depth_pilots" if stage == "pilots" else "records"),
+        processes=arguments.processes,
+        progress=f"{arguments.domain}, {stage}",
+    )
+
+
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    stage: functools.partial(make_stage, stage=stage) for stage in STAGE_PLANS
 }
-TUNED_BN = "BN, tuned"
-LITERAL = "UBN, literal"  # the paper's two steps as the text has them
-FIGURE_6: dict[str, NormConfig] = {**METHODS, LITERAL: REPAIRS["literal"]}
 
 # --- the runs of notebook 3 -----------------------------------------------------------------------
 
@@ -79,12 +261,15 @@ class DepthRun(NamedTuple):
 
     method: str
     every: int
-    config: DepthConfig
+    config: DepthConfig | ConstantMapConfig
 
     @property
     def shown(self) -> bool:
         """Whether pictures are made of this run's net: of each method's first seed."""
-        return self.config.seed == 0
+        return self.config.seed == 0 and self.config.experiment == "depth"
+
+
+NOTEBOOK = ("BN", "UBN", "UBN, literal")  # arms that it trains, the last at the fewest labels only
 
 
 def depth_runs(
@@ -97,30 +282,33 @@ def depth_runs(
     seeds: int,
     net: Mapping[str, Any],  # width and levels of DispNet
     engine: Mapping[str, Any],
+    training: Mapping[str, Any],  # loss, schedule and what else is ours
 ) -> list[DepthRun]:
-    """Return the runs of every method and label share; the literal text's only at the first."""
+    """Return the runs of every method and label share, and the maps that look at no image."""
     labeled, unlabeled = batch
     shared = dict(
-        data=data,
-        labeled_batch=labeled,
-        unlabeled_batch=unlabeled,
-        steps=steps,
-        learning_rate=learning_rate,
-        engine=engine,
-        **net,
-    )
-    return [
-        DepthRun(method, k, DepthConfig(norm=norm, labels=EveryLabels(k=k), seed=seed, **shared))
-        for method, norm in FIGURE_6.items()
-        for k in label_every
-        for seed in range(seeds)
-        if method != LITERAL or k == label_every[0]
+        data=data, labeled_batch=labeled, unlabeled_batch=unlabeled, steps=steps,
+        learning_rate=learning_rate, engine=engine, **net, **training,
+    )  # fmt: skip
+    cells = [(k, seed) for k in label_every for seed in range(seeds)]
+    runs = [
+        DepthRun(
+            "constant map", k, ConstantMapConfig(data=data, labels=EveryLabels(k=k), seed=seed)
+        )
+        for k, seed in cells
+        if seed == 0
     ]
+    for arm in NOTEBOOK:
+        for k, seed in cells:
+            if arm != NOTEBOOK[-1] or k == label_every[0]:
+                own = dict(norm=ARMS[arm].norm, labels=EveryLabels(k=k), seed=seed)
+                runs.append(DepthRun(arm, k, DepthConfig(**shared, **own)))
+    return runs
 
 
 def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[PlannedRun]:
     """Return all runs of notebook 3 with these parameters, on the frames of a fingerprint."""
-    names = ("label_every", "batch", "steps", "learning_rate", "seeds", "net", "engine")
+    names = ("label_every", "batch", "steps", "learning_rate", "seeds", "net", "engine", "training")
     return [
         PlannedRun(
             f"depth, {run.method}, 1/{run.every}, seed {run.config.seed}",
@@ -129,238 +317,3 @@ def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[Planned
         )
         for run in depth_runs(data, **{name: parameters[name] for name in names})
     ]
-
-
-# --- the design of the study ----------------------------------------------------------------------
-
-Setting = Mapping[str, Any]  # labels (one in so many), labeled_batch, per_labeled, learning_rate
-BASE: Setting = dict(labels=32, labeled_batch=8, per_labeled=1, learning_rate=1e-3)
-# What the search chose. All methods of Figure 6 share a setting, which is also the best of the
-# forms of UBN; the best BN has ghost batches besides (Hoffer et al. 2017): 8 labeled images a step
-# in two halves, each normalized by itself.
-CHOSEN: Setting = dict(labels=128, labeled_batch=4, per_labeled=1, learning_rate=3e-3)
-STEPS = 250
-LONGER = 600  # steps of the runs that ask whether labels become scarce with more training
-FRACTIONS = (128, 64, 32, 16, 8, 4, 2, 1)
-CLAIMED = (128, 32)  # shares with ten seeds
-INDOOR_FRACTIONS = (64, 16)
-SCREENING_SEEDS, SEARCH_SEEDS = (1000, 1001, 1002), (1010, 1011, 1012, 1013)
-
-
-def configured(
-    norm: NormConfig, setting: Setting, data: str, seed: int, **options: Any
-) -> DepthConfig:
-    """Return a run of the study: a small DispNet, sized for a CPU; options are further fields."""
-    labeled = setting["labeled_batch"]
-    # BN's configuration does not depend on what it never sees: equal runs are made once.
-    unlabeled = labeled * setting["per_labeled"] if norm.kind == "ubn" else labeled
-    small = dict(width=0.25, levels=4, steps=200, evaluations=2, engine=EngineConfig(passes="two"))
-    return DepthConfig(
-        data=data,
-        norm=norm,
-        labels=EveryLabels(k=setting["labels"]),
-        labeled_batch=labeled,
-        unlabeled_batch=unlabeled,
-        learning_rate=setting["learning_rate"],
-        seed=seed,
-        **small | options,
-    )
-
-
-def screening() -> list[tuple[str, Setting]]:
-    """Return the cells of the screening: a reading and a setting each."""
-    cells = [(name, BASE) for name in READINGS]
-    changes = [dict(labeled_batch=2), dict(labeled_batch=32), dict(per_labeled=3)]
-    changes += [dict(per_labeled=7), dict(learning_rate=2e-4), dict(labels=128), dict(labels=8)]
-    for change in changes:
-        # BN does not see unlabeled images, so that their number changes nothing.
-        names = EVERYWHERE[1:] if "per_labeled" in change else EVERYWHERE
-        cells += [(name, {**BASE, **change}) for name in names]
-    return cells
-
-
-def measured(reading: str, data: str, seed: int) -> CancellationConfig:
-    """Return a run of a repair, or of a reading, whose steps are measured on the way."""
-    run = configured({**READINGS, **REPAIRS}[reading], BASE, data, seed)
-    options = run.model_dump(exclude={"experiment", "evaluations"})
-    return CancellationConfig(**options, evaluations=10)
-
-
-def search(data: str, seed: int) -> dict[str, DepthConfig]:
-    """Return the search's runs of one seed, by name: as many settings of BN as forms of UBN."""
-    base = {**CHOSEN, "labeled_batch": 8}
-
-    def cell(norm: NormConfig, ghosts: int = 1, decay: float = 0.0, **change: Any) -> DepthConfig:
-        engine = EngineConfig(passes="two", accumulate=ghosts)
-        options = dict(steps=STEPS, engine=engine, weight_decay=decay)
-        return configured(norm, {**base, **change}, data, seed, **options)
-
-    swapped, joint = METHODS["UBN, swapped"], UBNForm(stats_grad="all")
-    first_half = swapped.model_copy(update={"where": "first half"})
-    return {
-        "BN": cell(BNConfig()),
-        "BN, rate 1e-3": cell(BNConfig(), learning_rate=1e-3),
-        "BN, rate 6e-3": cell(BNConfig(), learning_rate=6e-3),
-        "BN, rate 1e-2": cell(BNConfig(), learning_rate=1e-2),
-        "BN, batch 4": cell(BNConfig(), labeled_batch=4),
-        "BN, batch 16": cell(BNConfig(), labeled_batch=16),
-        "BN, ghosts of 4": cell(BNConfig(), ghosts=2),
-        "BN, ghosts of 2": cell(BNConfig(), ghosts=4),
-        "BN, batch 4, ghosts of 2": cell(BNConfig(), ghosts=2, labeled_batch=4),
-        "BN, decay 0.1": cell(BNConfig(), decay=0.1),
-        "BN, decay 1": cell(BNConfig(), decay=1.0),
-        "BN, momentum 0.03": cell(BNConfig(momentum=0.03)),
-        "BN, momentum 0.3": cell(BNConfig(momentum=0.3)),
-        "UBN": cell(UBNForm()),
-        "UBN, 3 unlabeled": cell(UBNForm(), per_labeled=3),
-        "UBN, weight 0.25": cell(UBNForm(unlabeled_weight=0.25)),
-        "UBN, ghosts of 4": cell(UBNForm(), ghosts=2),
-        "UBN, batch 4": cell(UBNForm(), labeled_batch=4),
-        "UBN, swapped": cell(swapped),
-        "UBN, swapped, ghosts of 4": cell(swapped, ghosts=2),
-        "UBN, swapped, batch 4": cell(swapped, labeled_batch=4),
-        "UBN, swapped in the first half": cell(first_half),
-        "UBN, swapped in the first half, batch 4": cell(first_half, labeled_batch=4),
-        "UBN, swapped, gap 0.1": cell(swapped.model_copy(update={"gap_weight": 0.1})),
-        "UBN, all": cell(joint),
-        "UBN, all, gap 0.1": cell(UBNForm(stats_grad="all", gap_weight=0.1, gap_gradient="both")),
-        "UBN, all, swapped": cell(joint.model_copy(update={"unlabeled_weight": 1.0})),
-    }
-
-
-def claimed(
-    method: str, labels: int, data: str, seed: int, *, steps: int = STEPS, indoor: bool = False
-) -> DepthConfig:
-    """Return a run that a claim rests on: of one of `FIGURE_6`, or of `TUNED_BN`."""
-    options: dict[str, Any] = dict(steps=steps, evaluations=4) | (INDOOR if indoor else {})
-    setting = {**CHOSEN, "labels": labels}
-    if method == TUNED_BN:
-        setting["labeled_batch"] = 8
-        options["engine"] = EngineConfig(passes="two", accumulate=2)
-    norm = BNConfig() if method == TUNED_BN else FIGURE_6[method]
-    return configured(norm, setting, data, seed, **options)
-
-
-# --- the stages of the study ----------------------------------------------------------------------
-
-
-def plan_screening(data: str) -> list[DepthConfig]:
-    """Plan all readings around one setting, and some of them in others; and the repairs."""
-    forms = {**READINGS, **REPAIRS}
-    cells = screening() + [(name, BASE) for name in REPAIRS]
-    return [configured(forms[n], setting, data, s) for s in SCREENING_SEEDS for n, setting in cells]
-
-
-def plan_failure(data: str) -> list[DepthConfig]:
-    """Plan the runs whose steps are measured."""
-    return [measured(name, data, SCREENING_SEEDS[0]) for name in (*REPAIRS, "corrected")]
-
-
-def plan_search(data: str) -> list[DepthConfig]:
-    """Plan the search for a better form, and for a better BN."""
-    return [config for seed in SEARCH_SEEDS for config in search(data, seed).values()]
-
-
-def plan_claims(data: str) -> list[DepthConfig]:
-    """Plan Figure 6 and the claims: ten seeds at two shares, five at the others."""
-    cells = [(m, k, s) for s in range(10) for k in CLAIMED for m in (*METHODS, TUNED_BN)]
-    cells += [(LITERAL, FRACTIONS[0], s) for s in range(5)]
-    others = [k for k in FRACTIONS if k not in CLAIMED]
-    cells += [(m, k, s) for s in range(5) for k in others for m in ("BN", "UBN")]
-    return [claimed(method, k, data, seed) for method, k, seed in cells]
-
-
-def plan_longer(data: str) -> list[DepthConfig]:
-    """Plan longer training with the fewest labels."""
-    return [claimed(m, FRACTIONS[0], data, s, steps=LONGER) for s in range(5) for m in METHODS]
-
-
-def plan_indoor(data: str) -> list[DepthConfig]:
-    """Plan the runs on a folder of RGB-D frames."""
-    cells = [(m, k, s) for s in range(5) for k in INDOOR_FRACTIONS for m in METHODS]
-    return [claimed(method, k, data, seed, indoor=True) for method, k, seed in cells]
-
-
-def make_stage(
-    arguments: argparse.Namespace,
-    plan: Callable[[str], list[DepthConfig]],  # the runs, by the fingerprint of their frames
-    folder: str,
-    drives: int | None,  # None for a folder of RGB-D frames
-    run: Run,
-) -> None:
-    """Make a stage's records; a stopped stage goes on where it was."""
-    if drives is not None:
-        data = study_drives(arguments.data, drives)
-    elif arguments.rgbd_root is not None:
-        frames = RgbdFrames(arguments.rgbd_root)
-        data = DepthData(frames, *split_by_time(frames.keys))
-    else:
-        raise ValueError("The indoor stage needs a folder: --rgbd-root (docs/rgbd.md).")
-    obtain_all(
-        plan(data.fingerprint),
-        functools.partial(run, data=data),
-        arguments.results / folder,
-        processes=arguments.processes,
-        progress=folder,
-    )
-
-
-# Notebook 3 finds the claims among its own records; the other stages have folders of their own.
-STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
-    name: functools.partial(make_stage, plan=plan, folder=folder, drives=drives, run=run)
-    for name, plan, folder, drives, run in (
-        ("screening", plan_screening, "depth_screening", SEARCH, run_depth),
-        ("failure", plan_failure, "depth_failure", SEARCH, run_cancellation),
-        ("search", plan_search, "depth_search", SEARCH, run_depth),
-        ("claims", plan_claims, "records", CLAIMS, run_depth),
-        ("longer", plan_longer, "depth_longer", CLAIMS, run_depth),
-        ("indoor", plan_indoor, "depth_indoor", None, run_depth),
-    )
-}
-
-# --- the study's records --------------------------------------------------------------------------
-
-
-def find(folder: Path | str, plan: Mapping[str, DepthConfig]) -> dict[str, list[Record]]:
-    """Return the records of planned runs by the plan's names, whatever their data, by seed."""
-    names = {_setting_of(config.model_dump(mode="json")): name for name, config in plan.items()}
-    found: dict[str, list[Record]] = {name: [] for name in plan}
-    for path in sorted(Path(folder).glob("*.json")):
-        record = read_record(path)
-        if name := names.get(_setting_of(record.config)):
-            found[name].append(record)
-    return {name: sorted(some, key=lambda record: record.seeds) for name, some in found.items()}
-
-
-def _setting_of(config: Mapping[str, Any]) -> str:
-    return json.dumps({**config, "data": None, "seed": None}, sort_keys=True)
-
-
-def metrics_of(found: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """Return the metrics of what `find` found, one row a run, with `cell` and `seed`."""
-    return pd.DataFrame(
-        {"cell": name, "seed": record.seeds[0]} | {k: v[0] for k, v in record.metrics.items()}
-        for name, records in found.items()
-        for record in records
-    )
-
-
-def compare(table: pd.DataFrame, baselines: Mapping[str, str]) -> pd.DataFrame:
-    """Return how far cells of `metrics_of` are ahead of their baselines in test accuracy.
-
-    Returns:
-        One row a cell: `cell`, `seeds`, its mean accuracies `test`, `labeled` and `unlabeled`, the
-        `baseline`'s test accuracy, and the `difference`, paired by seed, with its 95 % interval,
-        `low` and `high`.
-    """
-    by_cell = {cell: rows.set_index("seed") for cell, rows in table.groupby("cell")}
-    rows = []
-    for cell, baseline in baselines.items():
-        ours, theirs = by_cell[cell], by_cell[baseline]
-        difference = (ours["delta1"] - theirs["delta1"]).dropna().to_numpy()
-        means = ours[["delta1", "labeled_delta1", "unlabeled_delta1"]].mean()
-        low, high = interval(difference)
-        row = [cell, len(difference), *means, theirs["delta1"].mean(), difference.mean()]
-        rows.append([*row, low, high])
-    names = ["cell", "seeds", "test", "labeled", "unlabeled", "baseline", "difference"]
-    return pd.DataFrame(rows, columns=[*names, "low", "high"])

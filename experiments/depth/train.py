@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.records import Record, Result, current_record, obtain, recorded
 from experiments.common.training import initialized_by
@@ -28,7 +30,7 @@ from experiments.depth.evaluate import (
     statistics_of_parts,
     to_input,
 )
-from ubnlib.dispnet import DispNet
+from ubnlib.dispnet import PREDICTING, DispNet
 from ubnlib.forward import two_passes, ubn_forward
 from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth
 from ubnlib.kitti.loader import StepData
@@ -48,6 +50,13 @@ def make_loader(
             f"{data.fingerprint}: make the configuration with data=data.fingerprint."
         )
     labeled, unlabeled = data.labeled(config.labels)
+    if len(labeled) < config.labeled_batch:
+        raise ValueError(
+            f"1/{config.labels.k} leaves {len(labeled)} labeled frames, fewer than a labeled batch "
+            f"of {config.labeled_batch}: keep more labels or take a smaller batch."
+        )
+    if config.unlabeled_from == "labeled":
+        unlabeled = labeled
     parts = config.engine.accumulate
     return LabeledUnlabeledLoader(
         data.frames,
@@ -67,6 +76,9 @@ def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
     """Return the net of a run before training, on its device."""
     with initialized_by(config.seed):
         net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+    with torch.no_grad():
+        for level in range(1, PREDICTING + 1):
+            getattr(net, f"disp{level}").weight.mul_(config.start)
     norm = config.norm
     if ranks.world > 1 and norm.kind == "ubn" and norm.repair != "nothing":
         raise ValueError(
@@ -85,31 +97,63 @@ def make_optimizer(net: nn.Module, config: DepthConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
-def loss_of_step(model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks) -> Tensor:
+def loss_of_step(
+    model: nn.Module, batch: StepData, config: DepthConfig, ranks: Ranks, micro_step: int, of: int
+) -> Tensor:
     """Return the loss of one batch, over the rows of all ranks; see `Engine`."""
+    sides = np.random.default_rng((config.seed, 2, micro_step, ranks.rank))
     labeled = batch.labeled.to(ranks.device, non_blocking=True)
-    rows = to_input(labeled.images, config.engine.channels_last)
+    images, depth = labeled.images, labeled.depth()
+    if config.mirror:
+        images, depth = mirrored(sides, images, depth)
+    rows = to_input(images, config.engine.channels_last)
     others = rows[:0] if ranks.world > 1 else None
-    if batch.unlabeled is not None:
+    if batch.unlabeled is not None and micro_step >= config.warmup * of:
         others = batch.unlabeled.to(ranks.device, non_blocking=True).images
+        if config.mirror:
+            (others,) = mirrored(sides, others)
         others = to_input(others, config.engine.channels_last)
     if others is None:
         predictions = ubn_forward(model, rows, None)
+    elif getattr(config.norm, "averages_only", False):
+        predictions = averages_then_own(model, rows, others)
     elif config.engine.passes == "two" and not getattr(config.norm, "needs_both_halves", False):
         predictions = two_passes(model, rows, others)
     else:
         predictions = ubn_forward(model, rows, others, interleave=True)
     loss = multiscale_depth_loss(
         predictions,
-        labeled.depth(),
+        depth,
         mode=config.downscale,
         norm=config.loss,
         total=ranks.total if ranks.world > 1 else None,
         shares=ranks.world,
     )
-    if batch.unlabeled is None:  # and so on all ranks
+    if others is None or not len(others):  # and so on all ranks
         return loss
     return loss + config.norm.penalty(model)
+
+
+def mirrored(sides: np.random.Generator, *tensors: Tensor) -> list[Tensor]:
+    """Return tensors [N, ..., W] with a random half of their rows mirrored, the same in all."""
+    flipped = torch.from_numpy(sides.random(len(tensors[0])) < 0.5).to(tensors[0].device)
+    masks = (flipped.view(-1, *[1] * (tensor.dim() - 1)) for tensor in tensors)
+    return [t.flip(-1).where(mask, t) for t, mask in zip(tensors, masks, strict=True)]
+
+
+def averages_then_own(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Tensor:
+    """Move the averages by the combined batch, then predict x with its own statistics."""
+    with torch.no_grad():
+        model(torch.cat([labeled, unlabeled]))
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        return model(labeled)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -147,10 +191,10 @@ def train_depth(
         return {"step": step, **parts, **statistics_of_parts(net, config.labels, data)}
 
     def loss(model: nn.Module, batch: StepData) -> Tensor:
-        return loss_of_step(model, batch, config, ranks)
+        return loss_of_step(model, batch, config, ranks, loader.step - 1, loader.steps)
 
     model, optimizer = ranks.wrap(net), make_optimizer(net, config)
-    engine = Engine(model, optimizer, loss, loader, config.engine, ranks, config.seed)
+    engine = Engine(model, optimizer, loss, loader, config.engine, ranks, config.seed, config.rate)
     engine.train(
         observe=observe, checkpoint=checkpoint, every_seconds=every_seconds, progress=progress
     )
@@ -174,6 +218,8 @@ def run_depth(
     metrics = evaluate_frames(net, data.frames, data.test).means
     parts = accuracy_of_parts(net, config.labels, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
+    if config.evaluations == 4:
+        metrics["last_quarter"] = curves["test"][3] - curves["test"][2]
     again = evaluate_frames(refreshed(net, data), data.frames, data.test).means
     metrics["refreshed_delta1"] = again["delta1"]
     labeled, unlabeled = data.labeled(config.labels)
