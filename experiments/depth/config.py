@@ -90,7 +90,8 @@ class UBNForm(UBNConfig):
                 f'gap_weight is {self.gap_weight} with stats_grad="all": the gap\'s gradient needs '
                 'both halves side by side, which source="running" cannot have; use "batch".'
             )
-        if self.averages_only and self.model_fields_set - {"kind", "averages_only", "momentum"}:
+        plain = UBNForm.model_construct(averages_only=True, momentum=self.momentum)
+        if self.averages_only and self.model_dump() != plain.model_dump():
             raise ValueError(
                 "averages_only goes with momentum alone: no layer normalizes by the combined batch."
             )

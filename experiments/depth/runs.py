@@ -124,7 +124,7 @@ INDOOR = dict(scale=2.0, min_disparity=0.1)
 SHARED: dict[str, Any] = dict(
     width=0.5, levels=5, loss="log_l1", schedule="cosine", mirror=True, start=0.1,
 )  # fmt: skip
-BATCH = dict(labeled_batch=8, unlabeled_batch=8)
+BATCH = dict(labeled_batch=16, unlabeled_batch=16)
 DOMAINS = {
     "rooms": Domain(
         16, (32, 16, 8, 4, 2, 1), _drawn, 48,
@@ -177,9 +177,9 @@ def plan_pilots(domain: str, data: str) -> Plan:
     few = DOMAINS[domain].few
     for k in (1, few):
         yield constant_map(domain, data, PILOT_SEED, k)
-    for rate in (3e-3, 1e-3):
+    for rate in (1e-3, 3e-3):
         yield study_run(domain, "BN", data, PILOT_SEED, k=1, learning_rate=rate)
-        for arm in MAIN:
+        for arm in ("BN", "UBN"):  # controls and readings take the rate of what they are beside
             yield study_run(domain, arm, data, PILOT_SEED, learning_rate=rate)
 
 
