@@ -42,7 +42,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/depth"), help="where drives go")
     parser.add_argument("--results", type=Path, default=Path("results/standard"))
     parser.add_argument("--rgbd-root", type=Path, help="folder of real RGB-D frames")
-    parser.add_argument("--domain", default="drives", choices=list(experiments.depth.runs.DOMAINS))
+    domains = [name for name, domain in experiments.depth.runs.DOMAINS.items() if domain.load]
+    parser.add_argument("--domain", default="drives", choices=domains, help="of the depth study")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, a thread each")
     ablation = parser.add_argument_group("of the ablation")
     ablation.add_argument("--tuned", action="store_true", help="take tuning records as they are")

@@ -20,7 +20,13 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = (
     "#777777",
 )
 CLASS_COLORS = (BLUE, ORANGE)
-METHOD_COLORS = {"BN": GRAY, "UBN": BLUE, "UBN, swapped": ORANGE, "UBN, literal": PURPLE}
+METHOD_COLORS = {
+    "BN": GRAY,
+    "UBN": BLUE,
+    "BN, labeled again": ORANGE,
+    "UBN, literal": PURPLE,
+    "constant map": GRAY,
+}
 CLASS_MAP = LinearSegmentedColormap.from_list("classes", ["#7FB8D8", "#F7F7F7", "#EAAE7F"], N=64)
 DEPTH_MAP = "magma_r"
 

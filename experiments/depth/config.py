@@ -1,7 +1,7 @@
 """The configuration of a depth run: everything that its record depends on.
 
-Its normalization is batch normalization or a form of UBN: where UBN acts, what it adds to the loss,
-and the repairs of the literal reading. With statistics that are constants in backward, the gradient
+Its normalization is batch normalization or a form of UBN: what it adds to the loss, and the repairs
+of the literal reading. With statistics that are constants in backward, the gradient
 of a layer's input has parts that the next collection of statistics cancels: a common shift of a
 channel, and a common scale. Batch normalization's gradient has neither. A repair takes one of them
 out, or both; with both, the gradient is that of `stats_grad="corrected"`.
@@ -24,8 +24,6 @@ from ubnlib.forward import ubn_layers
 from ubnlib.losses import Downscale, LossNorm
 
 Repair = Literal["nothing", "shift", "scale", "both"]
-
-NOTHING = 1e-12  # the weight of unlabeled rows in a layer that shall not see them
 
 
 def common_shift(gradient: Tensor) -> Tensor:
@@ -72,7 +70,6 @@ class UBNForm(UBNConfig):
     """UBN with switches that the paper does not have; the defaults are `UBNConfig`'s."""
 
     unlabeled_weight: float | None = None
-    where: Literal["all", "first half", "second half"] = "all"  # layers that see unlabeled rows
     averages_only: bool = False  # the combined batch moves the averages; x has its own statistics
     gap_weight: float = 0.0  # of the statistics gap in the loss
     gap_gradient: GapGradient = "labeled"
@@ -111,13 +108,8 @@ class UBNForm(UBNConfig):
         """Return the model, built with batch normalization, with this form of UBN instead."""
         if self.averages_only:
             return BNConfig(momentum=self.momentum).apply(model)
-        own = {"kind", "where", "averages_only", "gap_weight", "gap_gradient", "repair"}
+        own = {"kind", "averages_only", "gap_weight", "gap_gradient", "repair"}
         convert_ubn(model, **self.model_dump(exclude=own), keep_graph=bool(self.gap_weight))
-        layers = ubn_layers(model)
-        half = len(layers) // 2
-        outside = {"all": [], "first half": layers[half:], "second half": layers[:half]}
-        for layer in outside[self.where]:
-            layer.configure(unlabeled_weight=NOTHING)
         if self.repair != "nothing":
             repair_literal(model, self.repair)
         return model

@@ -1,4 +1,4 @@
-"""Figure 6: accuracy by share of labeled images; and predictions beside the lidar."""
+"""Figure 6: accuracy by share of labeled images; and predictions beside the measured depth."""
 
 from typing import Any
 
@@ -13,43 +13,66 @@ from experiments.common.stats import interval
 from experiments.common.style import GRAY, METHOD_COLORS
 from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
 
+CONSTANT = "constant map"  # the method that looks at no image
 
-def draw(table: pd.DataFrame, metric: str = "delta1") -> Figure:
+
+def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """Return a domain's runs of the study, of all arms, with `method` and `fraction`.
+
+    Runs of the constant map are among them, and of the map's settings, with other labels or
+    batches, none; records are those of `read_records`.
+    """
+    runs = records[records["domain"] == domain] if "domain" in records else records[:0]
+    runs = runs[runs["labels.kind"] != "places"]
+    usual = runs["arm"].isna() | (runs["arm"] == "BN, equal work")
+    runs = runs[usual | (runs["labeled_batch"] == 16)]
+    method = runs["arm"].where(runs["experiment"] == "depth", CONSTANT)
+    return runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
+
+
+def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) -> Figure:
     """Draw each method's metric against the share of labeled images, one dot a seed.
 
-    Lines are means over seeds, bands their 95 % bootstrap intervals where there are three seeds.
-    The table has the columns `method`, `fraction`, `seed` and the metric.
+    Lines are means over seeds, bands their 95 % intervals where there are three seeds. The table
+    has the columns `method`, `fraction`, `seed` and the metric.
     """
-    figure, axes = plt.subplots(figsize=(5, 3.2))
+    if axes is None:
+        _, axes = plt.subplots(figsize=(5, 3.2))
     for method, rows in table.groupby("method", sort=False):
         color = METHOD_COLORS.get(method)
         by_fraction = rows.groupby("fraction")[metric]
         mean, (low, high) = by_fraction.mean(), _bounds(by_fraction)
-        axes.plot(mean.index, mean, color=color, label=method, marker="o", markersize=4)
+        how = dict(linestyle="--") if method == CONSTANT else dict(marker="o", markersize=4)
+        axes.plot(mean.index, mean, color=color, label=method, **how)
         axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.scatter(rows["fraction"], rows[metric], color=color, s=10, alpha=0.5)
+        if method != CONSTANT:
+            axes.scatter(rows["fraction"], rows[metric], color=color, s=10, alpha=0.5)
     _label_fractions(axes, table)
     label = r"share of pixels with $\delta < 1.25$" if metric == "delta1" else metric
     axes.set(ylabel=label)
     axes.legend()
-    return figure
+    return axes.figure
 
 
 def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> pd.DataFrame:
     """Return how far each method is ahead of the baseline, paired by seed: a row for each share.
 
-    `gain` is the difference of the metric, `low` and `high` its 95 % interval, and `relative` the
-    gain as a share of the baseline's mean.
+    `gain` is the difference of the metric, `low` and `high` its 95 % interval, `relative` the gain
+    as a share of the baseline's mean, and `closed` its share of the way from the baseline to the
+    baseline with all labels, NaN without that.
     """
     wide = table.pivot_table(index=["fraction", "seed"], columns="method", values=metric)
+    of_all = table[(table["method"] == baseline) & (table["fraction"] == 1)][metric].mean()
     rows = []
     for method in (m for m in table["method"].unique() if m != baseline):
         for fraction, pairs in wide[[method, baseline]].dropna().groupby("fraction"):
             difference = (pairs[method] - pairs[baseline]).to_numpy()
             mean, (low, high) = difference.mean(), interval(difference)
-            relative = mean / pairs[baseline].mean()
-            rows.append([method, fraction, len(difference), mean, low, high, relative])
-    columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative"]
+            behind = pairs[baseline].mean()
+            closed = mean / (of_all - behind) if fraction < 1 else np.nan
+            numbers = [mean, low, high, mean / behind, closed]
+            rows.append([method, fraction, len(difference), *numbers])
+    columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative", "closed"]
     return pd.DataFrame(rows, columns=columns)
 
 

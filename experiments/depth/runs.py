@@ -8,7 +8,7 @@ shown to be able to tell: docs/depth_study.md has the plan, and what came out.
 import argparse
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Config, Experiment, PlannedRun, Record
@@ -83,7 +83,8 @@ class Domain(NamedTuple):
     labels: Callable[[int, int], LabelsConfig]  # by share and seed: other labels for each seed
     places: int  # blocks of the training frames that labels may be from, for the map
     options: Mapping[str, Any]
-    load: Callable[[argparse.Namespace, bool], DepthData]  # for the pilots or for claims
+    # For the pilots or for claims; None for what notebook 3 alone runs.
+    load: Callable[[argparse.Namespace, bool], DepthData] | None
 
 
 def _drawn(k: int, seed: int) -> LabelsConfig:
@@ -92,6 +93,10 @@ def _drawn(k: int, seed: int) -> LabelsConfig:
 
 def _phase(k: int, seed: int) -> LabelsConfig:
     return EveryLabels(k=k, phase=seed * 37 % k)  # 37: neighbors in time for no two seeds
+
+
+def _every(k: int, seed: int) -> LabelsConfig:
+    return EveryLabels(k=k)
 
 
 def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
@@ -128,19 +133,27 @@ BATCH = dict(labeled_batch=16, unlabeled_batch=16)
 DOMAINS = {
     "rooms": Domain(
         16, (32, 16, 8, 4, 2, 1), _drawn, 48,
-        dict(learning_rate=3e-3, steps=1000, **INDOOR), load_folder("rooms", (72, 96)),
+        dict(learning_rate=1e-3, steps=1000, **INDOOR), load_folder("rooms", (72, 96)),
     ),
     "drives": Domain(
         128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=3e-3, steps=1000), load_drives,
+        dict(learning_rate=1e-3, steps=1000), load_drives,
     ),
     "streets": Domain(
         4, (8, 4, 2, 1), _drawn, 10,
-        dict(learning_rate=3e-3, steps=500), load_folder("streets", (48, 160)),
+        dict(learning_rate=1e-3, steps=500), load_folder("streets", (48, 160)),
+    ),
+    "kitti": Domain(  # the paper's own numbers
+        128, (128, 64, 32, 16, 8, 4, 2, 1), _every, 48,
+        dict(
+            loss="l1", schedule="constant", mirror=False, start=1.0, learning_rate=2e-4,
+            steps=52880,
+        ),
+        None,
     ),
     "kitchen": Domain(
         64, (64, 16, 4, 1), _phase, 10,
-        dict(learning_rate=3e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
+        dict(learning_rate=1e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
     ),
 }  # fmt: skip
 
@@ -223,7 +236,26 @@ def plan_map(domain: str, data: str) -> Plan:
                     yield study_run(domain, arm, data, seed, labels=labels, labeled_batch=batch)
 
 
-STAGE_PLANS = {
+REPAIRS: dict[str, NormConfig] = {  # parts of the literal gradient that the next step cancels
+    "literal": LITERAL,
+    "literal, no common shift": UBNForm(stats_grad="none", repair="shift"),
+    "literal, no common scale": UBNForm(stats_grad="none", repair="scale"),
+    "literal, neither": UBNForm(stats_grad="none", repair="both"),
+    "corrected": UBNForm(),
+}
+
+
+def plan_failure(domain: str, data: str) -> Iterator[CancellationConfig]:
+    """Plan the runs whose steps are measured, which is done in float32."""
+    base = study_run(domain, "UBN", data, PILOT_SEED, steps=200, schedule="constant")
+    for name, norm in REPAIRS.items():
+        changes = dict(arm=name, norm=norm, engine=EngineConfig(channels_last=True), evaluations=10)
+        options = base.model_dump(exclude={"experiment"}) | changes
+        yield CancellationConfig(**options)
+
+
+STAGE_PLANS: dict[str, Callable[[str, str], Iterator[Config]]] = {
+    "failure": plan_failure,
     "pilots": plan_pilots,
     "claims": plan_claims,
     "arms": plan_arms,
@@ -275,40 +307,33 @@ NOTEBOOK = ("BN", "UBN", "UBN, literal")  # arms that it trains, the last at the
 def depth_runs(
     data: str,
     *,
+    domain: str,
     label_every: Sequence[int],  # keep one depth map in so many
     batch: Sequence[int],  # labeled and unlabeled images a step
     steps: int,
     learning_rate: float,
     seeds: int,
     net: Mapping[str, Any],  # width and levels of DispNet
-    engine: Mapping[str, Any],
-    training: Mapping[str, Any],  # loss, schedule and what else is ours
+    engine: Mapping[str, Any] | Literal["fastest"],
 ) -> list[DepthRun]:
     """Return the runs of every method and label share, and the maps that look at no image."""
-    labeled, unlabeled = batch
-    shared = dict(
-        data=data, labeled_batch=labeled, unlabeled_batch=unlabeled, steps=steps,
-        learning_rate=learning_rate, engine=engine, **net, **training,
+    fields = dict(
+        labeled_batch=batch[0], unlabeled_batch=batch[1], steps=steps, learning_rate=learning_rate,
+        engine=EngineConfig.fastest() if engine == "fastest" else EngineConfig(**engine), **net,
     )  # fmt: skip
     cells = [(k, seed) for k in label_every for seed in range(seeds)]
-    runs = [
-        DepthRun(
-            "constant map", k, ConstantMapConfig(data=data, labels=EveryLabels(k=k), seed=seed)
-        )
-        for k, seed in cells
-        if seed == 0
-    ]
+    runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]
     for arm in NOTEBOOK:
         for k, seed in cells:
             if arm != NOTEBOOK[-1] or k == label_every[0]:
-                own = dict(norm=ARMS[arm].norm, labels=EveryLabels(k=k), seed=seed)
-                runs.append(DepthRun(arm, k, DepthConfig(**shared, **own)))
+                config = study_run(domain, arm, data, seed, k, **fields)
+                runs.append(DepthRun(arm, k, config))
     return runs
 
 
 def notebook_runs(parameters: Mapping[str, Any], data: str = "") -> list[PlannedRun]:
     """Return all runs of notebook 3 with these parameters, on the frames of a fingerprint."""
-    names = ("label_every", "batch", "steps", "learning_rate", "seeds", "net", "engine", "training")
+    names = ("domain", "label_every", "batch", "steps", "learning_rate", "seeds", "net", "engine")
     return [
         PlannedRun(
             f"depth, {run.method}, 1/{run.every}, seed {run.config.seed}",

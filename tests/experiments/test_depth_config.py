@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from experiments.depth.config import UBNForm, without_cancelled
-from ubnlib.forward import side_by_side, two_passes, ubn_layers
+from ubnlib.forward import side_by_side, two_passes
 
 EPS = 1e-5
 
@@ -113,28 +113,7 @@ def test_a_penalty_of_no_step_is_refused():
         form.penalty(model)
 
 
-# Where
-
-
-@pytest.mark.parametrize("where", ["all", "first half", "second half"])
-@pytest.mark.parametrize("forward", [side_by_side, two_passes])
-def test_where_says_which_layers_see_unlabeled_rows(where, forward):
-    x, y = rows()
-    net, model = network(), UBNForm(where=where).apply(network())
-    found = forward(model, x, y)
-    first, second = ubn_layers(model)
-    u, v = net[0](x), net[0](y)
-    unions = []
-    for layer, sees in ((1, where != "second half"), (4, where != "first half")):
-        union = moments(torch.cat([u, v])) if sees else moments(u)  # else batch normalization's
-        unions.append(union)
-        u, v = normalized(net[layer], u, union), normalized(net[layer], v, union)
-        if layer == 1:
-            u, v = net[3](u.relu()), net[3](v.relu())
-    torch.testing.assert_close(found, u, rtol=1e-8, atol=1e-8)
-    for layer, union in zip((first, second), unions, strict=True):
-        (call,) = layer.last_step
-        torch.testing.assert_close(tuple(call.union.moments), union, rtol=1e-8, atol=1e-8)
+# What does not go together
 
 
 @pytest.mark.parametrize(
@@ -143,6 +122,7 @@ def test_where_says_which_layers_see_unlabeled_rows(where, forward):
         (dict(gap_weight=1, gap_gradient="both"), "with stats_grad=\"all\" only"),
         (dict(gap_weight=1, gap_gradient="unlabeled", stats_grad="labeled"), "have a gradient"),
         (dict(gap_weight=1, stats_grad="all", source="running"), 'cannot have; use "batch"'),
+        (dict(averages_only=True, stats_grad="all"), "averages_only goes with momentum alone"),
         (dict(repair="both"), "it is for the literal reading"),
         (dict(repair="shift", stats_grad="none", source="running"), 'with source="batch"'),
         (dict(repair="scale", stats_grad="none", gap_weight=1), "out of the gap's gradient too"),

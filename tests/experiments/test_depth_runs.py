@@ -1,48 +1,54 @@
-"""The depth study: its design, and how its records are found and compared."""
+"""The depth study: its arms and stages, and the runs of notebook 3."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
 
 from experiments import run
-from experiments.common.records import Result, recorded, write_record
-from experiments.common.stats import interval
 from experiments.depth import runs as depth_study
+from experiments.depth.runs import ARMS, DOMAINS, STAGE_PLANS, study_run
 from small_project import ROOT
 
 
-def test_every_cell_of_the_screening_is_another_run():
-    cells = depth_study.screening()
-    forms = {**depth_study.READINGS, **depth_study.REPAIRS}
-    keys = [depth_study.configured(forms[n], s, "data", 0).key for n, s in cells]
-    assert len(set(keys)) == len(keys)
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("stage", STAGE_PLANS)
+def test_every_run_of_a_stage_is_another(domain, stage):
+    configs = list(STAGE_PLANS[stage](domain, "frames"))
+    counts = Counter(config.key for config in configs)
+    assert max(counts.values()) == 1 or domain == "streets"  # where 4 times the few labels are all
+    assert all(config.domain == domain and config.data == "frames" for config in configs)
 
 
-def test_bn_is_the_same_run_whatever_the_number_of_unlabeled_images():
-    bn = depth_study.READINGS["BN"]
-    few, many = ({**depth_study.BASE, "per_labeled": k} for k in (1, 7))
-    one, other = (depth_study.configured(bn, setting, "data", 0) for setting in (few, many))
-    assert one == other
+def test_arms_differ_in_what_they_are_named_for_alone():
+    def fields(arm):
+        config = study_run("drives", arm, "frames", 3).model_dump(exclude={"arm"})
+        return {name: repr(value) for name, value in config.items()}
+
+    bn = fields("BN")
+    differ = {
+        arm: {name for name, value in fields(arm).items() if value != bn[name]} for arm in ARMS
+    }
+    assert differ["UBN"] == {"norm"}
+    assert differ["BN, labeled again"] == {"norm", "unlabeled_from"}
+    assert differ["BN, equal work"] == {"labeled_batch"}
+    assert differ["BN, an eighth of the steps"] == {"steps"}
+    assert differ["UBN, literal after BN"] == {"norm", "warmup"}
+    assert differ["UBN, literal, the paper's rate"] == {"norm", "learning_rate", "steps"}
+    assert all("labels" not in fields for fields in differ.values())
 
 
-def test_the_search_is_as_wide_for_bn_as_for_ubn():
-    kinds = [config.norm.kind for config in depth_study.search("data", 0).values()]
-    assert abs(kinds.count("bn") - kinds.count("ubn")) <= 1
-    assert len({c.key for c in depth_study.search("data", 0).values()}) == len(kinds)
+def test_each_seed_has_labels_of_its_own():
+    phases = [study_run("drives", "BN", "frames", seed).labels.phase for seed in range(20)]
+    assert len(set(phases)) == 20
+    drawn = [study_run("rooms", "BN", "frames", seed).labels.seed for seed in range(20)]
+    assert len(set(drawn)) == 20
 
 
-def test_methods_differ_in_their_normalization_alone():
-    runs = [depth_study.claimed(m, 128, "data", 3) for m in depth_study.METHODS]
-    assert len({run.key for run in runs}) == len(runs)
-    assert len({run.model_copy(update={"norm": runs[0].norm}).key for run in runs}) == 1
-
-
-def test_the_standard_profile_runs_the_claims():
+def test_the_standard_profile_runs_the_study():
     """The notebook finds the study's records, and does not make others beside them."""
     notebook = json.loads((ROOT / "notebooks" / "03_depth_experiments.ipynb").read_text())
     (cell,) = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
@@ -50,77 +56,40 @@ def test_the_standard_profile_runs_the_claims():
     exec("".join(cell["source"]), given)
     profile = yaml.safe_load((ROOT / "profiles" / "standard.yaml").read_text())
     given |= profile["notebooks"]["03_depth_experiments"]
-    assert given["label_every"] == list(depth_study.FRACTIONS)
-    runs = depth_study.notebook_runs(given, "data")
-    named = {run.label: run for run in runs}
-    for name in depth_study.FIGURE_6:
+    named = {run.label: run for run in depth_study.notebook_runs(given, "data")}
+    for name in ("BN", "UBN"):
         run = named[f"depth, {name}, 1/128, seed 2"]
-        assert run.config == depth_study.claimed(name, 128, "data", 2) and not run.weights
-    assert sum(run.weights for run in runs) == len(depth_study.FIGURE_6)
-
-
-def record(config, **metrics):
-    @recorded
-    def run(config):
-        return Result.of_one_seed(metrics, {})
-
-    return run(config)
-
-
-def test_records_are_found_whatever_their_data_and_seed(tmp_path):
-    plan = {m: depth_study.claimed(m, 32, "", 0) for m in depth_study.METHODS}
-    for seed in (4, 1):
-        write_record(record(depth_study.claimed("UBN", 32, "x", seed), delta1=seed / 10), tmp_path)
-    write_record(record(depth_study.claimed("UBN", 64, "x", 0), delta1=0.5), tmp_path)
-    found = depth_study.find(tmp_path, plan)
-    assert {name: [r.seeds for r in some] for name, some in found.items()} == {
-        "BN": [], "UBN": [[1], [4]], "UBN, swapped": []
-    }  # fmt: skip
-    table = depth_study.metrics_of(found)
-    assert table[["cell", "seed", "delta1"]].to_numpy().tolist() == [
-        ["UBN", 1, 0.1],
-        ["UBN", 4, 0.4],
-    ]
-
-
-def test_cells_are_compared_seed_by_seed():
-    rng = np.random.default_rng(0)
-    base = rng.uniform(0.5, 0.7, 5)
-    ours = base + rng.normal(0.03, 0.01, 5)
-    gain = ours - base
-    rows = [dict(cell="BN", seed=s, delta1=b) for s, b in enumerate(base)]
-    rows += [dict(cell="UBN", seed=s, delta1=o) for s, o in enumerate(ours)]
-    rows.append(dict(cell="UBN", seed=77, delta1=0.0))  # without a partner
-    table = pd.DataFrame(rows[::-1]).assign(labeled_delta1=0.9, unlabeled_delta1=0.8)
-    (row,) = depth_study.compare(table, {"UBN": "BN"}).to_dict("records")
-    assert row["seeds"] == 5
-    assert row["difference"] == pytest.approx(gain.mean())
-    assert (row["low"], row["high"]) == pytest.approx(interval(gain))
-    assert row["baseline"] == pytest.approx(base.mean())
+        assert run.config == study_run("drives", name, "data", 2) and not run.weights
+        assert named[f"depth, {name}, 1/128, seed 0"].weights
+    few = named["depth, constant map, 1/128, seed 1"].config
+    assert few == depth_study.constant_map("drives", "data", 1, 128)
 
 
 def test_a_stage_that_lacks_its_frames_says_so_in_a_sentence(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["run", "depth.indoor"])
+    monkeypatch.setattr("sys.argv", ["run", "depth.claims", "--domain", "rooms"])
     assert run.main() == 1
     assert capsys.readouterr().err == (
-        "depth.indoor: The indoor stage needs a folder: --rgbd-root (docs/rgbd.md).\n"
+        "depth.claims: The rooms are a folder of real frames: give --rgbd-root.\n"
     )
 
 
-def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path, capsys):
+def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     made = []
 
     def note(configs, run, folder, **options):
         made.append(([config.key for config in configs], Path(folder).name, options["processes"]))
 
+    def load(arguments, pilots):
+        return SimpleNamespace(fingerprint="pilots" if pilots else "claims")
+
     monkeypatch.setattr(depth_study, "obtain_all", note)
-    monkeypatch.setattr(
-        depth_study, "study_drives", lambda folder, seed: SimpleNamespace(fingerprint=f"set {seed}")
-    )
-    for stage in ("failure", "claims"):
+    drives = DOMAINS["drives"]._replace(load=load)
+    monkeypatch.setitem(DOMAINS, "drives", drives)
+    for stage in ("pilots", "claims"):
         options = ["--results", str(tmp_path), "--processes", "2"]
         monkeypatch.setattr("sys.argv", ["run", f"depth.{stage}", *options])
         assert run.main() == 0
-    assert made[0][1:] == ("depth_failure", 2) and made[1][1:] == ("records", 2)
-    assert made[0][0][0] == depth_study.measured("literal", "set 1", 1000).key
-    assert depth_study.claimed("UBN", 32, "set 0", 9).key in made[1][0]
+    assert made[0][1:] == ("depth_pilots", 2) and made[1][1:] == ("records", 2)
+    seed = depth_study.PILOT_SEED
+    assert study_run("drives", "UBN", "pilots", seed, learning_rate=3e-3).key in made[0][0]
+    assert study_run("drives", "UBN", "claims", 9).key in made[1][0]
