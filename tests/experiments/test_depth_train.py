@@ -1,22 +1,35 @@
 """Depth runs: their data and configuration, killed and gone on with, and of two processes."""
 
+import copy
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 import train_worker
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, UBNForm
-from experiments.depth.data import DepthData, EveryLabels, RandomLabels, usual_split
+from experiments.depth.data import (
+    DepthData,
+    DrawnLabels,
+    EveryLabels,
+    PlacesLabels,
+    RandomLabels,
+    usual_split,
+)
 from experiments.depth.engine import EngineConfig, Ranks, load_state
 from experiments.depth.train import (
+    averages_then_own,
     checkpoint_path,
     main,
+    make_loader,
     make_net,
+    mirrored,
     obtain_depth,
     run_depth,
     train_depth,
@@ -190,7 +203,7 @@ def test_the_checkpoint_of_other_frames_or_batches_is_refused(data, tmp_path):
     train_depth(depth_config(data, steps=1), data, checkpoint=path)
     fewer = DepthData(data.frames, data.train_keys[:20], data.test_keys)
     for other, options in (
-        (data, dict(labels=EveryLabels(k=8))),
+        (data, dict(labels=EveryLabels(k=4, phase=1))),
         (data, dict(norm=UBNForm())),
         (fewer, dict()),
     ):
@@ -261,3 +274,73 @@ def test_the_command_makes_a_record_once(root, data, tmp_path, monkeypatch, caps
     assert [p.name for p in (tmp_path / "records").iterdir()] == [f"depth-{config.key}.json"]
     code, said = command(tmp_path / "nowhere")
     assert code == 1 and said.err.startswith("train: ") and "nowhere" in said.err
+
+
+# What is ours in training
+
+
+def test_images_and_their_depth_are_mirrored_together():
+    images = torch.arange(2 * 1 * 2 * 3).reshape(2, 1, 2, 3).repeat(20, 1, 1, 1)
+    pictures, depth = mirrored(np.random.default_rng(0), images, images[:, 0])
+    assert torch.equal(pictures[:, 0], depth)
+    flipped = (pictures == images.flip(-1)).flatten(1).all(1)
+    same = (pictures == images).flatten(1).all(1)
+    assert torch.equal(flipped, ~same) and 10 < flipped.sum() < 30
+
+
+def test_the_averages_see_both_batches_and_x_its_own_statistics():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    ours, x, y = copy.deepcopy(net), torch.randn(6, 3).double(), 2 + torch.randn(9, 3).double()
+    with torch.no_grad():
+        net(torch.cat([x, y]))
+    wanted, averages = {**net[1].state_dict()}, net[1].running_mean.clone()
+    found = averages_then_own(ours, x, y)
+    assert torch.equal(ours[1].running_mean, averages)
+    assert torch.equal(ours[1].running_var, wanted["running_var"])
+    assert torch.equal(found, net(x)) and ours[1].momentum == 0.1
+
+
+def test_a_cosine_schedule_falls_from_the_rate_to_nothing(data):
+    config = depth_config(data, schedule="cosine", learning_rate=0.5)
+    assert [config.rate(share) for share in (0, 0.5, 1)] == pytest.approx([0.5, 0.25, 0])
+    assert depth_config(data, learning_rate=0.5).rate(0.9) == 0.5
+
+
+def test_a_warm_up_over_all_steps_is_batch_normalization(data):
+    """In nets of the same weights; the averages, which see no unlabeled row either, too."""
+    warm, _ = train_depth(depth_config(data, norm=UBNForm(), warmup=1.0), data, ranks=ALONE)
+    plain, _ = train_depth(depth_config(data, norm=BNConfig()), data, ranks=ALONE)
+    for ours, theirs in zip(warm.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_labeled_rows_can_take_the_place_of_unlabeled_ones(data):
+    config = depth_config(data, norm=UBNForm(), unlabeled_from="labeled")
+    loader = make_loader(config, data, ALONE)
+    labeled, _ = data.labeled(config.labels)
+    assert set(loader.unlabeled) == set(labeled)
+
+
+def test_predicting_convolutions_begin_with_a_part_of_their_weights(data):
+    small, whole = (make_net(depth_config(data, start=start), ALONE) for start in (0.1, 1.0))
+    assert torch.equal(small.disp1.weight, 0.1 * whole.disp1.weight)
+    assert torch.equal(small.cnv1[0].weight, whole.cnv1[0].weight)
+
+
+def test_fewer_labels_than_a_batch_are_refused_in_a_sentence(data):
+    config = depth_config(data, labels=EveryLabels(k=24), labeled_batch=2)
+    with pytest.raises(
+        ValueError, match="1/24 leaves 1 labeled frames, fewer than a labeled batch"
+    ):
+        make_loader(config, data, ALONE)
+
+
+def test_labels_are_drawn_from_all_frames_or_from_few_places(data):
+    few, many = (set(data.labeled(DrawnLabels(k=k, seed=1))[0]) for k in (8, 2))
+    assert len(few) == 3 and len(many) == 12 and few < many
+    assert few != set(data.labeled(DrawnLabels(k=8, seed=2))[0])
+    labeled, unlabeled = data.labeled(PlacesLabels(k=6, places=1, of=4, seed=0))
+    assert len(labeled) == 4 and np.ptp(labeled) < 6 and len(unlabeled) == 20
+    with pytest.raises(ValueError, match="expected at least the 12 labels"):
+        data.labeled(PlacesLabels(k=2, places=1, of=4))
