@@ -2,10 +2,11 @@
 
 `ROOT/image/NAME.jpg` (or `.png`) and `ROOT/depth/NAME.png` make a frame: they are paired by name,
 never by position. `RgbdFrames` offers what training and evaluation use of `PackedDepth`, so that
-`experiments.depth.train` runs on it unchanged.
+`experiments.depth.train` runs on it unchanged; `rgbd_data` splits it as a description file says.
 """
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,31 +52,62 @@ class RgbdBatch(NamedTuple):
         return self.maps if len(self.maps) else self.maps.new_zeros(self.images[:, 0].shape)
 
 
+class Crop(NamedTuple):
+    """The part of a view that is used, in pixels of the depth map; ends are not part of it."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+class NotUsable(ValueError):
+    """A whole file of a kind that cannot be used, so that its frame is left out."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}.")
+        self.path, self.reason = path, reason
+
+
 class RgbdFrames:
     """All frames of a folder that have both an image and a depth map, read once into memory.
 
     The last number in a file's name is its frame and gives its place in time. Subfolders, the same
     ones below `image` and `depth`, are sequences of their own: the drives 0000, 0001 and so on of
     the keys. Images are resized as `KittiRaw`'s are, to (height, width), at most the depth maps'
-    own; a cell's depth is the nearest surface measured in it. `depth_scale` is how many units of
-    the depth PNGs are a meter: 1000 for millimeters, 256 for KITTI's.
+    own after the crop; a cell's depth is the nearest surface measured in it, up to `max_depth`
+    meters. `depth_scale` is how many units of the depth PNGs are a meter: 1000 for millimeters,
+    256 for KITTI's. The images of the folder `unlabeled` have no depth: they come last, with
+    camera 1 in their keys, their number in the order of their names, and empty depth maps.
     """
 
     def __init__(
-        self, root: Path | str, size: tuple[int, int] = (48, 64), depth_scale: float = 1000.0
+        self,
+        root: Path | str,
+        size: tuple[int, int] = (48, 64),
+        depth_scale: float = 1000.0,
+        *,
+        crop: Crop | None = None,
+        max_depth: float = float("inf"),
+        unlabeled: Path | str | None = None,
     ):
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size is {size}, expected (height, width) in pixels.")
         if not (isfinite(depth_scale) and depth_scale > 0):
             raise ValueError(f"depth_scale is {depth_scale}, expected units a meter above 0.")
         self.root, self.size = Path(root), tuple(size)
-        images = find_files(self.root / "image", IMAGE_SUFFIXES)
-        depths = find_files(self.root / "depth", (".png",))
-        alone = [(images[name], "images without a depth map") for name in images.keys() - depths]
+        images, skipped = find_files(self.root / "image", IMAGE_SUFFIXES)
+        depths, also_skipped = find_files(self.root / "depth", (".png",))
+        alone = [*skipped, *also_skipped]
+        alone += [(images[name], "images without a depth map") for name in images.keys() - depths]
         alone += [(depths[name], "depth maps without an image") for name in depths.keys() - images]
-        frames = []
+        frames, shape = [], None
         for key, name in frame_keys(sorted(images.keys() & depths)).items():
-            image, depth = read_frame(images[name], depths[name], self.size, depth_scale)
+            try:
+                image, depth, shape = read_frame(
+                    images[name], depths[name], self.size, depth_scale, crop, max_depth
+                )
+            except NotUsable as error:
+                alone.append((error.path, error.reason))
+                continue
             if depth.any():
                 frames.append((key, name, image, depth))
             else:
@@ -86,8 +118,21 @@ class RgbdFrames:
                 f"Folder {self.root} has no frame with an image and depth (left out: "
                 f"{self._reasons()}): expected {LAYOUT}."
             )
+        self.paired = [key for key, *_ in frames]
+        if unlabeled is not None:
+            others, skipped = find_files(self.root / unlabeled, IMAGE_SUFFIXES)
+            self.left_out += skipped
+            for number, (name, path) in enumerate(sorted(others.items())):
+                try:
+                    image = read_image(path, self.size, shape, crop)
+                except NotUsable as error:
+                    self.left_out.append((error.path, error.reason))
+                    continue
+                key = FrameKey(_DATE, "0000", 1, number)
+                frames.append((key, name, image, np.zeros(self.size, np.float32)))
         keys, names, pixels, maps = zip(*frames, strict=True)
         self.keys, self.names = list(keys), list(names)  # the files' names, without suffix
+        self.unpaired = self.keys[len(self.paired) :]  # images without depth
         self._images, self._maps = np.stack(pixels), np.stack(maps)
         self._index = {key: index for index, key in enumerate(keys)}
         digest = hashlib.sha256(repr((self.size, [tuple(key) for key in keys])).encode())
@@ -119,10 +164,13 @@ class RgbdFrames:
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""
-        sequences = len({key.drive_name for key in self.keys})
+        sequences = len({key.drive_name for key in self.paired})
+        maps = self._maps[: len(self.paired)]
+        others = f", images without depth: {len(self.unpaired)}" if self.unpaired else ""
         return (
-            f"frames: {len(self)}, sequences: {sequences}, left out: {self._reasons()}; depth in "
-            f"{(self._maps > 0).mean():.1%} of the pixels, up to {self._maps.max():.2f} m"
+            f"frames: {len(self.paired)}, sequences: {sequences}{others}, left out: "
+            f"{self._reasons()}; depth in {(maps > 0).mean():.1%} of the pixels, up to "
+            f"{maps.max():.2f} m"
         )
 
     def _reasons(self) -> str:
@@ -165,20 +213,46 @@ def split_by_time(
 # --- files ----------------------------------------------------------------------------------------
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return a folder's files and those of its subfolders: path by name without suffix."""
+def find_files(
+    folder: Path, suffixes: tuple[str, ...]
+) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Return a folder's files and those of its subfolders: path by name without suffix.
+
+    Links to folders are followed after the folders themselves, so that each folder is read once;
+    those that lead to nothing new are returned too, with the reason.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"Folder {folder} is missing: expected {LAYOUT}.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-            if other != path:
-                raise ValueError(
-                    f"Files {other} and {path.name} have the same name: expected one of them; "
-                    f"remove the other."
-                )
-    return found
+    skipped: list[tuple[Path, str]] = []
+    read: set[Path] = set()
+    starts = [folder]
+    while starts:
+        links = []
+        for start in starts:
+            for inside, folders, names in os.walk(start):
+                here = Path(inside)
+                if here.resolve() in read:
+                    skipped.append((here, "links to folders that are there already"))
+                    folders.clear()
+                    continue
+                read.add(here.resolve())
+                links += [here / name for name in sorted(folders) if (here / name).is_symlink()]
+                for path in sorted(here / name for name in names):
+                    if path.name.startswith("."):
+                        continue
+                    if path.is_symlink() and not path.exists():
+                        skipped.append((path, "links to nothing"))
+                    elif path.suffix.lower() in suffixes:
+                        name = path.relative_to(folder).with_suffix("").as_posix()
+                        other = found.setdefault(name, path)
+                        if other != path:
+                            raise ValueError(
+                                f"Files {other} and {path.name} have the same name: expected one "
+                                f"of them; remove the other."
+                            )
+        starts = links
+    return found, skipped
 
 
 def frame_keys(names: list[str]) -> dict[FrameKey, str]:
@@ -221,35 +295,71 @@ def frame_keys(names: list[str]) -> dict[FrameKey, str]:
 
 
 def read_frame(
-    image_path: Path, depth_path: Path, size: tuple[int, int], depth_scale: float
-) -> tuple[np.ndarray, np.ndarray]:
+    image_path: Path,
+    depth_path: Path,
+    size: tuple[int, int],
+    depth_scale: float,
+    crop: Crop | None = None,
+    max_depth: float = float("inf"),
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Read an image and its depth map and bring both to one size, at most the depth map's own.
 
     Returns:
-        The image, uint8 [3, height, width], resized bilinearly with antialiasing, and the nearest
-        surface measured in each cell, float32 [height, width], meters, 0 = no measurement. A pixel
-        that lies in two cells counts in both.
+        The image, uint8 [3, height, width], resized bilinearly with antialiasing, the nearest
+        surface measured in each cell, float32 [height, width], meters, 0 = no measurement, and the
+        depth map's shape before crop and resizing. A pixel that lies in two cells counts in both.
     """
-    image, depth = _read_image(image_path), _read_depth(depth_path)
+    depth = _read_depth(depth_path)
+    shape = depth.shape
+    image = read_image(image_path, size, shape, crop)
+    depth = depth[_slices(crop, shape, shape, depth_path)]
     height, width = depth.shape
-    if abs(image.width * height - width * image.height) > max(height, image.height):
-        raise ValueError(
-            f"Image {image_path} is {image.width}x{image.height} pixels and its depth map "
-            f"{width}x{height}: expected one aspect ratio; crop both to the same view."
-        )
     if size[0] > height or size[1] > width:
         raise ValueError(
             f"Depth map {depth_path} is {height}x{width} (height x width): expected at least the "
             f"size {size[0]}x{size[1]}; choose a smaller size."
         )
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    resized = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
-    depth[depth == SATURATED] = 0
+    depth[(depth == SATURATED) | (depth > max_depth * depth_scale)] = 0
     nearest = downscale_depth(torch.from_numpy(depth.astype(np.float32))[None], size)[0]
-    return resized.contiguous().numpy(), nearest.numpy() / np.float32(depth_scale)
+    return image, nearest.numpy() / np.float32(depth_scale), shape
 
 
-def _read_image(path: Path) -> Image.Image:
+def read_image(
+    path: Path, size: tuple[int, int], shape: tuple[int, int], crop: Crop | None = None
+) -> np.ndarray:
+    """Read an image that shows the view of depth maps of a shape: uint8 [3, height, width]."""
+    image, (height, width) = _open_image(path), shape
+    if abs(image.width * height - width * image.height) > max(height, image.height):
+        raise ValueError(
+            f"Image {path} is {image.width}x{image.height} pixels and its depth map "
+            f"{width}x{height}: expected one aspect ratio; crop both to the same view."
+        )
+    pixels = np.array(image.convert("RGB"))
+    pixels = pixels[_slices(crop, shape, pixels.shape[:2], path)]
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)
+    resized = F.interpolate(channels[None], size, mode="bilinear", antialias=True)[0]
+    return resized.contiguous().numpy()
+
+
+def _slices(
+    crop: Crop | None, shape: tuple[int, int], own: tuple[int, int], path: Path
+) -> tuple[slice, slice]:
+    """Return a crop, which is for views of a shape, in pixels of a view's own shape."""
+    if crop is None:
+        return slice(None), slice(None)
+    if any(not 0 <= start < end <= n for (start, end), n in zip(crop, shape, strict=True)):
+        raise ValueError(
+            f"The crop has rows {list(crop.rows)} and columns {list(crop.columns)}, the view of "
+            f"{path} has {shape[0]} and {shape[1]}: expected a part of it."
+        )
+    return tuple(
+        slice(*(round(end * mine / theirs) for end in ends))
+        for ends, mine, theirs in zip(crop, own, shape, strict=True)
+    )
+
+
+def _open_image(path: Path) -> Image.Image:
+    """Return an image as viewers show it: turned as its EXIF orientation says."""
     expected = "a whole 8-bit JPEG or PNG, as its suffix says"
     if path.suffix.lower() == ".png":
         image = read_png(path, "Image", expected)
@@ -265,13 +375,12 @@ def _read_image(path: Path) -> Image.Image:
                 f"Image {path} cannot be read ({error}): expected {expected}; copy it again."
             ) from error
     if image.mode.startswith(("I", "F")):  # a conversion would clip it to white
-        raise ValueError(f"Image {path} is of Pillow's mode {image.mode}: expected {expected}.")
-    return image
+        raise NotUsable(path, f"images of mode {image.mode}, not of 8 bits")
+    return ImageOps.exif_transpose(image)
 
 
 def _read_depth(path: Path) -> np.ndarray:
-    expected = "a whole 16-bit grayscale PNG"
-    image = read_png(path, "Depth map", expected)
+    image = read_png(path, "Depth map", "a whole 16-bit grayscale PNG")
     if image.mode != "I;16":
-        raise ValueError(f"Depth map {path} is of Pillow's mode {image.mode}: expected {expected}.")
-    return np.array(image)
+        raise NotUsable(path, f"depth maps of mode {image.mode}, not of 16 bits")
+    return np.array(ImageOps.exif_transpose(image))
