@@ -30,6 +30,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUT = "image/NAME.jpg or .png, and depth/NAME.png of the same names"
 SATURATED = 65535  # no measurement either: the distance does not fit into 16 bits
 
+UNLABELED = "9999"  # the drive of images without depth
 _DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is of this day
 
 
@@ -75,8 +76,8 @@ class RgbdFrames:
     the keys. Images are resized as `KittiRaw`'s are, to (height, width), at most the depth maps'
     own after the crop; a cell's depth is the nearest surface measured in it, up to `max_depth`
     meters. `depth_scale` is how many units of the depth PNGs are a meter: 1000 for millimeters,
-    256 for KITTI's. The images of the folder `unlabeled` have no depth: they come last, with
-    camera 1 in their keys, their number in the order of their names, and empty depth maps.
+    256 for KITTI's. The images of the folder `unlabeled` have no depth: they come last, as a
+    drive of their own, numbered in the order of their names, and have empty depth maps.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class RgbdFrames:
                 except NotUsable as error:
                     self.left_out.append((error.path, error.reason))
                     continue
-                key = FrameKey(_DATE, "0000", 1, number)
+                key = FrameKey(_DATE, UNLABELED, 0, number)
                 frames.append((key, name, image, np.zeros(self.size, np.float32)))
         keys, names, pixels, maps = zip(*frames, strict=True)
         self.keys, self.names = list(keys), list(names)  # the files' names, without suffix
@@ -349,8 +350,8 @@ def _slices(
         return slice(None), slice(None)
     if any(not 0 <= start < end <= n for (start, end), n in zip(crop, shape, strict=True)):
         raise ValueError(
-            f"The crop has rows {list(crop.rows)} and columns {list(crop.columns)}, the view of "
-            f"{path} has {shape[0]} and {shape[1]}: expected a part of it."
+            f"The crop has rows {list(crop.rows)} and columns {list(crop.columns)}, and the view "
+            f"of {path} {shape[0]} rows and {shape[1]} columns: expected a part of it."
         )
     return tuple(
         slice(*(round(end * mine / theirs) for end in ends))

@@ -138,8 +138,7 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ", ".join(map(str, first["loc"])) or "the whole file"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(Description.model_fields)
-        return f"{where} is an unknown key; a description has {known} (docs/rgbd.md)."
+        return f"{where} is an unknown key; docs/rgbd.md names those there are."
     return f"{where}: {first['msg']}."
 
 
