@@ -29,8 +29,8 @@ from experiments.ablation.methods import (
 from experiments.ablation.train import run_ablation
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Experiment, PlannedRun, Record, read_record, record_path
-from experiments.depth.data import CLAIMS, INDOOR, SEARCH, DepthData, study_drives
-from experiments.depth.rgbd import RgbdFrames, split_by_time
+from experiments.depth.data import CLAIMS, INDOOR, SEARCH, study_drives
+from experiments.depth.rgbd_data import rgbd_data
 
 EXPERIMENTS = {"ablation": Experiment(AblationConfig, run_ablation)}
 
@@ -370,8 +370,7 @@ def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> tuple[S
         return Scenes(data, other.frames, {}), data.fingerprint
     if domain == "indoor":
         size = (36, 48)
-        frames = RgbdFrames(arguments.rgbd_root, size=size)
-        data = DepthData(frames, *split_by_time(frames.keys))
+        data = rgbd_data(arguments.rgbd_root, size, "kitchen")
         other = study_drives(arguments.data, CLAIMS, size)
         return Scenes(data, other.frames, INDOOR), data.fingerprint
     return None, ""

@@ -121,9 +121,9 @@ class DepthData:
     """Packed frames, or others of their interface, and which are for training and for testing."""
 
     frames: Frames
-    train_keys: Sequence[FrameKey]  # labeled or not
+    train_keys: Sequence[FrameKey]  # with depth, whether or not a run keeps it
     test_keys: Sequence[FrameKey]
-    unlabeled_keys: Sequence[FrameKey] = ()  # to train on, without a depth map to keep
+    unlabeled_keys: Sequence[FrameKey] = ()  # further images to train on, without depth
 
     def __post_init__(self):
         both = {*self.train_keys, *self.unlabeled_keys} & set(self.test_keys)
@@ -135,8 +135,14 @@ class DepthData:
 
     @cached_property
     def train(self) -> np.ndarray:
-        """Positions of the training frames in the packed set, [n] int64."""
-        return np.array([self.frames.index(key) for key in self.train_keys])
+        """Positions of the training frames, those without depth last, in the set, [n] int64."""
+        keys = (*self.train_keys, *self.unlabeled_keys)
+        return np.array([self.frames.index(key) for key in keys])
+
+    @property
+    def without_depth(self) -> np.ndarray:
+        """Positions of the training frames that have no depth map at all, [n] int64."""
+        return self.train[len(self.train_keys) :]
 
     @cached_property
     def test(self) -> np.ndarray:
@@ -146,16 +152,16 @@ class DepthData:
     @cached_property
     def fingerprint(self) -> str:
         """What data this is, for `DepthConfig.data`."""
-        parts = self.frames.fingerprint, digest(self.train_keys), digest(self.test_keys)
-        if self.unlabeled_keys:
-            parts += (digest(self.unlabeled_keys),)
-        return "-".join(parts)
+        sides = [self.train_keys, self.test_keys]
+        if self.unlabeled_keys:  # data without any keeps the name it has in old records
+            sides.append(self.unlabeled_keys)
+        return "-".join([self.frames.fingerprint, *map(digest, sides)])
 
     def labeled(self, labels: LabelsConfig) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of training frames that keep their depth map, and of the others."""
-        kept = labels.choose(self.train_keys)
-        never = [self.frames.index(key) for key in self.unlabeled_keys]
-        return self.train[kept], np.append(self.train[~kept], never).astype(np.int64)
+        kept = np.zeros(len(self.train), dtype=bool)
+        kept[: len(self.train_keys)] = labels.choose(self.train_keys)
+        return self.train[kept], self.train[~kept]
 
 
 def usual_split(

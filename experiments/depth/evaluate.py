@@ -172,6 +172,9 @@ def accuracy_of_parts(
     """
     accuracies = {}
     for name, some in _some_of_parts(labels, data, frames).items():
+        some = some[~np.isin(some, data.without_depth)]
+        if not len(some):
+            continue
         accuracies[name] = evaluate_frames(net, data.frames, some).means["delta1"]
     return accuracies
 

@@ -2,26 +2,25 @@
 
 `ROOT/image/NAME.jpg` (or `.png`) and `ROOT/depth/NAME.png` make a frame: they are paired by name,
 never by position. `RgbdFrames` offers what training and evaluation use of `PackedDepth`, so that
-`experiments.depth.train` runs on it unchanged.
+`experiments.depth.train` runs on it unchanged; `rgbd_data` splits it as a description file says.
 """
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.depth.data import DepthData
 from ubnlib.kitti.packed import positions
 from ubnlib.kitti.raw import FrameKey, read_png
 from ubnlib.kitti.splits import LAST_FRAME
@@ -33,78 +32,6 @@ SATURATED = 65535  # no measurement either: the distance does not fit into 16 bi
 
 UNLABELED = "9999"  # the drive of images without depth
 _DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is of this day
-
-
-class Crop(BaseModel):
-    """The part of the depth maps that is used: from a first pixel to before another."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rows: tuple[NonNegativeInt, NonNegativeInt]
-    columns: tuple[NonNegativeInt, NonNegativeInt]
-
-
-class Split(BaseModel):
-    """Which frames are for training: by lists, by the frame's number, or by time."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    train: str | None = None  # files of the folder that list names or numbers, line by line
-    test: str | None = None
-    train_to: int | None = None  # the last frame's number
-    test_from: int | None = None
-    share: float = 0.7  # of each sequence, the first part ...
-    gap: float = 0.05  # ... and the part after it that is on neither side
-
-
-class Description(BaseModel):
-    """What is particular about a folder of RGB-D frames."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: str = ""
-    depth_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0  # units a meter
-    crop: Crop | None = None
-    unlabeled: str | None = None  # folder of images without depth, for training
-    split: Split = Split()
-
-
-def describe(name: str) -> Description:
-    """Return the description of one of the study's folders."""
-    known = yaml.safe_load((Path(__file__).parent / "domains.yaml").read_text())
-    return Description(**known[name])
-
-
-def rgbd_data(root: Path | str, size: tuple[int, int], description: Description) -> DepthData:
-    """Return a folder's frames, split as its description says; unlabeled ones are for training."""
-    frames = RgbdFrames(root, size, description)
-    measured = [key for key in frames.keys if key.drive != UNLABELED]
-    others = [key for key in frames.keys if key.drive == UNLABELED]
-    split = description.split
-    if split.train is not None and split.test is not None:
-        names = {name: key for key, name in zip(frames.keys, frames.names, strict=True)}
-        train, test = (listed(frames.root / path, names) for path in (split.train, split.test))
-    elif split.train_to is not None and split.test_from is not None:
-        train = [key for key in measured if key.frame <= split.train_to]
-        test = [key for key in measured if key.frame >= split.test_from]
-    else:
-        train, test = split_by_time(measured, split.share, split.gap)
-    return DepthData(frames, train, test, others)
-
-
-def listed(path: Path, names: Mapping[str, FrameKey]) -> list[FrameKey]:
-    """Return the frames that a file lists by their name, or by its number."""
-    numbers = {key.frame: key for key in names.values()}
-    keys, missing = [], []
-    for line in path.read_text(encoding="utf-8").split():
-        key = names.get(line) or (numbers.get(int(line)) if line.isdecimal() else None)
-        (missing if key is None else keys).append(key or line)
-    if missing:
-        raise ValueError(
-            f"{path} lists {len(missing)} frames that the folder lacks, the first {missing[0]}: "
-            "copy them, or take them off the list."
-        )
-    return keys
 
 
 class RgbdBatch(NamedTuple):
@@ -126,33 +53,62 @@ class RgbdBatch(NamedTuple):
         return self.maps if len(self.maps) else self.maps.new_zeros(self.images[:, 0].shape)
 
 
+class Crop(NamedTuple):
+    """The part of a view that is used, in pixels of the depth map; ends are not part of it."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+class NotUsable(ValueError):
+    """A whole file of a kind that cannot be used, so that its frame is left out."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}.")
+        self.path, self.reason = path, reason
+
+
 class RgbdFrames:
     """All frames of a folder that have both an image and a depth map, read once into memory.
 
     The last number in a file's name is its frame and gives its place in time. Subfolders, the same
     ones below `image` and `depth`, are sequences of their own: the drives 0000, 0001 and so on of
     the keys. Images are resized as `KittiRaw`'s are, to (height, width), at most the depth maps'
-    own; a cell's depth is the nearest surface measured in it. The description of a folder says
-    what is particular about it, such as its unit of depth.
+    own after the crop; a cell's depth is the nearest surface measured in it, up to `max_depth`
+    meters. `depth_scale` is how many units of the depth PNGs are a meter: 1000 for millimeters,
+    256 for KITTI's. The images of the folder `unlabeled` have no depth: they come last, as a
+    drive of their own, numbered in the order of their names, and have empty depth maps.
     """
 
     def __init__(
         self,
         root: Path | str,
         size: tuple[int, int] = (48, 64),
-        description: Description | None = None,
+        depth_scale: float = 1000.0,
+        *,
+        crop: Crop | None = None,
+        max_depth: float = float("inf"),
+        unlabeled: Path | str | None = None,
     ):
-        description = description or Description()
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size is {size}, expected (height, width) in pixels.")
+        if not (isfinite(depth_scale) and depth_scale > 0):
+            raise ValueError(f"depth_scale is {depth_scale}, expected units a meter above 0.")
         self.root, self.size = Path(root), tuple(size)
-        images = find_files(self.root / "image", IMAGE_SUFFIXES)
-        depths = find_files(self.root / "depth", (".png",))
-        alone = [(images[name], "images without a depth map") for name in images.keys() - depths]
+        images, skipped = find_files(self.root / "image", IMAGE_SUFFIXES)
+        depths, also_skipped = find_files(self.root / "depth", (".png",))
+        alone = [*skipped, *also_skipped]
+        alone += [(images[name], "images without a depth map") for name in images.keys() - depths]
         alone += [(depths[name], "depth maps without an image") for name in depths.keys() - images]
-        frames = []
+        frames, shape = [], None
         for key, name in frame_keys(sorted(images.keys() & depths)).items():
-            image, depth = read_frame(images[name], depths[name], self.size, description)
+            try:
+                image, depth, shape = read_frame(
+                    images[name], depths[name], self.size, depth_scale, crop, max_depth
+                )
+            except NotUsable as error:
+                alone.append((error.path, error.reason))
+                continue
             if depth.any():
                 frames.append((key, name, image, depth))
             else:
@@ -163,28 +119,27 @@ class RgbdFrames:
                 f"Folder {self.root} has no frame with an image and depth (left out: "
                 f"{self._reasons()}): expected {LAYOUT}."
             )
-        if description.unlabeled is not None:
-            frames += self._unlabeled(description)
+        self.paired = [key for key, *_ in frames]
+        if unlabeled is not None:
+            others, skipped = find_files(self.root / unlabeled, IMAGE_SUFFIXES)
+            self.left_out += skipped
+            for number, (name, path) in enumerate(sorted(others.items())):
+                try:
+                    image = read_image(path, self.size, shape, crop)
+                except NotUsable as error:
+                    self.left_out.append((error.path, error.reason))
+                    continue
+                key = FrameKey(_DATE, UNLABELED, 0, number)
+                frames.append((key, name, image, np.zeros(self.size, np.float32)))
         keys, names, pixels, maps = zip(*frames, strict=True)
         self.keys, self.names = list(keys), list(names)  # the files' names, without suffix
+        self.unpaired = self.keys[len(self.paired) :]  # images without depth
         self._images, self._maps = np.stack(pixels), np.stack(maps)
         self._index = {key: index for index, key in enumerate(keys)}
         digest = hashlib.sha256(repr((self.size, [tuple(key) for key in keys])).encode())
         digest.update(self._images)
         digest.update(self._maps.astype("<f4"))
         self.fingerprint = digest.hexdigest()[:16]
-
-    def _unlabeled(
-        self, description: Description
-    ) -> list[tuple[FrameKey, str, np.ndarray, np.ndarray]]:
-        """Read the images that have no depth map, as frames of a drive of their own."""
-        found = find_files(self.root / description.unlabeled, IMAGE_SUFFIXES)
-        nothing = np.zeros(self.size, np.float32)
-        frames = []
-        for number, (name, path) in enumerate(sorted(found.items())):
-            key = FrameKey(_DATE, UNLABELED, 0, number)
-            frames.append((key, name, resized(_read_image(path), self.size), nothing))
-        return frames
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -210,10 +165,13 @@ class RgbdFrames:
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""
-        sequences = len({key.drive_name for key in self.keys})
+        sequences = len({key.drive_name for key in self.paired})
+        maps = self._maps[: len(self.paired)]
+        others = f", images without depth: {len(self.unpaired)}" if self.unpaired else ""
         return (
-            f"frames: {len(self)}, sequences: {sequences}, left out: {self._reasons()}; depth in "
-            f"{(self._maps > 0).mean():.1%} of the pixels, up to {self._maps.max():.2f} m"
+            f"frames: {len(self.paired)}, sequences: {sequences}{others}, left out: "
+            f"{self._reasons()}; depth in {(maps > 0).mean():.1%} of the pixels, up to "
+            f"{maps.max():.2f} m"
         )
 
     def _reasons(self) -> str:
@@ -256,20 +214,46 @@ def split_by_time(
 # --- files ----------------------------------------------------------------------------------------
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return a folder's files and those of its subfolders: path by name without suffix."""
+def find_files(
+    folder: Path, suffixes: tuple[str, ...]
+) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Return a folder's files and those of its subfolders: path by name without suffix.
+
+    Links to folders are followed after the folders themselves, so that each folder is read once;
+    those that lead to nothing new are returned too, with the reason.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"Folder {folder} is missing: expected {LAYOUT}.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-            if other != path:
-                raise ValueError(
-                    f"Files {other} and {path.name} have the same name: expected one of them; "
-                    f"remove the other."
-                )
-    return found
+    skipped: list[tuple[Path, str]] = []
+    read: set[Path] = set()
+    starts = [folder]
+    while starts:
+        links = []
+        for start in starts:
+            for inside, folders, names in os.walk(start):
+                here = Path(inside)
+                if here.resolve() in read:
+                    skipped.append((here, "links to folders that are there already"))
+                    folders.clear()
+                    continue
+                read.add(here.resolve())
+                links += [here / name for name in sorted(folders) if (here / name).is_symlink()]
+                for path in sorted(here / name for name in names):
+                    if path.name.startswith("."):
+                        continue
+                    if path.is_symlink() and not path.exists():
+                        skipped.append((path, "links to nothing"))
+                    elif path.suffix.lower() in suffixes:
+                        name = path.relative_to(folder).with_suffix("").as_posix()
+                        other = found.setdefault(name, path)
+                        if other != path:
+                            raise ValueError(
+                                f"Files {other} and {path.name} have the same name: expected one "
+                                f"of them; remove the other."
+                            )
+        starts = links
+    return found, skipped
 
 
 def frame_keys(names: list[str]) -> dict[FrameKey, str]:
@@ -312,55 +296,71 @@ def frame_keys(names: list[str]) -> dict[FrameKey, str]:
 
 
 def read_frame(
-    image_path: Path, depth_path: Path, size: tuple[int, int], description: Description
-) -> tuple[np.ndarray, np.ndarray]:
+    image_path: Path,
+    depth_path: Path,
+    size: tuple[int, int],
+    depth_scale: float,
+    crop: Crop | None = None,
+    max_depth: float = float("inf"),
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Read an image and its depth map and bring both to one size, at most the depth map's own.
 
     Returns:
-        The image, uint8 [3, height, width], resized bilinearly with antialiasing, and the nearest
-        surface measured in each cell, float32 [height, width], meters, 0 = no measurement. A pixel
-        that lies in two cells counts in both.
+        The image, uint8 [3, height, width], resized bilinearly with antialiasing, the nearest
+        surface measured in each cell, float32 [height, width], meters, 0 = no measurement, and the
+        depth map's shape before crop and resizing. A pixel that lies in two cells counts in both.
     """
-    image, depth = _read_image(image_path), _read_depth(depth_path)
+    depth = _read_depth(depth_path)
+    shape = depth.shape
+    image = read_image(image_path, size, shape, crop)
+    depth = depth[_slices(crop, shape, shape, depth_path)]
     height, width = depth.shape
-    if abs(image.width * height - width * image.height) > max(height, image.height):
-        raise ValueError(
-            f"Image {image_path} is {image.width}x{image.height} pixels and its depth map "
-            f"{width}x{height}: expected one aspect ratio; crop both to the same view."
-        )
-    if crop := description.crop:
-        rows, columns = (slice(*crop.rows), slice(*crop.columns))
-        if crop.rows[1] > height or crop.columns[1] > width:
-            raise ValueError(
-                f"The crop to rows {crop.rows} and columns {crop.columns} leaves the depth map "
-                f"{depth_path}, which is {height}x{width}: expected a part of it."
-            )
-        depth = depth[rows, columns]
-        # The image may be larger than the depth map, of one aspect ratio.
-        scale = image.width / width
-        edges = (crop.columns[0], crop.rows[0], crop.columns[1], crop.rows[1])
-        image = image.crop(tuple(round(edge * scale) for edge in edges))
-        height, width = depth.shape
     if size[0] > height or size[1] > width:
         raise ValueError(
             f"Depth map {depth_path} is {height}x{width} (height x width): expected at least the "
             f"size {size[0]}x{size[1]}; choose a smaller size."
         )
-    depth = depth.copy()
-    depth[depth == SATURATED] = 0
+    depth[(depth == SATURATED) | (depth > max_depth * depth_scale)] = 0
     nearest = downscale_depth(torch.from_numpy(depth.astype(np.float32))[None], size)[0]
-    return resized(image, size), nearest.numpy() / np.float32(description.depth_scale)
+    return image, nearest.numpy() / np.float32(depth_scale), shape
 
 
-def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return an image as uint8 [3, height, width]."""
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return (
-        F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0].contiguous().numpy()
+def read_image(
+    path: Path, size: tuple[int, int], shape: tuple[int, int], crop: Crop | None = None
+) -> np.ndarray:
+    """Read an image that shows the view of depth maps of a shape: uint8 [3, height, width]."""
+    image, (height, width) = _open_image(path), shape
+    if abs(image.width * height - width * image.height) > max(height, image.height):
+        raise ValueError(
+            f"Image {path} is {image.width}x{image.height} pixels and its depth map "
+            f"{width}x{height}: expected one aspect ratio; crop both to the same view."
+        )
+    pixels = np.array(image.convert("RGB"))
+    pixels = pixels[_slices(crop, shape, pixels.shape[:2], path)]
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)
+    resized = F.interpolate(channels[None], size, mode="bilinear", antialias=True)[0]
+    return resized.contiguous().numpy()
+
+
+def _slices(
+    crop: Crop | None, shape: tuple[int, int], own: tuple[int, int], path: Path
+) -> tuple[slice, slice]:
+    """Return a crop, which is for views of a shape, in pixels of a view's own shape."""
+    if crop is None:
+        return slice(None), slice(None)
+    if any(not 0 <= start < end <= n for (start, end), n in zip(crop, shape, strict=True)):
+        raise ValueError(
+            f"The crop has rows {list(crop.rows)} and columns {list(crop.columns)}, and the view "
+            f"of {path} {shape[0]} rows and {shape[1]} columns: expected a part of it."
+        )
+    return tuple(
+        slice(*(round(end * mine / theirs) for end in ends))
+        for ends, mine, theirs in zip(crop, own, shape, strict=True)
     )
 
 
-def _read_image(path: Path) -> Image.Image:
+def _open_image(path: Path) -> Image.Image:
+    """Return an image as viewers show it: turned as its EXIF orientation says."""
     expected = "a whole 8-bit JPEG or PNG, as its suffix says"
     if path.suffix.lower() == ".png":
         image = read_png(path, "Image", expected)
@@ -376,13 +376,12 @@ def _read_image(path: Path) -> Image.Image:
                 f"Image {path} cannot be read ({error}): expected {expected}; copy it again."
             ) from error
     if image.mode.startswith(("I", "F")):  # a conversion would clip it to white
-        raise ValueError(f"Image {path} is of Pillow's mode {image.mode}: expected {expected}.")
-    return image
+        raise NotUsable(path, f"images of mode {image.mode}, not of 8 bits")
+    return ImageOps.exif_transpose(image)
 
 
 def _read_depth(path: Path) -> np.ndarray:
-    expected = "a whole 16-bit grayscale PNG"
-    image = read_png(path, "Depth map", expected)
+    image = read_png(path, "Depth map", "a whole 16-bit grayscale PNG")
     if image.mode != "I;16":
-        raise ValueError(f"Depth map {path} is of Pillow's mode {image.mode}: expected {expected}.")
-    return np.array(image)
+        raise NotUsable(path, f"depth maps of mode {image.mode}, not of 16 bits")
+    return np.array(ImageOps.exif_transpose(image))

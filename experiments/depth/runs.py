@@ -25,7 +25,7 @@ from experiments.depth.data import (
 )
 from experiments.depth.engine import EngineConfig
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
-from experiments.depth.rgbd import describe, rgbd_data
+from experiments.depth.rgbd_data import describe, rgbd_data
 from experiments.depth.train import run_depth
 from ubnlib.kitti import KittiRaw, prepare
 

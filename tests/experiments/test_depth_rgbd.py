@@ -15,36 +15,12 @@ from experiments.depth.config import UBNForm
 from experiments.depth.data import DepthData
 from experiments.depth.rgbd import RgbdFrames, split_by_time
 from experiments.depth.train import run_depth
+from small_rgbd import NATIVE, random_frame, write_folder, write_frame
 from train_worker import depth_config
 from ubnlib.kitti import FrameKey, keep_every
 from ubnlib.kitti.splits import expand
 
 SIZE = (4, 6)
-NATIVE = (10, 15)  # 2.5 pixels a cell, so that cells share pixels
-
-
-def random_frame(seed, native=NATIVE):
-    """Return an image and a depth map in millimeters, a third of it without a measurement."""
-    generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 256, (*native, 3), np.uint8)
-    depth = generator.integers(400, 4000, native).astype(np.uint16)
-    depth[generator.random(native) < 0.33] = 0
-    return pixels, depth
-
-
-def write_frame(root, name, pixels, depth, suffix=".png"):
-    """Write a frame's files; None leaves one out."""
-    for folder, ending, array in (("image", suffix, pixels), ("depth", ".png", depth)):
-        path = root / folder / f"{name}{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if array is not None:
-            Image.fromarray(array).save(path)
-
-
-def write_folder(root, frames=range(6), native=NATIVE):
-    for frame in frames:
-        write_frame(root, f"{frame:06d}", *random_frame(frame, native))
-    return root
 
 
 def nearest_surface(raw, size, scale):
@@ -242,11 +218,6 @@ def separated(root):
 IMAGE, DEPTH = random_frame(2)
 FAULTS = {
     "truncated depth": (truncate, r"Depth map .*000002\.png cannot be read .*16-bit"),
-    "8-bit depth": (
-        replace("depth/000002.png", DEPTH.astype(np.uint8)),
-        r"Depth map .*000002\.png is of Pillow's mode L: expected a whole 16-bit",
-    ),
-    "16-bit image": (replace("image/000002.png", DEPTH), r"Image .*mode I;16: expected .*8-bit"),
     "aspect ratio": (
         replace("depth/000002.png", random_frame(0, (10, 17))[1]),
         r"000002\.png is 15x10 pixels and its depth map 17x10: expected one aspect ratio",
@@ -269,6 +240,64 @@ def test_faults_are_told_in_one_sentence(tmp_path, name):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         RgbdFrames(tmp_path, SIZE)
     assert "\n" not in str(caught.value)
+
+
+def test_images_are_turned_as_viewers_do(tmp_path):
+    view, depth = random_frame(3)
+    stored = {1: view, 3: view[::-1, ::-1], 6: np.rot90(view, 1), 8: np.rot90(view, -1)}
+    for orientation, pixels in stored.items():
+        write_frame(tmp_path, str(orientation), None, depth)
+        exif = Image.Exif()
+        exif[274] = orientation
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.save(tmp_path / "image" / f"{orientation}.png", exif=exif)
+    frames = RgbdFrames(tmp_path, NATIVE)
+    assert len(frames) == 4
+    for index in range(4):
+        assert np.array_equal(frames.image(index).permute(1, 2, 0), view)
+
+
+def test_other_kinds_of_images_are_read_or_left_out_by_name(tmp_path):
+    write_folder(tmp_path, range(4))
+    gray, depth = random_frame(1)[0][..., 0], random_frame(1)[1]
+    palette = Image.fromarray(random_frame(0)[0]).quantize(256)
+    palette.save(tmp_path / "image" / "000000.png")
+    Image.fromarray(gray).save(tmp_path / "image" / "000001.png")
+    Image.fromarray(depth).save(tmp_path / "image" / "000002.png")
+    Image.fromarray(gray).save(tmp_path / "depth" / "000003.png")
+    frames = RgbdFrames(tmp_path, NATIVE)
+    assert frames.names == ["000000", "000001"]
+    colors = np.array(palette.getpalette()).reshape(-1, 3)[np.array(palette)]
+    assert np.array_equal(frames.image(0).permute(1, 2, 0), colors)
+    assert all(np.array_equal(channel, gray) for channel in frames.image(1))
+    assert frames.left_out == [
+        (tmp_path / "depth" / "000003.png", "depth maps of mode L, not of 16 bits"),
+        (tmp_path / "image" / "000002.png", "images of mode I;16, not of 8 bits"),
+    ]
+    assert "left out: 2 (depth maps of mode L, not of 16 bits: 1, images of" in frames.report()
+
+
+def test_linked_rooms_are_read_once(tmp_path):
+    for room in ("rec/image", "rec/depth"):
+        (tmp_path / room).mkdir(parents=True)
+    write_folder(tmp_path / "other", range(3))
+    write_frame(tmp_path / "rec", "b/1", *random_frame(9))
+    for kind in ("image", "depth"):
+        folder = tmp_path / "rec" / kind
+        (folder / "a").symlink_to(folder / "b")  # before the folder itself
+        (folder / "b" / "up").symlink_to(folder)  # a loop
+        (folder / "far").symlink_to(tmp_path / "other" / kind)
+        (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
+    frames = RgbdFrames(tmp_path / "rec", SIZE)
+    assert frames.names == ["b/1", "far/000000", "far/000001", "far/000002"]
+    assert {key.drive for key in frames.keys} == {"0000", "0001"}
+    left = {(path.relative_to(tmp_path / "rec").as_posix(), why) for path, why in frames.left_out}
+    again, nothing = "links to folders that are there already", "links to nothing"
+    assert left == {
+        (f"{kind}/{name}", why)
+        for kind in ("image", "depth")
+        for name, why in (("a", again), ("b/up", again), ("gone.png", nothing))
+    }
 
 
 @pytest.mark.skipif("RGBD_ROOT" not in os.environ, reason="set RGBD_ROOT to a real recording")
