@@ -54,6 +54,18 @@ def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) 
     return axes.figure
 
 
+def draw_domains(tables: dict[str, pd.DataFrame], metric: str = "delta1") -> Figure:
+    """Draw `draw`'s picture for several domains side by side, by their names."""
+    figure, grid = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.3), squeeze=False)
+    for axes, (name, table) in zip(grid[0], tables.items(), strict=True):
+        axes.set_title(name)
+        if len(table):
+            draw(table, metric, axes)
+        else:
+            axes.text(0.5, 0.5, "no records", ha="center", transform=axes.transAxes)
+    return figure
+
+
 def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> pd.DataFrame:
     """Return how far each method is ahead of the baseline, paired by seed: a row for each share.
 

@@ -1,6 +1,7 @@
 """Why the literal reading fails in deep nets: what its steps promise, and what is left of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from experiments.common.records import Record, Result, recorded
+from experiments.common.records import Record, Result, read_record, recorded
 from experiments.common.style import GRAY, ORANGE
 from experiments.depth.config import DepthConfig
 from experiments.depth.data import DepthData
@@ -121,6 +122,12 @@ def _flat(effects: StepEffects) -> dict[str, float]:
     columns = effects.layers.to_dict()
     layers = {f"{c}/{layer}": value for c, by in columns.items() for layer, value in by.items()}
     return dict(zip(LOSSES, losses, strict=True)) | layers
+
+
+def read_failure(folder: Path | str) -> dict[str, Record]:
+    """Return a folder's measured runs by the names of their arms."""
+    records = map(read_record, sorted(Path(folder).glob("cancellation-*.json")))
+    return {record.config["arm"]: record for record in records}
 
 
 def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
