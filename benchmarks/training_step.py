@@ -1,6 +1,7 @@
 """Measure what a training step costs: BN, UBN in both of its ways, and a joint pass, in turns.
 
 python benchmarks/training_step.py dispnet --k 0 1 3 --out dispnet.json
+python benchmarks/training_step.py engines --rows 16 --width 0.5 --size 48 160    # of the study
 python benchmarks/training_step.py spiral    # 30 nets side by side, and one of them alone
 
 A step is forward, loss and backward for the labeled rows, with k unlabeled rows per labeled row.
@@ -24,6 +25,7 @@ import torch
 from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Compare, Measurement, Timer
 
 from experiments.common.files import whole
@@ -209,6 +211,50 @@ def measure_network(setting: Namespace) -> None:
         write_json(setting, steps=taken)
 
 
+def measure_engines(setting: Namespace) -> None:
+    """Measure DispNet in float32 and in bfloat16, by layout; print what is not convolution."""
+    setting.rows, setting.size = setting.rows or 4, setting.size or (128, 416)
+    engines = [("fp32", "contiguous"), ("fp32", "channels_last"), ("bf16", "channels_last")]
+    steps, outside = {}, {}
+    for precision, layout in engines:
+        here = Namespace(**vars(setting) | dict(precision=precision, layout=layout))
+        here.model = "dispnet"
+        for method in METHODS[:3]:
+            key = method, f"{precision}, {layout}"
+            steps[key] = training_step(here, 1, method)
+            outside[key] = outside_convolutions(steps[key], setting.device)
+    times = in_turns("dispnet, one unlabeled row a labeled one", steps, setting.repeats,
+                     setting.threads)  # fmt: skip
+    show(times)
+    old = ", ".join(engines[0])
+    for method, engine in times:
+        line = (
+            f"{method}, {engine}: time / {old} {ratio(times[method, engine], times[method, old])}"
+        )
+        print(f"{line}, outside convolutions {outside[method, engine]:.0%}")
+    if setting.out:
+        taken = [
+            dict(method=key[0], engine=key[1], outside_convolutions=outside[key])
+            | dict(milliseconds=milliseconds(times[key]))
+            for key in times
+        ]
+        write_json(setting, steps=taken)
+
+
+def outside_convolutions(step: Step, device: str) -> float:
+    """Return the share of a step's time that is spent outside convolutions and their gradients."""
+    step()
+    activities = [ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]
+    with profile(activities=activities) as profiled:
+        step()
+    spent = {"conv": 0.0, "": 0.0}
+    for event in profiled.key_averages():
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        kernels = ("conv", "gemm", "xmma", "cudnn")  # of cuDNN, which name no convolution
+        spent["conv" if any(name in event.key.lower() for name in kernels) else ""] += own
+    return round(spent[""] / sum(spent.values()), 3)
+
+
 def measure_spiral(setting: Namespace) -> None:
     """Measure `train_spiral` with all nets side by side, and with one; print what that saves."""
     together, alone, steps = f"{setting.nets} nets", "one net", {}
@@ -231,7 +277,7 @@ def main() -> int:
     """Parse the arguments and measure."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add, here = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
-    add("model", choices=("dispnet", "resnet", "spiral"))
+    add("model", choices=("dispnet", "resnet", "engines", "spiral"))
     add("--device", choices=("cpu", "cuda"), default=here, help=f"of the two networks ({here})")
     add("--k", nargs="+", type=int, default=[0, 1, 3], help="unlabeled per labeled row (0 1 3)")
     add("--rows", type=int, help="labeled rows (4 for dispnet, 32 for resnet)")
@@ -247,7 +293,8 @@ def main() -> int:
     add("--threads", type=int, default=1, help="of torch on the CPU (1)")
     add("--out", type=Path, metavar="FILE", help="JSON file for every single time")
     setting = parser.parse_args()
-    (measure_spiral if setting.model == "spiral" else measure_network)(setting)
+    measure = {"spiral": measure_spiral, "engines": measure_engines}
+    measure.get(setting.model, measure_network)(setting)
     return 0
 
 
