@@ -22,11 +22,15 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     Runs of the constant map are among them, and of the map's settings, with other labels or
     batches, none; records are those of `read_records`.
     """
-    runs = records[records["domain"] == domain] if "domain" in records else records[:0]
-    runs = runs[runs["labels.kind"] != "places"]
-    usual = runs["arm"].isna() | (runs["arm"] == "BN, equal work")
-    runs = runs[usual | (runs["labeled_batch"] == 16)]
-    method = runs["arm"].where(runs["experiment"] == "depth", CONSTANT)
+    needed = ["domain", "experiment", "arm", "labels.kind", "labels.k", "labeled_batch", "seed"]
+    needed += ["delta1"]
+    runs = records.reindex(columns=[*needed, *records.columns.difference(needed)])
+    nets = runs["experiment"] == "depth"
+    usual = (runs["labeled_batch"] == 16) | (runs["arm"] == "BN, equal work")
+    shown = ~nets | (usual & (runs["labels.kind"] != "places"))
+    shown &= nets | (runs["experiment"] == "constant_map")
+    runs = runs[shown & (runs["domain"] == domain)]
+    method = runs["arm"].where(nets, CONSTANT)
     return runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
 
 
