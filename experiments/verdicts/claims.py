@@ -1,9 +1,8 @@
 """The ledger of the paper's claims, and the verdict that run records allow on each.
 
-A verdict compares a confidence interval with a margin that was fixed before the runs. It never
-says more than the number of seeds and the profile of the runs support, and nothing where a
-requirement fails: where the setting could not have shown the claim. What a claim asks for and is
-not there is told in one sentence that says which part of the question matched nothing.
+`rule` says which verdict numbers allow; a verdict never says more than the number of seeds, the
+profile of the runs and the claim's preconditions support. What a claim asks for and is not there is
+told in one sentence that says which part of the question matched nothing.
 """
 
 import json
@@ -16,30 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from experiments.common.records import read_record, rows_of
-from experiments.common.stats import bootstrap_interval, t_interval
+from experiments.common.stats import t_interval
+from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combine, decide
 
 Profile = Literal["quick", "standard", "paper"]
-Verdict = Literal[
-    "reproduced",
-    "partially",
-    "no difference",
-    "opposite",
-    "not reproduced",
-    "inconclusive",
-    "not tested here",
-    "not run",
-]
-MEANING: dict[Verdict, str] = {
-    "reproduced": "the whole interval lies beyond the margin",
-    "partially": "there, but smaller than the margin, or in some settings only",
-    "no difference": "the 90 % interval of the effect lies within the margin around nothing",
-    "opposite": "the effect has the other sign",
-    "not reproduced": "the claimed size is excluded",
-    "inconclusive": "the interval allows more than one of these",
-    "not tested here": "a requirement failed: the setting could not have shown the claim",
-    "not run": "no records",
-}
-LEAST_SEEDS = 5  # for an interval; below, no verdict
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 NUMBERS = r"\d(\.\d)?( and \d(\.\d)?)*"
 PLACE = rf"^(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)$"
@@ -48,7 +27,10 @@ Where = dict[Text, bool | int | float | str | None]
 
 
 class Query(BaseModel):
-    """Which records answer a question, and with which of their numbers."""
+    """Which records answer a question, and with which of their numbers.
+
+    A side that names a `metric` among its entries has that one instead.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -60,46 +42,52 @@ class Query(BaseModel):
     than: Where | None = None  # replaced in both, for a second difference that is taken away
 
 
+Precondition = Literal["scarce", "sees", "trained", "sensitive", "present", "overfits"]
+
+
 class Requirement(BaseModel):
-    """What must hold before a claim can be judged: a bound on an end of a 95 % t interval."""
+    """What must be so, or a setting cannot show the claim: a bound that a 95 % t interval keeps.
+
+    `scarce`: labels are; `sees`: the net does better than one blind to its input; `trained`: longer
+    training changes nothing; `sensitive`: a positive control is seen; `present`: what shall be
+    repaired is there; `overfits` is reported and not required.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    statistic: Literal["paired difference", "mean"]
+    direction: Literal["greater", "smaller"]
+    threshold: float  # the bound
     query: Query
-    low: float | None = None  # the interval's low end is at least this
-    high: float | None = None  # its high end is at most this
 
     @model_validator(mode="after")
-    def _one_bound(self) -> "Requirement":
-        if (self.low is None) == (self.high is None):
-            raise ValueError("give one bound of a requirement, low or high.")
+    def _statistic_goes_with_query(self) -> "Requirement":
+        if (self.statistic == "paired difference") != (self.query.baseline is not None):
+            raise ValueError("a paired difference, and only it, has a baseline.")
         return self
 
 
-Precondition = Literal["scarce", "sees", "trained", "sensitive", "present"]
-
-
 class Claim(BaseModel):
-    """One checkable claim of the paper."""
+    """One checkable claim of the paper, an identity of our own code, or a cost."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    kind: Literal["finding", "identity", "cost"] = "finding"  # listed apart, counted apart
     place: Annotated[str, Field(pattern=PLACE)]
     claim: Text  # in our words
     paper: Text | None = None  # the figure that the paper gives, if any
     statistic: Literal["paired difference", "mean", "largest"] | None = None
-    direction: Literal["greater", "smaller", "equal"] = "greater"
+    direction: Direction = "greater"
     threshold: float = 0.0
     margin: Annotated[float, Field(ge=0)] = 0.0
     seeds: Annotated[int, Field(ge=1)] = 1  # the least number that a verdict needs
     profile: Profile = "standard"  # the smallest that a verdict needs
-    kind: Literal["finding", "identity", "cost"] = "finding"  # the others are not counted with it
     query: Query | None = None
-    grid: list[Where] | None = None  # settings that the claim does not choose among, in both sides
+    grid: Annotated[dict[Text, Where], Field(min_length=2)] | None = None  # what cells replace
     requires: dict[Precondition, Requirement] = {}
+    caveat: Text | None = None  # a margin set after trials, unequal budgets: shown with the verdict
     note: Text | None = None
-    caveat: Text | None = None  # shown with the verdict: a late margin, an unequal search
     changed: Text | None = None  # why a number above is not the one that was first written
 
     @model_validator(mode="after")
@@ -111,7 +99,25 @@ class Claim(BaseModel):
             raise ValueError(f"{self.id}: a paired difference, and only it, has a baseline.")
         if self.query is not None and self.query.than is not None and not paired:
             raise ValueError(f"{self.id}: only a paired difference can be larger `than` another.")
+        if (self.grid or self.requires) and self.statistic in (None, "largest"):
+            raise ValueError(f"{self.id}: grid and preconditions are for differences and means.")
         return self
+
+    def at(self, cell: str) -> "Claim":
+        """Return the claim in one cell of its grid, with its preconditions there."""
+
+        def there(query: Query) -> Query:
+            baseline = None if query.baseline is None else query.baseline | self.grid[cell]
+            return query.model_copy(
+                update={"where": query.where | self.grid[cell], "baseline": baseline}
+            )
+
+        needed = {
+            name: one.model_copy(update={"query": there(one.query)})
+            for name, one in self.requires.items()
+        }
+        replaced = {"grid": None, "query": there(self.query), "requires": needed}
+        return self.model_copy(update=replaced)
 
 
 class _Loader(yaml.SafeLoader):
@@ -267,7 +273,7 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
             "parameters: use a fresh results folder, or name more of the configuration under "
             "`where` in the ledger."
         )
-    by_seed = (part.set_index("seed")[query.metric].loc[shared].to_numpy(float) for part in runs)
+    by_seed = (part.set_index("seed")["value"].loc[shared].to_numpy(float) for part in runs)
     values = sum(sign * part for (sign, *_), part in zip(sides, by_seed, strict=True))
     rows = pd.concat([part.reindex(columns=["key", "version", "revision"]) for part in runs])
     rows = rows.astype(object).where(rows.notna(), None).drop_duplicates("key")
@@ -279,11 +285,12 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
     )
 
 
-def _with_metric(table: pd.DataFrame, experiment: str, metric: str, where: Where) -> pd.DataFrame:
-    """Return the runs that have a value."""
-    runs = find(table, experiment, **where)
+def _with_metric(table: pd.DataFrame, experiment: str, usual: str, where: Where) -> pd.DataFrame:
+    """Return the runs that have a value, in the column `value`."""
+    settings = {name: value for name, value in where.items() if name != "metric"}
+    runs, metric = find(table, experiment, **settings), where.get("metric", usual)
     if metric in runs.columns:
-        return runs[runs[metric].notna()]
+        return runs[runs[metric].notna()].assign(value=runs[metric])
     of_all = table[table["experiment"] == experiment].dropna(axis="columns", how="all")
     if metric in of_all.columns:
         keys = ", ".join(runs["key"].unique()[:3])
@@ -305,7 +312,11 @@ def _yaml(value: Any) -> str:
 
 
 class Judgement(NamedTuple):
-    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys."""
+    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys.
+
+    A claim with a grid has a judgement for each cell, and no numbers of its own. `preconditions`
+    are told with their numbers, and whether they are met.
+    """
 
     verdict: Verdict
     reason: str
@@ -314,10 +325,12 @@ class Judgement(NamedTuple):
     high: float | None = None
     seeds: int = 0
     records: tuple[str, ...] = ()
+    preconditions: tuple[tuple[str, bool], ...] = ()
+    cells: tuple[tuple[str, "Judgement"], ...] = ()
 
 
 def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
-    """Give a verdict on a claim by the records of a profile.
+    """Give a verdict on a claim by the records of a profile; `rule` has its words and their order.
 
     `records` are from `read_evidence` or `records.read_records`; only the first tells the version
     of a record. A profile of the user's own supports no more than the quick one.
@@ -325,153 +338,73 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
     if claim.grid is None:
-        return _judge_cell(claim, claim.query, {}, records, profile)
-    cells = [_judge_cell(claim, claim.query, cell, records, profile) for cell in claim.grid]
-    return _together(claim.grid, cells)
+        return _judge_one(claim, records, profile)
+    cells = {cell: _judge_one(claim.at(cell), records, profile) for cell in claim.grid}
+    verdict, reason = combine({cell: found.verdict for cell, found in cells.items()})
+    reasons = {found.reason for found in cells.values() if found.verdict != "not run"}
+    if len(reasons) == 1:
+        (reason,) = reasons
+    keys = dict.fromkeys(key for found in cells.values() for key in found.records)
+    seeds = max(found.seeds for found in cells.values())
+    return Judgement(verdict, reason, seeds=seeds, records=tuple(keys), cells=tuple(cells.items()))
 
 
-def _judge_cell(
-    claim: Claim, query: Query, cell: Where, records: pd.DataFrame, profile: str
-) -> Judgement:
-    """Judge a claim in one setting of its grid; {} for a claim that has none."""
+def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
+    """Judge a claim in one setting."""
     try:
-        values, keys, versions = gather(_within(query, cell), records)
+        values, keys, versions = gather(claim.query, records)
     except LookupError as nothing:
         return Judgement("not run", str(nothing))
     if len(versions) > 1:
-        both = " and ".join(f"{v} (revision {(r or 'unknown')[:8]})" for v, r in versions.items())
-        reason = f"records of versions {both}: make reproduce makes the older ones again"
+        reason = _of_other_code(versions)
         return Judgement("inconclusive", reason, seeds=len(values), records=keys)
     estimate, low, high = float(values.mean()), None, None
     if claim.statistic == "largest":
         estimate = float(np.abs(values).max())
         verdict = "reproduced" if estimate <= claim.margin else "not reproduced"
-        reason, least = f"bound {claim.margin:g}", claim.seeds
+        reason = f"bound {claim.margin:g}"
     else:
-        low, high = _interval(values)
-        verdict, reason = _compare(claim, values)
-        least = max(claim.seeds, LEAST_SEEDS)
+        neutral = 0.0 if claim.statistic == "paired difference" else claim.threshold
+        asked = Question(claim.direction, claim.threshold, claim.margin, neutral)
+        verdict, reason, low, high = decide(values, asked)
+    if claim.kind == "cost" and verdict != "inconclusive":
+        verdict = "measured"
+        if low is not None:
+            side = "above" if low > claim.threshold else "below" if high < claim.threshold else ""
+            reason = f"the interval {f'lies {side}' if side else 'has'} {claim.threshold:g}"
+    found = tuple(_precondition(*one, records) for one in claim.requires.items())
+    failed = [told for told, met in found if not met]
+    enough = max(claim.seeds, 0 if claim.statistic == "largest" else LEAST)
     rank = PROFILES.index(profile) if profile in PROFILES else 0
     if rank < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
-    elif len(values) < least:
-        verdict, reason = "inconclusive", f"{len(values)} of at least {least} seeds"
-    elif failure := _failure(claim, cell, records):
-        verdict, reason = "not tested here", failure
-    return Judgement(verdict, reason, estimate, low, high, len(values), keys)
+    elif len(values) < enough:
+        verdict, reason = "inconclusive", f"{len(values)} of at least {enough} seeds"
+    elif failed:
+        verdict, reason = "not tested here", "; ".join(failed)
+    return Judgement(verdict, reason, estimate, low, high, len(values), keys, found)
 
 
-def _within(query: Query, cell: Where) -> Query:
-    """Return a query in a setting of a grid."""
-    baseline = None if query.baseline is None else query.baseline | cell
-    return query.model_copy(update={"where": query.where | cell, "baseline": baseline})
+def _of_other_code(versions: dict[int, str | None]) -> str:
+    both = " and ".join(f"{v} (revision {(r or 'unknown')[:8]})" for v, r in versions.items())
+    return f"records of versions {both}: make reproduce makes the older ones again"
 
 
-def _together(grid: list[Where], cells: list[Judgement]) -> Judgement:
-    """Return the verdict on a claim from those on the settings of its grid.
-
-    The estimate and interval are those of the setting in the middle of the verdict's reason: the
-    one with the largest estimate.
-    """
-    said = [
-        f"{', '.join(f'{_short(n)} {_yaml(v)}' for n, v in where.items())}: {cell.verdict}"
-        + (
-            ""
-            if cell.estimate is None
-            else f" {cell.estimate:+.3f} [{cell.low:.3f}, {cell.high:.3f}]"
-        )
-        for where, cell in zip(grid, cells, strict=True)
-    ]
-    verdicts = [cell.verdict for cell in cells]
-    judged = [verdict for verdict in verdicts if verdict not in ("not run", "not tested here")]
-    if len(set(verdicts)) == 1:
-        verdict = verdicts[0]
-    elif "not run" in verdicts or ("inconclusive" in verdicts and "reproduced" not in verdicts):
-        verdict = "inconclusive"
-    elif len(set(judged)) == 1:
-        verdict = judged[0]
-    elif "reproduced" in judged or "partially" in judged:
-        verdict = "partially"
-    elif "opposite" in judged:
-        verdict = "inconclusive"
-    else:
-        verdict = "not reproduced"
-    records = tuple(dict.fromkeys(key for cell in cells for key in cell.records))
-    seeds = min(cell.seeds for cell in cells)
-    return Judgement(verdict, "; ".join(said), seeds=seeds, records=records)
-
-
-def _short(name: str) -> str:
-    return name.rpartition(".")[2].replace("_", " ")
-
-
-def _failure(claim: Claim, cell: Where, records: pd.DataFrame) -> str | None:
-    """Say which requirement of a claim does not hold; None if all do."""
-    for name, requirement in claim.requires.items():
-        try:
-            values = gather(_within(requirement.query, cell), records).values
-        except LookupError as nothing:
-            return f"{name}: {nothing}"
-        low, high = t_interval(values)
-        wanted = requirement.low if requirement.low is not None else requirement.high
-        side = "at least" if requirement.low is not None else "at most"
-        if low is None or high is None:
-            return f"{name}: {len(values)} seeds are too few for an interval"
-        if low < wanted if requirement.low is not None else high > wanted:
-            numbers = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-            return f"{name}: {numbers}, and {side} {wanted:g} is required"
-    return None
-
-
-def _interval(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """Return the 95 % interval: by t below 20 values, where the bootstrap's is too narrow."""
-    return t_interval(values) if len(values) < 20 else bootstrap_interval(values, seed)
-
-
-def _compare(claim: Claim, values: np.ndarray) -> tuple[Verdict, str]:
-    """Return the verdict that the intervals of all of 20 bootstrap seeds share."""
-    within = t_interval(values, 0.90)
-    seeds = range(20 if len(values) >= 20 else 1)
-    found = [_compare_interval(claim, *_interval(values, seed), within) for seed in seeds]
-    if len({verdict for verdict, _ in found}) > 1:
-        return "inconclusive", "the verdict depends on the bootstrap's seed"
-    return found[0]
-
-
-def _compare_interval(
-    claim: Claim,
-    low: float | None,
-    high: float | None,
-    within: tuple[float | None, float | None],  # the 90 % interval, for equivalence
-) -> tuple[Verdict, str]:
-    """Compare an interval with the claim's threshold and margin."""
-    if low is None or high is None:
-        return "inconclusive", "too few seeds for an interval"
-    # Of a difference nothing is 0; of a mean it is the threshold, such as a ratio of 1.
-    nothing = 0.0 if claim.statistic == "paired difference" else claim.threshold
-    equal = max(abs(end - nothing) for end in within) <= claim.margin
-    if claim.direction == "equal":
-        low, high = low - claim.threshold, high - claim.threshold
-        if -claim.margin <= low and high <= claim.margin:
-            return "reproduced", "the interval lies within the margin"
-        if low > claim.margin or high < -claim.margin:
-            return "not reproduced", "the interval lies outside the margin"
-        return "inconclusive", "the interval crosses the margin"
-    sign = 1 if claim.direction == "greater" else -1
-    effect = sorted((sign * (low - nothing), sign * (high - nothing)))
-    low, high = (end - sign * (claim.threshold - nothing) for end in effect)
-    beside = ""
-    if claim.threshold != nothing:
-        beside = "; nothing is excluded" if effect[0] > 0 else "; nothing is not excluded"
-    if low > claim.margin:
-        return "reproduced", "the interval lies beyond the margin"
-    if low > 0:
-        smaller = high < claim.margin
-        return "partially", "smaller than the margin" if smaller else "the margin is not excluded"
-    if effect[1] < 0:
-        return "opposite", "and smaller than the margin" if equal else "the interval excludes zero"
-    if equal:
-        return "no difference", "the 90 % interval lies within the margin"
-    if high < claim.margin:
-        return "not reproduced", "the interval ends before the margin" + beside
-    return "inconclusive", "the interval crosses the margin" + beside
+def _precondition(
+    name: Precondition, needed: Requirement, records: pd.DataFrame
+) -> tuple[str, bool]:
+    """Say what a precondition asks and finds, and whether it is met, by its 95 % t interval."""
+    side = "at least" if needed.direction == "greater" else "at most"
+    asked = f"{name} ({needed.query.metric} {side} {needed.threshold:g})"
+    reported = name == "overfits"
+    try:
+        values, _, versions = gather(needed.query, records)
+    except LookupError as nothing:
+        return f"{asked}: {nothing}", reported
+    if len(versions) > 1:
+        return f"{asked}: {_of_other_code(versions)}", reported
+    if len(values) < LEAST:
+        return f"{asked}: {len(values)} of at least {LEAST} seeds", reported
+    low, high = t_interval(values)
+    met = low >= needed.threshold if needed.direction == "greater" else high <= needed.threshold
+    return f"{asked}: {values.mean():.3f} t[{low:.3f}, {high:.3f}]", met or reported
