@@ -103,6 +103,11 @@ class Claim(BaseModel):
             raise ValueError(f"{self.id}: grid and preconditions are for differences and means.")
         return self
 
+    def queries(self) -> list[Query]:
+        """Return the claim's own query, if it has one, and those of its preconditions."""
+        own = [] if self.query is None else [self.query]
+        return own + [needed.query for needed in self.requires.values()]
+
     def at(self, cell: str) -> "Claim":
         """Return the claim in one cell of its grid, with its preconditions there."""
 
@@ -341,9 +346,9 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         return _judge_one(claim, records, profile)
     cells = {cell: _judge_one(claim.at(cell), records, profile) for cell in claim.grid}
     verdict, reason = combine({cell: found.verdict for cell, found in cells.items()})
-    reasons = {found.reason for found in cells.values() if found.verdict != "not run"}
-    if len(reasons) == 1:
-        (reason,) = reasons
+    told = {(found.verdict, found.reason) for found in cells.values() if found.verdict != "not run"}
+    if len(told) == 1 and verdict == next(iter(told))[0]:
+        ((_, reason),) = told
     keys = dict.fromkeys(key for found in cells.values() for key in found.records)
     seeds = max(found.seeds for found in cells.values())
     return Judgement(verdict, reason, seeds=seeds, records=tuple(keys), cells=tuple(cells.items()))
@@ -367,7 +372,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         neutral = 0.0 if claim.statistic == "paired difference" else claim.threshold
         asked = Question(claim.direction, claim.threshold, claim.margin, neutral)
         verdict, reason, low, high = decide(values, asked)
-    if claim.kind == "cost" and verdict != "inconclusive":
+    if claim.kind == "cost":
         verdict = "measured"
         if low is not None:
             side = "above" if low > claim.threshold else "below" if high < claim.threshold else ""

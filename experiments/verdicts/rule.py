@@ -1,18 +1,8 @@
 """The rule: the verdict that one number a seed allows on a claim.
 
-Each verdict is one of these words. The first six compare intervals with a margin that was fixed
-before the runs, in this order, after it is known that there are records, seeds enough and a setting
-that can show the claim:
-
-- reproduced: the interval lies beyond the margin;
-- partially: there is an effect, but smaller than the margin, or in some cells of a grid only;
-- opposite: the interval lies on the other side of no effect;
-- no difference: the 90 % t interval lies inside the margin (a test of equivalence at 5 %);
-- not reproduced: the claimed size is excluded, and no difference is not shown;
-- inconclusive: seeds or profile do not suffice, or bootstrap seeds do not agree;
-- not tested here: the setting cannot show the claim, for a precondition of it fails;
-- not run: there is no record;
-- measured: a cost, which has no verdict.
+Verdicts are tried in this order: not run; inconclusive, for seeds, code or profile; not tested
+here; then, by intervals and a margin that was fixed before the runs, the first five words of
+`MEANING` in its order, and inconclusive where none fits.
 """
 
 from collections.abc import Mapping
@@ -33,6 +23,17 @@ Verdict = Literal[
     "not run",
     "measured",
 ]
+MEANING: dict[Verdict, str] = {
+    "reproduced": "the interval lies beyond the margin",
+    "partially": "there, but smaller than the margin, or in some cells of a grid only",
+    "opposite": "the interval lies on the other side of no effect",
+    "no difference": "the 90 % t interval lies within the margin of no effect",
+    "not reproduced": "the claimed size is excluded, and no difference is not shown",
+    "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
+    "not tested here": "a precondition fails, so that this setting cannot show the claim",
+    "not run": "there is no record",
+    "measured": "a cost, which has no verdict",
+}
 Direction = Literal["greater", "smaller", "equal"]
 LEAST = 5  # seeds, for any verdict that rests on an interval
 BOOTSTRAPS = 20  # bootstrap seeds that must agree
@@ -107,7 +108,7 @@ def compare(
         return "partially", f"there, but {size}" + besides
     if high < neutral:
         return "opposite", "the interval lies on the other side of no effect"
-    if neutral - margin < least and most < neutral + margin:
+    if low <= neutral and neutral - margin < least and most < neutral + margin:
         reason = f"the 90 % t interval lies within {margin:g} of {question.neutral:g}"
         return "no difference", reason
     if high < bound:
@@ -124,13 +125,13 @@ def combine(cells: Mapping[str, Verdict]) -> tuple[Verdict, str]:
     for cell, verdict in cells.items():
         by_verdict.setdefault(verdict, []).append(cell)
     reason = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_verdict.items())
-    tested = by_verdict.keys() - {"not tested here", "not run"}
     if len(by_verdict) == 1:
         return next(iter(by_verdict)), reason
+    if "not run" in by_verdict:  # the grid was fixed before: no part of it stands for the whole
+        return "inconclusive", reason
+    tested = by_verdict.keys() - {"not tested here"}
     if tested & {"reproduced", "partially"}:
         return "partially", reason
-    if not tested:
-        return "not tested here", reason
     if len(tested) == 1:
         return next(iter(tested)), reason
     return "inconclusive" if "inconclusive" in tested else "not reproduced", reason
