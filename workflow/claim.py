@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.records import read_records
-from experiments.verdicts.claims import Claim, judge, load_claims
+from experiments.verdicts.claims import Claim, Judgement, Query, judge, load_claims
 from parameters import ProfileError
 from plan import Plan, Planned
 
@@ -20,10 +20,11 @@ def find(name: str) -> Claim:
 
 
 def answering(name: str, plan: Plan) -> list[Planned]:
-    """Return those of a plan's runs that a claim's query asks for."""
-    query = find(name).query
-    sides = [side for side in (query.where, query.baseline) if side is not None] if query else []
-    asked = [{"experiment": query.experiment, **side} for side in sides]
+    """Return those of a plan's runs that a claim asks for, with its grid and preconditions."""
+    claim = find(name)
+    cells = [claim.at(cell) for cell in claim.grid] if claim.grid else [claim]
+    queries = [query for cell in cells for query in cell.queries()]
+    asked = [side for query in queries for side in sides_of(query)]
 
     def answers(planned: Planned) -> bool:
         flat = pd.json_normalize(planned.run.config.model_dump(mode="json")).iloc[0].to_dict()
@@ -40,6 +41,19 @@ def answering(name: str, plan: Plan) -> list[Planned]:
     return found
 
 
+def sides_of(query: Query) -> list[dict[str, Any]]:
+    """Return what the runs of each side of a query have in their configurations."""
+    sides = [(query.experiment, query.where)]
+    if query.baseline is not None:
+        sides.append((query.baseline_experiment or query.experiment, query.baseline))
+    if query.than is not None:
+        sides += [(experiment, where | query.than) for experiment, where in sides]
+    return [
+        {"experiment": experiment, **{k: v for k, v in where.items() if k != "metric"}}
+        for experiment, where in sides
+    ]
+
+
 def _equal(value: Any, wanted: Any) -> bool:
     """Compare a configuration's entry with a query's; null in the query is an entry left open."""
     return value is None or value != value if wanted is None else value == wanted
@@ -50,9 +64,14 @@ def compare(name: str, again: Path, usual: Path, profile: str) -> str:
     lines = []
     for label, folder in (("again", again), ("recorded", usual)):
         found = judge(find(name), read_records(folder / "records"), profile)
-        numbers = [v for v in (found.estimate, found.low, found.high) if v is not None]
-        ours = f"{numbers[0]:.3g} {[round(v, 4) for v in numbers[1:]]}, " if numbers else ""
-        lines.append(f"{label:>8}: {ours}{found.seeds} seeds, {found.verdict} ({found.reason})")
+        lines.append(f"{label:>8}: {_told(found)} ({found.reason})")
+        lines += [f"{'':>8}  {cell}: {_told(one)}" for cell, one in found.cells]
     return "\n".join(
         [*lines, f"The records are in {again / 'records'}; delete them to make them once more."]
     )
+
+
+def _told(found: Judgement) -> str:
+    numbers = [v for v in (found.estimate, found.low, found.high) if v is not None]
+    ours = f"{numbers[0]:.3g} {[round(v, 4) for v in numbers[1:]]}, " if numbers else ""
+    return f"{ours}{found.seeds} seeds, {found.verdict}"

@@ -27,6 +27,7 @@ from experiments.common.provenance import provenance
 from experiments.verdicts import tables
 from experiments.verdicts.claims import PROFILES, Claim, Evidence, load_claims, read_evidence
 from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg, strip_svg
+from experiments.verdicts.rule import MEANING
 from notebook_html import deviations, discussed, notebook_entry
 from parameters import load_profile, notebook_names
 
@@ -77,6 +78,7 @@ def verdict_entry(claim: Claim, source: Source, results: Path) -> dict[str, Any]
         "label": source.label,
         "profile": source.profile,
         "svg": interval_svg(row),
+        "cells": [cell | {"svg": interval_svg(cell)} for cell in row["cells"]],
         "symbol": SYMBOLS[row["verdict"]],
         "files": [
             (name, f"{folder}/records/{name}.json".removeprefix("./")) for name in row["records"]
@@ -186,8 +188,8 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
                 "label": source.label,
                 "profile": source.profile,
                 "sentence": tables.sentence(source.table),
-                "counts": tables.count(source.table),
-                "strip": strip_svg(tables.count(source.table)),
+                "counts": tables.count(tables.of_paper(source.table)),
+                "strip": strip_svg(tables.count(tables.of_paper(source.table))),
                 "indications": int(source.table["reason"].str.startswith("an indication").sum()),
             }
             for source in sources
@@ -195,6 +197,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         claims=entries,
         sections=list(dict.fromkeys(entry["section"] for entry in entries)),
         verdicts=tables.VERDICTS,
+        meanings=MEANING,
         symbols=SYMBOLS,
         colors=COLORS,
         notebooks=notebooks,

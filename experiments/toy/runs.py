@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.common.records import Config, Experiment, PlannedRun
-from experiments.common.training import BNConfig, UBNConfig
+from experiments.common.training import BNConfig, NormConfig, UBNConfig
 from experiments.toy import regime_map
 from experiments.toy.figure3_features import FeaturesConfig, run_features
 from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
@@ -19,6 +19,7 @@ EXPERIMENTS = {
 }
 
 METHODS = {"BN": BNConfig(), "UBN": UBNConfig()}
+LITERAL = "UBN, literal"  # the two steps as the text has them
 
 # Ways to doubt a prediction, and which of the notebook's parameters says how many it has.
 UNCERTAINTY = {
@@ -74,15 +75,26 @@ def toy_runs(parameters: Mapping[str, Any]) -> dict[str, dict[str, Config]]:
     setting = {name: parameters[name] for name in ("steps", "noise", *points)}
     setting["seeds"] = tuple(range(first, first + parameters["seeds"]))
     labeled, unlabeled = (2 * setting[name] for name in points)
-    everything = setting | dict(labeled_batch=labeled, unlabeled_batch=unlabeled)
+
+    def of_all(norm: NormConfig, others: int = 64, **more: Any) -> SpiralConfig:
+        """Return a run whose steps have all labeled points: its labeled rows make no noise."""
+        sizes = dict(labeled_batch=labeled, unlabeled_batch=others)
+        return SpiralConfig(norm=norm, **sizes, **more, **setting)
+
+    ubn = METHODS["UBN"]
     return {
         "training": {name: SpiralConfig(norm=norm, **setting) for name, norm in METHODS.items()},
-        "features": {name: FeaturesConfig(norm=norm, **setting) for name, norm in METHODS.items()},
-        "steps of all points": {
-            name: SpiralConfig(norm=norm, **everything) for name, norm in METHODS.items()
+        "labeled batches": {
+            f"{name}, {batch}": SpiralConfig(norm=norm, labeled_batch=batch, **setting)
+            for name, norm in {**METHODS, LITERAL: UBNConfig(stats_grad="none")}.items()
+            for batch in parameters["labeled_batches"]
         },
-        "labeled for unlabeled": {
-            "UBN": SpiralConfig(norm=METHODS["UBN"], unlabeled_from="labeled", **setting)
+        "features": {name: FeaturesConfig(norm=norm, **setting) for name, norm in METHODS.items()},
+        "all labeled points": {
+            "BN": of_all(METHODS["BN"]),
+            "UBN": of_all(ubn),
+            "UBN, all unlabeled": of_all(ubn, unlabeled),
+            "labeled rows again": of_all(ubn, max(2, labeled // 2), unlabeled_from="labeled"),
         },
         "uncertainty": {
             method: UncertaintyConfig(

@@ -1,8 +1,8 @@
 """The ledger of the paper's claims, and the verdict that run records allow on each.
 
-A verdict compares a confidence interval with a margin that was fixed before the runs. It never
-says more than the number of seeds and the profile of the runs support. What a claim asks for and is
-not there is told in one sentence that says which part of the question matched nothing.
+`rule` says which verdict numbers allow; a verdict never says more than the number of seeds, the
+profile of the runs and the claim's preconditions support. What a claim asks for and is not there is
+told in one sentence that says which part of the question matched nothing.
 """
 
 import json
@@ -15,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from experiments.common.records import read_record, rows_of
-from experiments.common.stats import interval
+from experiments.common.stats import t_interval
+from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combine, decide
 
 Profile = Literal["quick", "standard", "paper"]
-Verdict = Literal["reproduced", "partially", "not reproduced", "inconclusive", "not run"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 NUMBERS = r"\d(\.\d)?( and \d(\.\d)?)*"
 PLACE = rf"^(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)$"
@@ -27,7 +27,10 @@ Where = dict[Text, bool | int | float | str | None]
 
 
 class Query(BaseModel):
-    """Which records answer a question, and with which of their numbers."""
+    """Which records answer a question, and with which of their numbers.
+
+    A side that names a `metric` among its entries has that one instead.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -35,25 +38,55 @@ class Query(BaseModel):
     metric: Text
     where: Where  # configuration entries of the runs, nested ones as `norm.kind`
     baseline: Where | None = None  # of the runs that they are compared with, by seed
+    baseline_experiment: Text | None = None  # where it is another
     than: Where | None = None  # replaced in both, for a second difference that is taken away
 
 
+Precondition = Literal["scarce", "sees", "trained", "sensitive", "present", "overfits"]
+
+
+class Requirement(BaseModel):
+    """What must be so, or a setting cannot show the claim: a bound that a 95 % t interval keeps.
+
+    `scarce`: labels are; `sees`: the net does better than one blind to its input; `trained`: longer
+    training changes nothing; `sensitive`: a positive control is seen; `present`: what shall be
+    repaired is there; `overfits` is reported and not required.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    statistic: Literal["paired difference", "mean"]
+    direction: Literal["greater", "smaller"]
+    threshold: float  # the bound
+    query: Query
+
+    @model_validator(mode="after")
+    def _statistic_goes_with_query(self) -> "Requirement":
+        if (self.statistic == "paired difference") != (self.query.baseline is not None):
+            raise ValueError("a paired difference, and only it, has a baseline.")
+        return self
+
+
 class Claim(BaseModel):
-    """One checkable claim of the paper."""
+    """One checkable claim of the paper, an identity of our own code, or a cost."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    kind: Literal["finding", "identity", "cost"] = "finding"  # listed apart, counted apart
     place: Annotated[str, Field(pattern=PLACE)]
     claim: Text  # in our words
     paper: Text | None = None  # the figure that the paper gives, if any
     statistic: Literal["paired difference", "mean", "largest"] | None = None
-    direction: Literal["greater", "smaller", "equal"] = "greater"
+    direction: Direction = "greater"
     threshold: float = 0.0
     margin: Annotated[float, Field(ge=0)] = 0.0
     seeds: Annotated[int, Field(ge=1)] = 1  # the least number that a verdict needs
     profile: Profile = "standard"  # the smallest that a verdict needs
     query: Query | None = None
+    grid: Annotated[dict[Text, Where], Field(min_length=2)] | None = None  # what cells replace
+    requires: dict[Precondition, Requirement] = {}
+    caveat: Text | None = None  # a margin set after trials, unequal budgets: shown with the verdict
     note: Text | None = None
     changed: Text | None = None  # why a number above is not the one that was first written
 
@@ -66,7 +99,30 @@ class Claim(BaseModel):
             raise ValueError(f"{self.id}: a paired difference, and only it, has a baseline.")
         if self.query is not None and self.query.than is not None and not paired:
             raise ValueError(f"{self.id}: only a paired difference can be larger `than` another.")
+        if (self.grid or self.requires) and self.statistic in (None, "largest"):
+            raise ValueError(f"{self.id}: grid and preconditions are for differences and means.")
         return self
+
+    def queries(self) -> list[Query]:
+        """Return the claim's own query, if it has one, and those of its preconditions."""
+        own = [] if self.query is None else [self.query]
+        return own + [needed.query for needed in self.requires.values()]
+
+    def at(self, cell: str) -> "Claim":
+        """Return the claim in one cell of its grid, with its preconditions there."""
+
+        def there(query: Query) -> Query:
+            baseline = None if query.baseline is None else query.baseline | self.grid[cell]
+            return query.model_copy(
+                update={"where": query.where | self.grid[cell], "baseline": baseline}
+            )
+
+        needed = {
+            name: one.model_copy(update={"query": there(one.query)})
+            for name, one in self.requires.items()
+        }
+        replaced = {"grid": None, "query": there(self.query), "requires": needed}
+        return self.model_copy(update=replaced)
 
 
 class _Loader(yaml.SafeLoader):
@@ -205,12 +261,12 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
         LookupError: It finds nothing; one sentence says why.
         ValueError: There are several runs of one seed.
     """
-    sides = [(1, query.where)]
+    sides = [(1, query.experiment, query.where)]
     if query.baseline is not None:
-        sides.append((-1, query.baseline))
+        sides.append((-1, query.baseline_experiment or query.experiment, query.baseline))
     if query.than is not None:
-        sides += [(-sign, where | query.than) for sign, where in sides]
-    runs = [_with_metric(table, query, where) for _, where in sides]
+        sides += [(-sign, name, where | query.than) for sign, name, where in sides]
+    runs = [_with_metric(table, name, query.metric, where) for _, name, where in sides]
     shared = sorted(set.intersection(*(set(part["seed"]) for part in runs)))
     if not shared:
         seeds = " against ".join(_span(part["seed"]) for part in runs)
@@ -222,8 +278,8 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
             "parameters: use a fresh results folder, or name more of the configuration under "
             "`where` in the ledger."
         )
-    by_seed = (part.set_index("seed")[query.metric].loc[shared].to_numpy(float) for part in runs)
-    values = sum(sign * part for (sign, _), part in zip(sides, by_seed, strict=True))
+    by_seed = (part.set_index("seed")["value"].loc[shared].to_numpy(float) for part in runs)
+    values = sum(sign * part for (sign, *_), part in zip(sides, by_seed, strict=True))
     rows = pd.concat([part.reindex(columns=["key", "version", "revision"]) for part in runs])
     rows = rows.astype(object).where(rows.notna(), None).drop_duplicates("key")
     versions = rows.dropna(subset="version").drop_duplicates("version")
@@ -234,20 +290,19 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
     )
 
 
-def _with_metric(table: pd.DataFrame, query: Query, where: Where) -> pd.DataFrame:
-    """Return the runs that have a value."""
-    runs = find(table, query.experiment, **where)
-    if query.metric in runs.columns:
-        return runs[runs[query.metric].notna()]
-    of_all = table[table["experiment"] == query.experiment].dropna(axis="columns", how="all")
-    if query.metric in of_all.columns:
+def _with_metric(table: pd.DataFrame, experiment: str, usual: str, where: Where) -> pd.DataFrame:
+    """Return the runs that have a value, in the column `value`."""
+    settings = {name: value for name, value in where.items() if name != "metric"}
+    runs, metric = find(table, experiment, **settings), where.get("metric", usual)
+    if metric in runs.columns:
+        return runs[runs[metric].notna()].assign(value=runs[metric])
+    of_all = table[table["experiment"] == experiment].dropna(axis="columns", how="all")
+    if metric in of_all.columns:
         keys = ", ".join(runs["key"].unique()[:3])
-        raise LookupError(f"no value of {query.metric} in the records of such runs ({keys})")
+        raise LookupError(f"no value of {metric} in the records of such runs ({keys})")
     behind = list(of_all.columns)[list(of_all.columns).index("seed") + 1 :]
     there = ", ".join(name for name in behind if pd.api.types.is_numeric_dtype(of_all[name]))
-    raise LookupError(
-        f"no record of {query.experiment} has the metric {query.metric!r}; there are: {there}"
-    )
+    raise LookupError(f"no record of {experiment} has the metric {metric!r}; there are: {there}")
 
 
 def _span(seeds: pd.Series) -> str:
@@ -262,7 +317,11 @@ def _yaml(value: Any) -> str:
 
 
 class Judgement(NamedTuple):
-    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys."""
+    """A claim's verdict with its evidence: estimate, 95 % interval, seeds and record keys.
+
+    A claim with a grid has a judgement for each cell, and no numbers of its own. `preconditions`
+    are told with their numbers, and whether they are met.
+    """
 
     verdict: Verdict
     reason: str
@@ -271,23 +330,38 @@ class Judgement(NamedTuple):
     high: float | None = None
     seeds: int = 0
     records: tuple[str, ...] = ()
+    preconditions: tuple[tuple[str, bool], ...] = ()
+    cells: tuple[tuple[str, "Judgement"], ...] = ()
 
 
 def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
-    """Give a verdict on a claim by the records of a profile.
+    """Give a verdict on a claim by the records of a profile; `rule` has its words and their order.
 
     `records` are from `read_evidence` or `records.read_records`; only the first tells the version
     of a record. A profile of the user's own supports no more than the quick one.
     """
     if claim.query is None:
         return Judgement("not run", claim.note or "no experiment for it yet")
+    if claim.grid is None:
+        return _judge_one(claim, records, profile)
+    cells = {cell: _judge_one(claim.at(cell), records, profile) for cell in claim.grid}
+    verdict, reason = combine({cell: found.verdict for cell, found in cells.items()})
+    told = {(found.verdict, found.reason) for found in cells.values() if found.verdict != "not run"}
+    if len(told) == 1 and verdict == next(iter(told))[0]:
+        ((_, reason),) = told
+    keys = dict.fromkeys(key for found in cells.values() for key in found.records)
+    seeds = max(found.seeds for found in cells.values())
+    return Judgement(verdict, reason, seeds=seeds, records=tuple(keys), cells=tuple(cells.items()))
+
+
+def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
+    """Judge a claim in one setting."""
     try:
         values, keys, versions = gather(claim.query, records)
     except LookupError as nothing:
         return Judgement("not run", str(nothing))
     if len(versions) > 1:
-        both = " and ".join(f"{v} (revision {(r or 'unknown')[:8]})" for v, r in versions.items())
-        reason = f"records of versions {both}: make reproduce makes the older ones again"
+        reason = _of_other_code(versions)
         return Judgement("inconclusive", reason, seeds=len(values), records=keys)
     estimate, low, high = float(values.mean()), None, None
     if claim.statistic == "largest":
@@ -295,33 +369,47 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         verdict = "reproduced" if estimate <= claim.margin else "not reproduced"
         reason = f"bound {claim.margin:g}"
     else:
-        low, high = interval(values)
-        verdict, reason = _compare(claim, low, high)
+        neutral = 0.0 if claim.statistic == "paired difference" else claim.threshold
+        asked = Question(claim.direction, claim.threshold, claim.margin, neutral)
+        verdict, reason, low, high = decide(values, asked)
+    if claim.kind == "cost":
+        verdict = "measured"
+        if low is not None:
+            side = "above" if low > claim.threshold else "below" if high < claim.threshold else ""
+            reason = f"the interval {f'lies {side}' if side else 'has'} {claim.threshold:g}"
+    found = tuple(_precondition(*one, records) for one in claim.requires.items())
+    failed = [told for told, met in found if not met]
+    enough = max(claim.seeds, 0 if claim.statistic == "largest" else LEAST)
     rank = PROFILES.index(profile) if profile in PROFILES else 0
     if rank < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
-    elif len(values) < claim.seeds:
-        verdict, reason = "inconclusive", f"{len(values)} of at least {claim.seeds} seeds"
-    return Judgement(verdict, reason, estimate, low, high, len(values), keys)
+    elif len(values) < enough:
+        verdict, reason = "inconclusive", f"{len(values)} of at least {enough} seeds"
+    elif failed:
+        verdict, reason = "not tested here", "; ".join(failed)
+    return Judgement(verdict, reason, estimate, low, high, len(values), keys, found)
 
 
-def _compare(claim: Claim, low: float | None, high: float | None) -> tuple[Verdict, str]:
-    """Compare an interval with the claim's threshold and margin."""
-    if low is None or high is None:
-        return "inconclusive", "too few seeds for an interval"
-    low, high = low - claim.threshold, high - claim.threshold
-    if claim.direction == "equal":
-        if -claim.margin <= low and high <= claim.margin:
-            return "reproduced", "the interval lies within the margin"
-        if low > claim.margin or high < -claim.margin:
-            return "not reproduced", "the interval lies outside the margin"
-        return "inconclusive", "the interval crosses the margin"
-    if claim.direction == "smaller":
-        low, high = -high, -low
-    if low > claim.margin:
-        return "reproduced", "the interval lies beyond the margin"
-    if high < claim.margin:
-        return "not reproduced", "the interval ends before the margin"
-    if low > 0:
-        return "partially", "the interval excludes zero but not the margin"
-    return "inconclusive", "the interval crosses the margin"
+def _of_other_code(versions: dict[int, str | None]) -> str:
+    both = " and ".join(f"{v} (revision {(r or 'unknown')[:8]})" for v, r in versions.items())
+    return f"records of versions {both}: make reproduce makes the older ones again"
+
+
+def _precondition(
+    name: Precondition, needed: Requirement, records: pd.DataFrame
+) -> tuple[str, bool]:
+    """Say what a precondition asks and finds, and whether it is met, by its 95 % t interval."""
+    side = "at least" if needed.direction == "greater" else "at most"
+    asked = f"{name} ({needed.query.metric} {side} {needed.threshold:g})"
+    reported = name == "overfits"
+    try:
+        values, _, versions = gather(needed.query, records)
+    except LookupError as nothing:
+        return f"{asked}: {nothing}", reported
+    if len(versions) > 1:
+        return f"{asked}: {_of_other_code(versions)}", reported
+    if len(values) < LEAST:
+        return f"{asked}: {len(values)} of at least {LEAST} seeds", reported
+    low, high = t_interval(values)
+    met = low >= needed.threshold if needed.direction == "greater" else high <= needed.threshold
+    return f"{asked}: {values.mean():.3f} t[{low:.3f}, {high:.3f}]", met or reported

@@ -13,21 +13,29 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from experiments.common import style
-from experiments.verdicts.claims import Verdict
+from experiments.verdicts.rule import Verdict
 
 COLORS: dict[Verdict, str] = {
     "reproduced": style.BLUE,
     "partially": style.SKY,
+    "opposite": "#8C2D04",
+    "no difference": style.GREEN,
     "not reproduced": style.ORANGE,
     "inconclusive": "#9A9A9A",
+    "not tested here": "#C4BFB2",
     "not run": "#D5D5D5",
+    "measured": "#5B6B7B",
 }
 SYMBOLS: dict[Verdict, str] = {
     "reproduced": "✓",
     "partially": "◐",
+    "opposite": "↔",
+    "no difference": "=",
     "not reproduced": "✗",
     "inconclusive": "?",
+    "not tested here": "∅",
     "not run": "○",
+    "measured": "#",
 }
 WIDTH, HEIGHT, EDGE = 230, 44, 34  # of a small picture, and of its sides, in pixels
 
@@ -39,13 +47,13 @@ def color(verdict: Verdict) -> str:
 
 def styled(table: pd.DataFrame) -> Styler:
     """Return a table of verdicts for a notebook, with the verdicts' symbols and colors."""
-    columns = ["claim", "paper", "ours", "seeds", "verdict", "reason"]
+    columns = ["claim", "paper", "ours", "seeds", "verdict", "reason", "caveat"]
 
     def mark(verdict: Verdict) -> str:
         return f"border-left: 6px solid {COLORS[verdict]}; padding-left: 6px; white-space: nowrap"
 
     shown = table[columns].style.hide(axis="index").map(mark, subset=["verdict"])
-    shown = shown.set_properties(subset=["ours"], **{"white-space": "nowrap"})
+    shown = shown.set_properties(subset=["ours"], **{"white-space": "pre"})
     shown = shown.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
     return shown.format({"verdict": lambda verdict: f"{SYMBOLS[verdict]} {verdict}"})
 
@@ -142,11 +150,15 @@ def _labels(values: list[float], x: Any) -> list[str]:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw all claims that have an interval, in units of their margin.
+    """Draw all claims, or cells of them, that have an interval, in units of their margin.
 
     0 is no effect, and to the right of 1 a claim holds; one of equality holds between -1 and 1.
     """
-    rows = table[table["low"].notna() & (table["margin"] > 0)].to_dict("records")
+    whole = table.to_dict("records")
+    cells = [
+        [c | {"claim": f"{r['claim']}, {c['claim']}"} for c in r["cells"]] or [r] for r in whole
+    ]
+    rows = [r for some in cells for r in some if not math.isnan(r["low"]) and r["margin"] > 0]
     figure, axes = plt.subplots(figsize=(8, 0.26 * len(rows) + 1.1))
     for position, row in enumerate(rows):
         scale = row["margin"] * (-1 if row["direction"] == "smaller" else 1)

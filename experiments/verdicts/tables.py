@@ -7,24 +7,34 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from experiments.verdicts.claims import Claim, Judgement, Verdict, judge
+from experiments.verdicts.claims import Claim, Judgement, judge
+from experiments.verdicts.rule import Verdict
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 BEYOND = "beyond the paper"
+APART = {
+    "identity": "identities of our own code",
+    "cost": "costs",
+}  # no findings: lists of their own
+SAYS_WHY = ("partially", "not tested here", "measured")  # verdicts that are little without a reason
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
 def section(claim: Claim) -> str:
-    """Return the section of the paper that a claim is from: `Section 3.3`, or BEYOND."""
+    """Return the section of the paper that a finding is from, `Section 3.3`, or another list."""
+    if claim.kind in APART:
+        return APART[claim.kind]
     found = re.search(r"Sections? (\d+(?:\.\d+)*)", claim.place)
     return f"Section {found[1]}" if found else BEYOND
 
 
 def in_paper_order(claims: Iterable[Claim]) -> list[Claim]:
-    """Sort claims by section and figure of the paper; those without one come last."""
+    """Sort claims by section and figure of the paper, then those beyond it and those apart."""
+    lists = [BEYOND, *APART.values()]
 
     def place(claim: Claim) -> tuple[list[int], int]:
-        numbers = [int(n) for n in re.findall(r"\d+", section(claim))] or [99]
+        of = section(claim)
+        numbers = [99, lists.index(of)] if of in lists else [int(n) for n in re.findall(r"\d+", of)]
         figure = re.search(r"Figure (\d+)", claim.place)
         return numbers, int(figure[1]) if figure else 99
 
@@ -34,20 +44,31 @@ def in_paper_order(claims: Iterable[Claim]) -> list[Claim]:
 def judge_all(claims: Iterable[Claim], records: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Judge claims by the records of a profile: a table, one row a claim in the paper's order.
 
-    Its columns are `claim` (the id), `section`, `place`, `text`, `paper`, `ours` (the numbers as
-    text), `estimate`, `low`, `high` (NaN where there is none), `seeds`, `verdict`, `reason`,
-    `criterion`, `statistic`, `direction`, `threshold`, `margin` and `records` (the files' names,
-    without ending). Records that contradict each other make their claim inconclusive; the reason
-    says why.
+    Its columns are `claim` (the id), `section`, `place`, `text`, `paper`, `caveat`, `ours` (the
+    numbers as text, a line for each cell of a grid), `estimate`, `low`, `high` (NaN where there is
+    none), `seeds`, `verdict`, `reason`, `criterion`, `statistic`, `direction`, `threshold`,
+    `margin`, `records` (the files' names, without ending), `preconditions` (texts) and `cells`
+    (such rows, with the cell as `claim`). Records that contradict each other make their claim
+    inconclusive; the reason says why.
     """
-    return pd.DataFrame([_row(claim, records, profile) for claim in in_paper_order(claims)])
+    return pd.DataFrame([_judged(claim, records, profile) for claim in in_paper_order(claims)])
 
 
-def _row(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]:
+def _judged(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]:
     try:
         judgement = judge(claim, records, profile)
     except ValueError as error:
         judgement = Judgement("inconclusive", str(error))
+    row = _row(claim, judgement)
+    row["cells"] = tuple(_row(claim, cell) | {"claim": name} for name, cell in judgement.cells)
+    if row["cells"]:
+        row["ours"] = "\n".join(
+            f"{cell['claim']}: {cell['ours'] or '-'} {cell['verdict']}" for cell in row["cells"]
+        )
+    return row
+
+
+def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
     numbers = (judgement.estimate, judgement.low, judgement.high)
     estimate, low, high = (math.nan if number is None else number for number in numbers)
     experiment = claim.query.experiment if claim.query else ""
@@ -57,6 +78,7 @@ def _row(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]:
         "place": claim.place,
         "text": claim.claim,
         "paper": claim.paper or "",
+        "caveat": claim.caveat or "",
         "ours": in_numbers(estimate, low, high, signed=claim.statistic == "paired difference"),
         "estimate": estimate,
         "low": low,
@@ -70,6 +92,7 @@ def _row(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]:
         "threshold": claim.threshold,
         "margin": claim.margin,
         "records": tuple(f"{experiment}-{key}" for key in judgement.records),
+        "preconditions": tuple(told for told, _ in judgement.preconditions),
     }
 
 
@@ -87,23 +110,30 @@ def in_numbers(estimate: float, low: float, high: float, signed: bool) -> str:
 
 def criterion(claim: Claim) -> str:
     """Say in words what "reproduced" needs of a claim's numbers; "" for a claim without a test."""
-    if claim.statistic is None:
+    if claim.statistic is None or claim.kind == "cost":
         return ""
     if claim.statistic == "largest":
         return f"the largest value of all seeds is at most {claim.margin:g}"
-    what = "the 95 % interval of the " + (
-        "difference, paired by seed," if claim.statistic == "paired difference" else "mean"
-    )
+    of = "difference, paired by seed," if claim.statistic == "paired difference" else "mean"
     if claim.direction == "equal":
-        return f"{what} lies within {claim.margin:g} of {claim.threshold:g}"
+        near = f"within {claim.margin:g} of {claim.threshold:g}"
+        return f"the 90 % t interval of the {of} lies {near}"
     side, sign = ("above", 1) if claim.direction == "greater" else ("below", -1)
     bound = claim.threshold + sign * claim.margin
     beside = f" ({claim.threshold:g} would be no effect, the margin is {claim.margin:g})"
-    return f"{what} lies {side} {bound:g}{beside}"
+    if claim.statistic == "paired difference" and claim.threshold:
+        beside = f" ({claim.threshold:g} is the claimed size, 0 would be no effect)"
+    cells = ", in each cell of its grid" if claim.grid else ""
+    return f"the 95 % interval of the {of} lies {side} {bound:g}{cells}{beside}"
+
+
+def of_paper(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the paper's findings."""
+    return table[~table["section"].isin([BEYOND, *APART.values()])]
 
 
 def count(table: pd.DataFrame) -> dict[Verdict, int]:
-    """Return the number of claims of each verdict, zeros too."""
+    """Return the number of rows of each verdict, zeros too."""
     return {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
 
@@ -115,29 +145,54 @@ def in_short(claim: str) -> str:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """Say in one sentence how many claims there are of each verdict."""
-    ours = int((table["section"] == BEYOND).sum())
+    """Say how many of the paper's claims have each verdict, and of what is listed apart."""
+    said = [_counted(of_paper(table), "claim of the paper", "claims of the paper")]
+    names = {
+        BEYOND: ("question of ours beyond it", "questions of ours beyond it"),
+        APART["identity"]: ("identity of our own code", APART["identity"]),
+        APART["cost"]: ("cost", APART["cost"]),
+    }
+    for name, words in names.items():
+        if len(some := table[table["section"] == name]):
+            said.append(_counted(some, *words))
+    return said[0] + "." + (f" Apart from these, {'; '.join(said[1:])}." if said[1:] else "")
+
+
+def _counted(table: pd.DataFrame, one: str, many: str) -> str:
     parts = [f"{number} {verdict}" for verdict, number in count(table).items() if number]
     listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else "none"]))
-    beyond = f" ({ours} of them questions of ours beyond the paper)" if ours else ""
-    return f"{len(table)} claims{beyond}: {listed}."
+    return f"{len(table)} {one if len(table) == 1 else many}: {listed}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Write the short table for a README: id, what the claim says, our numbers, verdict."""
-    lines = ["| claim | it says | ours | verdict |", "|---|---|---|---|"]
-    for row in table.to_dict("records"):
-        seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
-        says = in_short(row["text"]) + (f"; the paper: {row['paper']}" if row["paper"] else "")
-        verdict = row["verdict"]
-        cells = [
-            f"`{row['claim']}`",
-            says,
-            row["ours"] + seeds if row["ours"] else "-",
-            f"**{verdict}**" if verdict == "not reproduced" else verdict,
-        ]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    """Write short tables for a README, one a list: id, what the claim says, numbers, verdict."""
+    lines: list[str] = []
+    lists = [("", of_paper(table))]
+    lists += [(name, table[table["section"] == name]) for name in (BEYOND, *APART.values())]
+    for title, some in lists:
+        if some.empty:
+            continue
+        lines += [f"\n**{title[:1].upper()}{title[1:]}**\n"] if title else []
+        lines += ["| claim | it says | ours | verdict |", "|---|---|---|---|"]
+        lines += map(_in_markdown, some.to_dict("records"))
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _in_markdown(row: dict[str, Any]) -> str:
+    # A count of lines has no seeds.
+    counted = row["section"] == APART["cost"] and row["statistic"] == "largest"
+    seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 and not counted else ""
+    verdict = row["verdict"]
+    told = [row["reason"]] if verdict in SAYS_WHY and not row["cells"] else []
+    told += [f"*{row['caveat']}*"] if row["caveat"] else []
+    strong = f"**{verdict}**" if verdict in ("opposite", "not reproduced") else verdict
+    cells = [
+        f"`{row['claim']}`",
+        in_short(row["text"]) + (f"; the paper: {row['paper']}" if row["paper"] else ""),
+        row["ours"].replace("\n", "<br>") + seeds if row["ours"] else "-",
+        "; ".join([strong, *told]),
+    ]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def between_markers(text: str, inner: str) -> str:
@@ -156,14 +211,18 @@ def between_markers(text: str, inner: str) -> str:
 def to_json(claims: Iterable[Claim], table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each claim of the ledger in full with its judgement, ready for `json.dumps`."""
     judged = {row["claim"]: row for row in table.to_dict("records")}
-    entries = []
-    for claim in in_paper_order(claims):
-        row = judged[claim.id]
-        numbers = {
-            name: row[name] if math.isfinite(row[name]) else None
-            for name in ("estimate", "low", "high")
-        }
-        words = {name: row[name] for name in ("verdict", "reason", "criterion", "seeds")}
-        judgement = words | numbers | {"records": list(row["records"])}
-        entries.append(claim.model_dump(mode="json") | {"judgement": judgement})
-    return entries
+    return [
+        claim.model_dump(mode="json") | {"judgement": _judgement(judged[claim.id])}
+        for claim in in_paper_order(claims)
+    ]
+
+
+def _judgement(row: dict[str, Any]) -> dict[str, Any]:
+    numbers = {
+        name: row[name] if math.isfinite(row[name]) else None
+        for name in ("estimate", "low", "high")
+    }
+    words = {name: row[name] for name in ("verdict", "reason", "criterion", "seeds")}
+    more = {name: list(row[name]) for name in ("preconditions", "records")}
+    cells = {cell["claim"]: _judgement(cell) for cell in row.get("cells", ())}
+    return words | numbers | more | ({"cells": cells} if cells else {})

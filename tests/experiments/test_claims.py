@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,9 @@ from experiments.common.stats import interval
 from experiments.depth.data import EveryLabels
 from experiments.verdicts.claims import (
     Claim,
+    Precondition,
     Query,
+    Requirement,
     find,
     gather,
     judge,
@@ -66,9 +68,10 @@ def records(gain, spread=0.001, seeds=12):
     ("gain", "spread", "verdict"),
     [
         (0.05, 0.001, "reproduced"),
-        (0.015, 0.001, "not reproduced"),
-        (-0.05, 0.001, "not reproduced"),
+        (0.015, 0.001, "partially"),
+        (-0.05, 0.001, "opposite"),
         (0.02, 0.01, "partially"),
+        (0.0, 0.001, "no difference"),
         (0.01, 0.05, "inconclusive"),
     ],
 )
@@ -83,7 +86,7 @@ def test_verdict_follows_the_interval(gain, spread, verdict):
 def test_smaller_and_equal():
     smaller = claim(direction="smaller")
     assert judge(smaller, records(-0.05), "standard").verdict == "reproduced"
-    assert judge(smaller, records(0.05), "standard").verdict == "not reproduced"
+    assert judge(smaller, records(0.05), "standard").verdict == "opposite"
     equal = claim(direction="equal")
     assert judge(equal, records(0.0), "standard").verdict == "reproduced"
     assert judge(equal, records(0.05), "standard").verdict == "not reproduced"
@@ -131,6 +134,96 @@ def test_records_of_two_versions_are_not_judged_together():
         "records of versions 1 (revision 11111111) and 2 (revision unknown): make reproduce makes "
         "the older ones again"
     )
+
+
+NEEDED = {
+    "statistic": "mean",
+    "direction": "smaller",
+    "threshold": 1.1,
+    "query": {"experiment": "toy", "metric": "score", "where": {"norm.kind": "bn"}},
+}
+
+
+@pytest.mark.parametrize("name", get_args(Precondition))
+def test_where_a_precondition_fails_the_claim_is_not_tested(name):
+    """The 12 scores of bn are 0.5 to 1.6: 1.05 on average, with a t interval of 0.82 to 1.28."""
+    rows = records(0.05)
+
+    def judged(**change):
+        needed = Requirement(**NEEDED | change)
+        return judge(claim(requires={name: needed}), rows, "standard")
+
+    failing, plain = judged(), judge(claim(), rows, "standard")
+    words = f"{name} (score at most 1.1): 1.050 t[0.821, 1.279]"
+    assert failing[2:7] == plain[2:7] and failing.preconditions == ((words, name == "overfits"),)
+    if name == "overfits":
+        assert failing.verdict == "reproduced"
+        return
+    assert (failing.verdict, failing.reason) == ("not tested here", words)
+    assert judged(threshold=1.3).verdict == "reproduced"
+    assert judged(direction="greater", threshold=0.81).verdict == "reproduced"
+    assert judged(direction="greater", threshold=0.83).verdict == "not tested here"
+    nothing = judged(query=NEEDED["query"] | {"where": {"norm.kind": "gn"}})
+    assert nothing.verdict == "not tested here" and "no run with norm.kind = gn" in nothing.reason
+    needed = claim(requires={name: Requirement(**NEEDED)})
+    assert judge(needed, rows, "quick").verdict == "inconclusive"  # seeds and profile come first
+    assert judge(needed, records(0.05, seeds=9), "standard").reason == "9 of at least 10 seeds"
+
+
+def test_a_precondition_of_few_seeds_or_of_two_versions_is_not_met():
+    few = records(0.05).assign(version=1, revision="1" * 40)
+    few = few[(few["norm.kind"] == "ubn") | (few["seed"] < 4)]
+    alone = Query(experiment="toy", metric="score", where={"norm.kind": "ubn"})
+    mean = claim(statistic="mean", query=alone, requires={"sees": Requirement(**NEEDED)})
+    assert judge(mean, few, "standard").reason.endswith(": 4 of at least 5 seeds")
+    other = records(0.05).assign(version=1, revision="1" * 40)
+    other.loc[(other["norm.kind"] == "bn") & (other["seed"] < 3), "version"] = 2
+    assert "records of versions" in judge(mean, other, "standard").reason
+
+
+def test_a_side_may_have_a_metric_or_an_experiment_of_its_own():
+    rows = records(0.05).assign(other=lambda t: t["score"] - 0.1)
+    of_metrics = dict(where={"norm.kind": "ubn"}, baseline={"norm.kind": "ubn", "metric": "other"})
+    found = gather(Query(experiment="toy", metric="score", **of_metrics), rows)
+    assert found.values == pytest.approx(np.full(12, 0.1))
+    flat = pd.DataFrame({"experiment": "flat", "seed": range(12), "key": "flat", "score": 0.5})
+    against = Query(experiment="toy", metric="score", where={"norm.kind": "bn"}, baseline={},
+                    baseline_experiment="flat")  # fmt: skip
+    found = gather(against, pd.concat([rows, flat]))
+    assert found.values == pytest.approx(0.1 * np.arange(12))
+
+
+def test_a_claim_without_a_setting_is_judged_in_each_cell():
+    rows = pd.concat(
+        [records(gain).assign(batch=batch, key=lambda t, b=batch: f"{b}" + t["key"])
+         for batch, gain in ((8, 0.05), (32, 0.0))]
+    )  # fmt: skip
+    grid = {"batch 8": {"batch": 8}, "batch 32": {"batch": 32}}
+    found = judge(claim(grid=grid), rows, "standard")
+    assert (found.verdict, found.estimate) == ("partially", None)
+    assert found.reason == "reproduced: batch 8; no difference: batch 32"
+    assert [(name, cell.verdict) for name, cell in found.cells] == [
+        ("batch 8", "reproduced"), ("batch 32", "no difference"),
+    ]  # fmt: skip
+    assert found.cells[0][1].estimate == pytest.approx(0.05, abs=0.001) and len(found.records) == 48
+    # A precondition is asked in the cell.
+    rows.loc[rows["batch"] == 8, "score"] -= 1
+    needed = claim(grid=grid, requires={"present": Requirement(**NEEDED)})
+    found = judge(needed, rows, "standard")
+    assert found.reason == "reproduced: batch 8; not tested here: batch 32"
+    missing = judge(claim(grid=grid | {"batch 16": {"batch": 16}}), rows, "standard")
+    assert (missing.verdict, missing.cells[2][1].verdict) == ("inconclusive", "not run")
+    assert judge(claim(grid=grid), rows, "quick").reason.startswith("an indication")
+
+
+def test_a_cost_is_measured_and_its_ratio_compared_with_1():
+    query = Query(experiment="toy", metric="score", where={"norm.kind": "bn"})
+    cost = claim(kind="cost", statistic="mean", query=query, threshold=1.0, margin=0.0)
+    found = judge(cost, records(0), "standard")
+    assert (found.verdict, found.reason) == ("measured", "the interval has 1")
+    low = judge(cost, records(0).assign(score=lambda t: t["score"] / 2), "standard")
+    assert low.reason == "the interval lies below 1"
+    assert judge(cost, records(0, seeds=4), "standard").verdict == "inconclusive"
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():
@@ -184,7 +277,9 @@ def test_the_committed_records_answer_the_ledger(table):
     assert len(asked) > 20
     for c in asked:
         judgement = judge(c, table, "standard")
-        assert judgement.verdict != "not run" and judgement.estimate is not None, c.id
+        for name, found in judgement.cells or [(c.id, judgement)]:
+            assert found.verdict != "not run" and found.estimate is not None, (c.id, name)
+            assert not any("no r" in told for told, _ in found.preconditions), (c.id, name)
 
 
 A = "- {id: a, place: beyond the paper, claim: y"
@@ -201,6 +296,13 @@ QUERY = "statistic: mean, query: {experiment: e, metric: m, where: {}"
         ("- {id: a", "not a list of claims"),
         (f"{A}, statistic: mean}}", "give both a statistic and a query"),
         (f"{A}, {QUERY}, baseline: {{}}}}}}", "only it, has a baseline"),
+        (f"{A}, {QUERY}}}, requires: {{likes: {{}}}}}}", "requires, likes"),
+        (f"{A}, {QUERY}}}, grid: {{one: {{}}}}}}", "at least 2 items"),
+        (
+            "- {id: a, place: beyond the paper, claim: y, statistic: largest, "
+            "query: {experiment: e, metric: m, where: {}}, grid: {p: {}, q: {}}}",
+            "grid and preconditions are for differences and means",
+        ),
     ],
 )
 def test_a_wrong_ledger_is_refused_in_one_sentence(tmp_path, text, message):
@@ -211,12 +313,15 @@ def test_a_wrong_ledger_is_refused_in_one_sentence(tmp_path, text, message):
     assert str(path) in str(told.value) and "\n" not in str(told.value)
 
 
-NUMBERS = ("statistic", "direction", "threshold", "margin", "seeds", "profile")
+FIXED = (
+    "statistic", "direction", "threshold", "margin", "seeds", "profile", "query", "grid",
+    "requires",
+)  # fmt: skip
 
 
-def test_every_change_of_a_number_in_the_ledger_says_why():
-    """A margin that moves after the runs decides nothing: an entry that differs from an earlier
-    revision's in a number says why, as `changed:`."""
+def test_every_change_of_what_is_fixed_in_the_ledger_says_why():
+    """A margin that moves after the runs decides nothing, and neither does a question: an entry
+    that differs from an earlier revision's in what is fixed says why, as `changed:`."""
 
     def git(*arguments):
         command = ["git", "-C", str(ROOT), *arguments]
@@ -231,12 +336,12 @@ def test_every_change_of_a_number_in_the_ledger_says_why():
     places = [f"{commit}:{name}" for commit, name in map(str.split, told.split("\0")[1:])]
     revisions = {place: yaml.safe_load(git("show", place)) or [] for place in places}
     assert revisions
-    usual = {name: Claim.model_fields[name].default for name in NUMBERS}
+    usual = {name: Claim.model_fields[name].default for name in FIXED}
     for entry in yaml.safe_load(LEDGER.read_text()):
         for place, entries in revisions.items():
             for before in entries:
                 if before["id"] == entry["id"] and not entry.get("changed"):
-                    were, are = ({n: e.get(n, usual[n]) for n in NUMBERS} for e in (before, entry))
+                    were, are = ({n: e.get(n, usual[n]) for n in FIXED} for e in (before, entry))
                     assert are == were, f"{entry['id']} changed since {place}: say why, or undo it"
 
 

@@ -18,6 +18,8 @@ from experiments.verdicts.tables import (
     in_numbers,
     in_paper_order,
     judge_all,
+    of_paper,
+    sentence,
     to_json,
     to_markdown,
 )
@@ -69,9 +71,9 @@ def test_the_table_says_what_judge_says():
         )  # fmt: skip
         assert row.estimate == judgement.estimate or math.isnan(row.estimate)
     assert table.loc["a", "records"] == ("toy-" + "ubn" * 8, "toy-" + "bn" * 8)
-    assert list(table.verdict) == ["reproduced", "not reproduced", "not run"]
+    assert list(table.verdict) == ["reproduced", "opposite", "not run"]
     assert count(table) == dict.fromkeys(VERDICTS, 0) | {
-        "reproduced": 1, "not reproduced": 1, "not run": 1,
+        "reproduced": 1, "opposite": 1, "not run": 1,
     }  # fmt: skip
 
 
@@ -100,11 +102,39 @@ def test_numbers_as_text(numbers, signed, text):
 
 def test_markdown_has_one_row_a_claim():
     claims = [paired(paper="6 % | more"), claim("none")]
-    lines = to_markdown(judge_all(claims, records(0.0), "quick")).splitlines()
+    lines = to_markdown(judge_all(claims, records(-0.01), "quick")).splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith(r"| `a` | It is so; the paper: 6 % \| more | +0.001 [")
-    assert lines[2].endswith("], 6 seeds | **not reproduced** |")
+    assert lines[2].startswith(r"| `a` | It is so; the paper: 6 % \| more | -0.009 [")
+    assert lines[2].endswith("], 6 seeds | **opposite** |")
     assert lines[3] == "| `none` | It is so | - | not run |"
+
+
+def test_what_is_no_finding_is_listed_and_counted_apart():
+    twice = {"both": {"kind": "ubn"}, "again": {}}
+    lines_of_code = claim("lines", kind="cost", statistic="largest", margin=9.0, query=ALONE)
+    claims = [
+        lines_of_code,
+        claim("same", kind="identity", statistic="largest", margin=9.0, query=ALONE),
+        claim("ours", place="beyond the paper", note="later"),
+        claim("mean", statistic="mean", margin=0.1, query=ALONE, grid=twice, caveat="after trials"),
+    ]
+    table = judge_all(claims, records(0.0), "quick")
+    assert list(table["section"]) == [
+        "Section 1", "beyond the paper", "identities of our own code", "costs",
+    ]  # fmt: skip
+    assert sentence(table) == (
+        "1 claim of the paper: 1 reproduced. Apart from these, 1 question of ours beyond it: 1 not "
+        "run; 1 identity of our own code: 1 reproduced; 1 cost: 1 measured."
+    )
+    assert count(of_paper(table))["reproduced"] == 1
+    text = to_markdown(table)
+    assert [line for line in text.splitlines() if line.startswith("**")] == [
+        "**Beyond the paper**", "**Identities of our own code**", "**Costs**",
+    ]  # fmt: skip
+    mean, lines = (next(r for r in text.splitlines() if f"`{n}`" in r) for n in ("mean", "lines"))
+    assert "both: 0.751 [" in mean and "] reproduced<br>again: 0.751" in mean
+    assert mean.endswith("| reproduced; *after trials* |")
+    assert lines.endswith("| 1.002 | measured; bound 9 |")  # a count has no seeds
 
 
 def test_markers():
@@ -168,4 +198,4 @@ def test_overview_draws_each_claim_that_has_an_interval():
     (axes,) = pictures.draw(table).axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["greater", "smaller", "equal", "mean"]
-    assert [text.get_text() for text in axes.texts][:2] == ["✓ reproduced", "✗ not reproduced"]
+    assert [text.get_text() for text in axes.texts][:2] == ["✓ reproduced", "↔ opposite"]

@@ -12,7 +12,7 @@ import pytest
 from claim import answering
 from experiments.common.records import PlannedRun, write_record
 from experiments.method.equations import IdentitiesConfig, run_identities
-from experiments.verdicts.claims import load_claims
+from experiments.verdicts.claims import judge, load_claims, read_evidence
 from parameters import run_parameters
 from plan import (
     EXPERIMENTS,
@@ -166,6 +166,9 @@ def test_progress_counts_what_this_plan_made(tmp_path):
 
 def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans, monkeypatch):
     monkeypatch.chdir(ROOT)
+    records = read_evidence(ROOT / "results" / "standard" / "records").table
     for claim in load_claims(ROOT / "claims.yaml"):
         if claim.query and claim.query.experiment.startswith("spiral"):
-            assert 1 <= len(answering(claim.id, plans["standard"])) <= 2, claim.id
+            found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
+            assert set(judge(claim, records, "standard").records) <= found, claim.id
+            assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id

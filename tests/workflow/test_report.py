@@ -28,6 +28,8 @@ from small_project import ROOT
 LEDGER = """
 - {id: better, place: "Section 2, Figure 1", claim: UBN is <better>., paper: 6 %,
    statistic: paired difference, margin: 0.02, seeds: 3, profile: quick, note: a & b,
+   caveat: after <trials>, requires: {present: {statistic: mean, direction: smaller, threshold: 1.0,
+   query: {experiment: toy, metric: score, where: {kind: bn}}}},
    query: {experiment: toy, metric: score, where: {kind: ubn}, baseline: {kind: bn}}}
 - {id: large, place: Section 3, claim: It is large., statistic: mean, threshold: 0.5, margin: 0.1,
    seeds: 3, profile: standard, query: {experiment: toy, metric: score, where: {kind: ubn}}}
@@ -94,8 +96,8 @@ def project(tmp_path):
         write_notebook(tmp_path / folder / "02_toy.ipynb", TEXT, ("better", "large"), run)
         write_notebook(tmp_path / folder / "05_verdicts.ipynb", "# 5. Verdicts", (), run)
     results = tmp_path / "results" / "quick"
-    write_toy(results / "records", "bn", [0.5, 0.6, 0.7, 0.8])
-    write_toy(results / "records", "ubn", [0.55, 0.66, 0.75, 0.86])
+    write_toy(results / "records", "bn", [0.5, 0.6, 0.7, 0.8, 0.6])
+    write_toy(results / "records", "ubn", [0.55, 0.66, 0.75, 0.86, 0.655])
     (results / "figures").mkdir()
     Image.new("RGB", (900, 600), "red").save(results / "figures" / "02_a picture.png")
     (results / "figures" / "02_a picture.csv").write_text("x\n1\n")
@@ -151,9 +153,12 @@ def verdicts(part: str) -> list[str]:
 def test_the_page_follows_the_records(project):
     page = report(project)
     better, large = article(page, "better"), article(page, "large")
-    assert "<b>+0.055 [0.050, 0.060]</b>" in better and verdicts(better) == ["reproduced"]
-    assert "4 seeds · the interval lies beyond the margin" in better
+    assert "<b>+0.055 [0.049, 0.061]</b>" in better and verdicts(better) == ["reproduced"]
+    assert "5 seeds · the interval lies beyond the margin" in better
     assert "UBN is &lt;better&gt;." in better and "The paper: 6 %." in better
+    assert "<i>after &lt;trials&gt;</i>" in better
+    told = "present (score at most 1): 0.640 t[0.498, 0.782]"
+    assert "<dt>Precondition</dt>" in better and told in better
     assert "a &amp; b" in better and "make claim CLAIM=better PROFILE=quick" in better
     assert "A processor · finished 2026-01-02 · revision\naaaaaaaaaaaa" in better
     assert verdicts(large) == ["inconclusive"] and "an indication" in large
@@ -161,16 +166,34 @@ def test_the_page_follows_the_records(project):
     assert verdicts(unlikely) == ["not-run"] and "nobody has tried" in unlikely
     assert "make claim" not in unlikely
     assert warnings(page) == []
-    assert "3 claims (1 of them questions of ours beyond the paper): 1 reproduced," in page
+    assert "2 claims of the paper: 1 reproduced and 1 inconclusive. Apart from these" in page
 
-    write_toy(results_of(project) / "records", "ubn", [0.5, 0.6, 0.7, 0.8])
+    write_toy(results_of(project) / "records", "ubn", [0.5, 0.6, 0.7, 0.8, 0.6])
     better = article(report(project), "better")
-    assert "<b>0 [0, 0]</b>" in better and verdicts(better) == ["not-reproduced"]
+    assert "<b>0 [0, 0]</b>" in better and verdicts(better) == ["no-difference"]
+    write_toy(results_of(project) / "records", "bn", [0.5, 0.6, 0.7, 1.8, 0.6])
+    better = article(report(project), "better")
+    assert verdicts(better) == ["not-tested-here"] and "5 seeds · present (score at" in better
+
+
+def test_each_cell_of_a_grid_is_shown(project):
+    ledger = project / "claims.yaml"
+    cells = "grid: {all of it: {kind: ubn}, nothing: {kind: none}},"
+    ledger.write_text(ledger.read_text().replace("threshold: 0.5, margin", f"{cells} margin"))
+    large = article(report(project), "large")
+    assert verdicts(large) == ["inconclusive", "inconclusive", "not-run"]
+    assert large.count("<svg") == 1 and "<b>0.695 [" in large
+    assert '<span class="soft">nothing</span>' in large
+    judged = json.loads((results_of(project) / "claims.json").read_text())["claims"][1]["judgement"]
+    assert judged["estimate"] is None and judged["cells"]["nothing"]["verdict"] == "not run"
+    assert judged["cells"]["all of it"]["estimate"] == pytest.approx(0.695)
 
 
 def test_a_quick_run_is_shown_beside_the_committed_records(project):
     for kind, score in (("bn", 0.5), ("ubn", 0.9)):
-        write_toy(project / "results" / "standard" / "records", kind, [score, score + 0.01, score])
+        write_toy(
+            project / "results" / "standard" / "records", kind, [score, score + 0.01, *[score] * 3]
+        )
     page = report(project)
     large = article(page, "large")
     assert verdicts(large) == ["inconclusive", "reproduced"]
@@ -303,7 +326,8 @@ def test_a_broken_ledger_or_profile_gives_one_sentence(project, monkeypatch):
 def test_exports_agree_with_the_page_and_with_each_other(project):
     page, results = report(project), results_of(project)
     everything = json.loads((results / "claims.json").read_text())
-    rows = (results / "claims.md").read_text().splitlines()[2:]
+    lines = (results / "claims.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
     assert everything["profile"] == "quick"
     assert len(rows) == len(everything["claims"]) == page.count("<article") == 3
     for row, claim in zip(rows, everything["claims"], strict=True):
@@ -336,10 +360,12 @@ def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
     assert page.count("<article") == len(claims)
     for claim in claims:
         part, judgement = article(page, claim.id), judge(claim, records, "standard")
-        assert verdicts(part) == [judgement.verdict.replace(" ", "-")]
+        shown = [judgement, *(cell for _, cell in judgement.cells)]
+        assert verdicts(part) == [one.verdict.replace(" ", "-") for one in shown]
         assert judgement.reason in unescape(part)
+        assert all(told in unescape(part) for one in shown for told, _ in one.preconditions)
         assert part.count('href="records/') == len(judgement.records)
-        assert part.count("<svg") == (judgement.estimate is not None)
+        assert part.count("<svg") == sum(one.estimate is not None for one in shown)
 
 
 def test_links_and_notebook_sections_of_the_standard_report(standard):
