@@ -76,13 +76,17 @@ ARMS = MAIN | READINGS
 
 
 class Domain(NamedTuple):
-    """Frames of the study, and how nets are trained on them, the same for all arms."""
+    """Frames of the study, and how nets are trained on them, the same for all arms.
+
+    With all labels another rate is best than with few: `rate_of_all` is that one's, for the ceiling.
+    """
 
     few: int  # claims are about one depth map in so many ...
     shares: tuple[int, ...]  # ... and Figure 6 about these
     labels: Callable[[int, int], LabelsConfig]  # by share and seed: other labels for each seed
     places: int  # blocks of the training frames that labels may be from, for the map
     options: Mapping[str, Any]
+    rate_of_all: float
     # For the pilots or for claims; None for what notebook 3 alone runs.
     load: Callable[[argparse.Namespace, bool], DepthData] | None
 
@@ -133,15 +137,15 @@ BATCH = dict(labeled_batch=16, unlabeled_batch=16)
 DOMAINS = {
     "rooms": Domain(
         16, (32, 16, 8, 4, 2, 1), _drawn, 48,
-        dict(learning_rate=1e-3, steps=1000, **INDOOR), load_folder("rooms", (72, 96)),
+        dict(learning_rate=1e-3, steps=1000, **INDOOR), 3e-3, load_folder("rooms", (72, 96)),
     ),
     "drives": Domain(
         128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=1e-3, steps=1000), load_drives,
+        dict(learning_rate=1e-3, steps=1000), 3e-3, load_drives,
     ),
     "streets": Domain(
         4, (8, 4, 2, 1), _drawn, 10,
-        dict(learning_rate=1e-3, steps=500), load_folder("streets", (48, 160)),
+        dict(learning_rate=1e-3, steps=500), 3e-3, load_folder("streets", (48, 160)),
     ),
     "kitti": Domain(  # the paper's own numbers
         128, (128, 64, 32, 16, 8, 4, 2, 1), _every, 48,
@@ -149,11 +153,11 @@ DOMAINS = {
             loss="l1", schedule="constant", mirror=False, start=1.0, learning_rate=2e-4,
             steps=52880,
         ),
-        None,
+        2e-4, None,
     ),
     "kitchen": Domain(
         64, (64, 16, 4, 1), _phase, 10,
-        dict(learning_rate=1e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
+        dict(learning_rate=1e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
     ),
 }  # fmt: skip
 
@@ -164,6 +168,8 @@ def study_run(
     """Return a run of an arm with one depth map in k, the domain's few if None."""
     where, what = DOMAINS[domain], ARMS[arm]
     fields = dict(SHARED) | BATCH | dict(where.options) | dict(what.options) | changes
+    if k == 1 and "learning_rate" not in changes:
+        fields["learning_rate"] = where.rate_of_all
     if what.rate is not None:
         fields["learning_rate"] = what.rate
     fields["steps"] = round(fields["steps"] * what.steps)
@@ -311,16 +317,21 @@ def depth_runs(
     label_every: Sequence[int],  # keep one depth map in so many
     batch: Sequence[int],  # labeled and unlabeled images a step
     steps: int,
-    learning_rate: float,
+    learning_rate: float | None,  # None: the study's
     seeds: int,
     net: Mapping[str, Any],  # width and levels of DispNet
     engine: Mapping[str, Any] | Literal["fastest"],
 ) -> list[DepthRun]:
     """Return the runs of every method and label share, and the maps that look at no image."""
     fields = dict(
-        labeled_batch=batch[0], unlabeled_batch=batch[1], steps=steps, learning_rate=learning_rate,
-        engine=EngineConfig.fastest() if engine == "fastest" else EngineConfig(**engine), **net,
-    )  # fmt: skip
+        labeled_batch=batch[0],
+        unlabeled_batch=batch[1],
+        steps=steps,
+        engine=EngineConfig.fastest() if engine == "fastest" else EngineConfig(**engine),
+        **net,
+    )
+    if learning_rate is not None:
+        fields["learning_rate"] = learning_rate
     cells = [(k, seed) for k in label_every for seed in range(seeds)]
     runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]
     for arm in NOTEBOOK:
