@@ -78,7 +78,7 @@ ARMS = MAIN | READINGS
 class Domain(NamedTuple):
     """Frames of the study, and how nets are trained on them, the same for all arms.
 
-    With all labels another rate is best than with few: `rate_of_all` is that one's, for the ceiling.
+    With all labels another rate is best than with few: `rate_of_all`, for the ceiling.
     """
 
     few: int  # claims are about one depth map in so many ...
@@ -141,7 +141,7 @@ DOMAINS = {
     ),
     "drives": Domain(
         128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=1e-3, steps=1000), 3e-3, load_drives,
+        dict(learning_rate=3e-3, steps=1000), 3e-3, load_drives,
     ),
     "streets": Domain(
         4, (8, 4, 2, 1), _drawn, 10,
