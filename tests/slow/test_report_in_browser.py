@@ -52,7 +52,7 @@ def test_claims_are_filtered_in_a_browser(standard, browser):
     assert shown.count() == wanted.count("not reproduced")
     page.click("button[data-section='Section 4']")
     names = shown.evaluate_all("all => all.map(a => a.id)")
-    assert "claim-fig6-fewest-labels" in names and "claim-fig2-accuracy" not in names
+    assert "claim-fig6-kitti" not in names and "claim-fig2-accuracy" not in names
     assert page.locator(".filter [role=status]").inner_text().startswith(f"{len(names)} of")
     page.evaluate("location.hash = 'claim-fig2-accuracy'")  # as by a link to a hidden claim
     page.wait_for_function("document.querySelectorAll('article[hidden]').length === 0")
