@@ -16,6 +16,7 @@ from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, NormConfig, UBNForm
 from experiments.depth.constant_map import ConstantMapConfig, run_constant_map
 from experiments.depth.data import (
+    INDOOR,
     DepthData,
     DrawnLabels,
     EveryLabels,
@@ -127,8 +128,6 @@ def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
     return load
 
 
-# The studies' range of depth indoors: the paper's begins behind most of a room.
-INDOOR = dict(scale=2.0, min_disparity=0.1)
 # All arms alike, and ours: the loss, the schedule, mirrored images and the small start.
 SHARED: dict[str, Any] = dict(
     width=0.5, levels=5, loss="log_l1", schedule="cosine", mirror=True, start=0.1,
