@@ -238,7 +238,7 @@ def test_histograms_integrate_to_one_and_share_their_bins():
     matplotlib.use("agg")
     blocks = {
         net: {name: list(normal(2, size, seed=i)) for i, (name, size) in enumerate(sets)}
-        for net, sets in {"BN": [("labeled", 50), ("unlabeled", 400)], "UBN": [("x", 9)]}.items()
+        for net, sets in {"BN": [("labeled", 50), ("unlabeled", 400)], "UBN": [("labeled", 9)]}.items()
     }
     figure, table = figure3.draw_histograms(blocks)
     assert len(figure.axes) == 2 * 2 + 2
