@@ -181,8 +181,8 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
     figure.colorbar(image, ax=grid[1], label="share of the believed change\nthat is cancelled")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.set_label(
-        f"Single training steps of {', '.join(titles.values())} (columns). Above, the change of the "
-        "loss that the gradient promises and the one that happens, down is better. "
+        f"Single training steps of {', '.join(titles.values())} (columns). Above, the change of "
+        "the loss that the gradient promises and the one that happens, down is better. "
         "Below, layer by layer, the share of the believed change that the next collection of "
         "statistics cancels, dark where all of it is."
     )

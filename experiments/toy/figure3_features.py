@@ -364,9 +364,7 @@ def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, Sequence[str]]]) -
     for panels in grid:
         panels[0].set_ylim(bottom=0)
         panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    kinds = "; ".join(
-        f"{' '.join(label.split())}: {' and '.join(p)}" for label, (_, p) in rows.items()
-    )
+    kinds = "; ".join(f"{label}: {' and '.join(parts)}" for label, (_, parts) in rows.items())
     figure.set_label(
         f"Means over seeds with 95 % bands against the training step, a column a layer, for "
         f"{' and '.join(table['method'].unique())}. Rows: {kinds} (thin, hollow marks)."

@@ -400,9 +400,8 @@ _MOVE = dict(color=INK, linewidth=0.7, marker=".", markersize=4)
 def _show_moves(axes: Axes, panel: Panel) -> None:
     """Draw the labeled points, and under them where they went."""
     start = panel.data.labeled.to(panel.moved.dtype).expand_as(panel.moved)
-    colors = np.array([kind.color for kind in CLASSES])[
-        panel.data.labels.expand(panel.converged.shape).numpy()
-    ]
+    labels = panel.data.labels.expand(panel.converged.shape).numpy()
+    colors = np.array([kind.color for kind in CLASSES])[labels]
     chosen = panel.converged
     lines = torch.stack([start, panel.moved], -2)[chosen].numpy()
     colors = colors[chosen.numpy()]
