@@ -24,7 +24,7 @@ from experiments.common.records import Result, recorded
 from experiments.common.style import MUTED, look
 from experiments.common.training import BNConfig, NormConfig, UBNConfig, evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.plane import show_boundary, show_map, show_points
+from experiments.toy.plane import mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import (
     RADIUS,
     TURNS,
@@ -306,14 +306,12 @@ def draw(probabilities: Tensor, data: SpiralData) -> Figure:
     Beside it are the mean prediction's boundary and the net's data: labeled points are filled,
     unlabeled ones hollow.
     """
-    figure, axes = plt.subplots(figsize=(4.7, 4.0))
+    figure, axes = plt.subplots(figsize=(4.7, 4.4))
     image = show_map(axes, probabilities.std(0), cmap="viridis", vmin=0)
     show_boundary(axes, probabilities.mean(0), colors="w", linewidths=1)
     axes.scatter(*data.unlabeled.T, s=5, facecolors="none", edgecolors="w", linewidths=0.3)
     show_points(axes, data, unlabeled=False)
-    axes.set_title("white line: class boundary; small rings: unlabeled", fontsize=8)
-    points = (f"labeled, class {label}" for label in range(2))
-    axes.legend(axes.collections[-2:], points, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    mark_legend(figure, ink="w", columns=2)
     figure.colorbar(image, ax=axes, label="standard deviation of P(class 1)")
     figure.set_label(
         "How much the predicted probability of class 1 varies over resampled batches, over the "

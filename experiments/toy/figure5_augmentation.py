@@ -23,7 +23,7 @@ from torch.func import functional_call, jvp, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.records import Result, recorded
-from experiments.common.style import CLASS_MAP, CLASSES, INK
+from experiments.common.style import CLASS_MAP, INK
 from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
@@ -400,13 +400,9 @@ _MOVE = dict(color=INK, linewidth=0.7, marker=".", markersize=4)
 def _show_moves(axes: Axes, panel: Panel) -> None:
     """Draw the labeled points, and under them where they went."""
     start = panel.data.labeled.to(panel.moved.dtype).expand_as(panel.moved)
-    labels = panel.data.labels.expand(panel.converged.shape).numpy()
-    colors = np.array([kind.color for kind in CLASSES])[labels]
-    chosen = panel.converged
-    lines = torch.stack([start, panel.moved], -2)[chosen].numpy()
-    colors = colors[chosen.numpy()]
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=0.7, alpha=0.7))
-    axes.scatter(*lines[:, 1].T, s=4, color=colors, linewidths=0)
+    lines = torch.stack([start, panel.moved], -2)[panel.converged].numpy()
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.7, alpha=0.7))
+    axes.scatter(*lines[:, 1].T, s=4, color=INK, linewidths=0)
     show_points(axes, panel.data, unlabeled=False)
 
 

@@ -1,14 +1,12 @@
 """What the spiral's figures share: the plane, a map over it, and the points on it."""
 
-from typing import Any
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from experiments.common.style import CLASSES, INK
+from experiments.common.style import CLASSES, INK, MUTED
 from experiments.toy.spiral import SpiralData
 
 EXTENT = 6.0
@@ -48,16 +46,23 @@ def show_points(axes: Axes, data: SpiralData, *, unlabeled: bool = True) -> None
         axes.scatter(*some.T, s=26, color=color, marker=marker, edgecolors="k", linewidths=0.6)
 
 
-def mark_legend(figure: Figure, *, unlabeled: bool = True, **lines: dict[str, Any]) -> None:
-    """Explain the points of `show_points` below a figure, and further lines by their names."""
+def mark_legend(
+    figure: Figure, *, unlabeled: bool = True, ink: str = "k", columns: int = 9, **lines: dict
+) -> None:
+    """Explain the points of `show_points` below a figure, and further lines by their names.
+
+    `ink` is the color of the boundary and the unlabeled points; columns are at most as many.
+    """
+    on = dict(frameon=True, facecolor=MUTED, labelcolor="w") if ink == "w" else {}
     marks = dict(linestyle="", markeredgecolor="k", markersize=5)
     handles = [
         Line2D([], [], color=color, marker=marker, label=f"labeled, class {label}", **marks)
         for label, (color, marker, _) in enumerate(CLASSES)
     ]
     if unlabeled:
-        hollow = dict(markerfacecolor="none", markeredgecolor=INK, markersize=3)
-        handles.append(Line2D([], [], marker="o", label="unlabeled", **marks | hollow))
-    lines = {"class boundary": dict(color="k", linewidth=1.2)} | lines
+        hollow = dict(marker="o", markerfacecolor="none", markeredgecolor=ink, markersize=3)
+        handles.append(Line2D([], [], label="unlabeled", **marks | hollow))
+    lines = {"class boundary": dict(color=ink, linewidth=1.2)} | lines
     handles += [Line2D([], [], label=name, **options) for name, options in lines.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    ncols = min(columns, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, **on)

@@ -158,7 +158,7 @@ def _random_batches(config: SpiralTraining, data: SpiralData, count: int) -> tup
 
 
 BINS = 24
-PLACES = dict(left=0.01, right=0.86, bottom=0.16, top=0.93, wspace=0.3, hspace=0.6)
+PLACES = dict(left=0.01, right=0.83, bottom=0.16, top=0.93, wspace=0.3, hspace=0.6)
 BATCHES = {"labeled_batches": "BN", "combined_batches": "UBN"}  # whose batches these are
 MOSAIC = """
     pppabc
@@ -187,9 +187,8 @@ def draw(playback: Playback, index: int = -1) -> Figure:
     axes["e"].set_xlabel("mean of a batch, from that of all points")
     for inner in "ef":
         axes[inner].tick_params(labelleft=False)
-    for outer, title in (("c", "points, and means"), ("f", "batches"), ("t", "accuracy")):
-        if outer == "t":
-            _draw_accuracy(axes["t"], playback.snapshots, now)
+    _draw_accuracy(axes["t"], playback.snapshots, now)
+    for outer, title in (("c", "points; line: mean"), ("f", "batches"), ("t", "accuracy")):
         axes[outer].legend(title=title, loc="upper left", bbox_to_anchor=(1, 1.1), handlelength=1.5)
     mark_legend(figure)
     figure.set_label(
