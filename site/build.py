@@ -5,6 +5,7 @@ work without a network.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ STAGED = [
     "examples/*.py",
     "notebooks/*.ipynb",
     "results/benchmarks/README.md",
+    "results/standard/figures/*.png",
 ]
 
 
@@ -35,8 +37,21 @@ def stage(source: Path) -> None:
             if path.suffix == ".md":  # README is the start page
                 text = path.read_text(encoding="utf-8").replace("../README.md", "../index.md")
                 copy.write_text(text, encoding="utf-8")
+            elif path.suffix == ".ipynb":
+                copy.write_text(described(path.read_text(encoding="utf-8")), encoding="utf-8")
             else:
                 shutil.copy(path, copy)
+
+
+def described(notebook: str) -> str:
+    """Return a notebook's text with its pictures' captions and widths where MyST-NB looks."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        for output in cell.get("outputs", ()):
+            if kept := output.get("metadata", {}).get("image/png"):
+                image = {"alt": kept["alt"], "width": f"{kept['width']}px"}
+                cell["metadata"]["mystnb"] = {"image": image}
+    return json.dumps(content)
 
 
 def main() -> int:

@@ -27,6 +27,16 @@ TEMPLATE = """
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_png -%}
+{%- set kept = output.metadata.get("image/png", {}) -%}
+{%- if kept.alt -%}
+<figure class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data["image/png"] | escape_html }}"
+ alt="{{ kept.alt | escape_html }}" width="{{ kept.width }}" style="height: auto">
+<figcaption>{{ kept.alt | escape_html }}</figcaption>
+</figure>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
 {%- block data_latex -%}{{ output.data['text/latex'] | markdown2html }}{%- endblock -%}
 """
 XMLNS = ' xmlns="http://www.w3.org/1998/Math/MathML"'

@@ -158,7 +158,7 @@ def _random_batches(config: SpiralTraining, data: SpiralData, count: int) -> tup
 
 
 BINS = 24
-PLACES = dict(left=0.01, right=0.83, bottom=0.16, top=0.93, wspace=0.3, hspace=0.6)
+PLACES = dict(left=0.005, right=0.85, bottom=0.16, top=0.93, wspace=0.45, hspace=0.6)
 BATCHES = {"labeled_batches": "BN", "combined_batches": "UBN"}  # whose batches these are
 MOSAIC = """
     pppabc
@@ -176,7 +176,7 @@ def draw(playback: Playback, index: int = -1) -> Figure:
     # Placed by hand: the same in every picture, and faster than a layout engine. Of `layout="none"`
     # the first savefig makes the style's constrained layout; an engine of its own remains.
     by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-    options = dict(figsize=(10, 5), layout=by_hand, gridspec_kw=PLACES)
+    options = dict(figsize=(10.5, 5), layout=by_hand, gridspec_kw=PLACES)
     figure, axes = plt.subplot_mosaic(MOSAIC, **options)
     _draw_plane(axes["p"], playback, now)
     for layer, (top, middle) in enumerate(zip("abc", "def", strict=True)):
