@@ -7,6 +7,7 @@ shown to be able to tell: docs/depth_study.md has the plan, and what came out.
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -277,6 +278,9 @@ def run_any(config: Config, data: DepthData) -> Record:
 def make_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Make a stage's records of a domain; a stopped stage goes on where it was."""
     data = DOMAINS[arguments.domain].load(arguments, stage == "pilots")
+    engine = EngineConfig.fastest()
+    slow = " (this processor has no bfloat16; claims ask for it)" * (engine.precision == "fp32")
+    print(f"{arguments.domain}: steps in {engine.precision}{slow}", file=sys.stderr)
     obtain_all(
         list(STAGE_PLANS[stage](arguments.domain, data.fingerprint)),
         functools.partial(run_any, data=data),
