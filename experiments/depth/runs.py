@@ -11,8 +11,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Config, Experiment, PlannedRun, Record
+from experiments.common.style import save
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, NormConfig, UBNForm
 from experiments.depth.constant_map import ConstantMapConfig, run_constant_map
@@ -25,10 +30,13 @@ from experiments.depth.data import (
     PlacesLabels,
     usual_split,
 )
-from experiments.depth.engine import EngineConfig
+from experiments.depth.engine import EngineConfig, load_weights
+from experiments.depth.evaluate import predict_frames
+from experiments.depth.figure6_label_fraction import draw_predictions
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.rgbd_data import describe, rgbd_data
-from experiments.depth.train import run_depth
+from experiments.depth.train import obtain_depth, run_depth, weights_path
+from ubnlib.dispnet import DispNet
 from ubnlib.kitti import KittiRaw, prepare
 
 EXPERIMENTS = {
@@ -290,9 +298,30 @@ def make_stage(arguments: argparse.Namespace, stage: str) -> None:
     )
 
 
+def make_pictures(arguments: argparse.Namespace) -> None:
+    """Draw what nets of the claims predict on test frames; they are trained again for it."""
+    where, name = DOMAINS[arguments.domain], arguments.domain
+    data, folder = where.load(arguments, False), arguments.data / "pictures"
+    some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
+    predictions = {}
+    for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):
+        config = study_run(name, arm, data.fingerprint, 0, k)
+        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+        if not weights_path(config, folder).exists():
+            obtain_depth(config, data, folder, weights=folder, progress=f"{name}, {title}")
+        load_weights(net, weights_path(config, folder))
+        maps = predict_frames(net, data.frames, some)
+        predictions[title] = torch.stack([depth for _, depth in maps])
+    frames = data.frames.batch(some)
+    cap = 10.0 if where.options.get("min_disparity") else 80.0
+    picture = draw_predictions(frames.images, frames.depth(), predictions, cap=cap)
+    table = pd.DataFrame([data.frames.keys[i] for i in some])
+    save(picture, f"03_predictions_{name}", table, arguments.results / "figures")
+
+
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     stage: functools.partial(make_stage, stage=stage) for stage in STAGE_PLANS
-}
+} | {"pictures": make_pictures}
 
 # --- the runs of notebook 3 -----------------------------------------------------------------------
 
