@@ -2,12 +2,10 @@
 
 import { EXTENT } from "./spiral.js";
 
-const DPR = () => Math.min(3, globalThis.devicePixelRatio || 1);
-
 /** Fit a canvas to its box and return its context in CSS pixels, cleared, with width and height. */
 function open(canvas) {
   const { clientWidth: width, clientHeight: height } = canvas;
-  const ratio = DPR();
+  const ratio = Math.min(3, devicePixelRatio);
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
   const context = canvas.getContext("2d");
@@ -85,8 +83,10 @@ function drawBoundary(context, p, side, cell, color) {
   context.stroke();
 }
 
+const clip = (v, [low, high]) => Math.max(low, Math.min(high, v));
+
 /** Axes with ticks at the given values; returns how to place values. */
-function axes({ context, width, height }, colors, { x, y, xTicks, yTicks, xName, yName }) {
+function axes({ context, width, height }, colors, { x, y, xTicks, yTicks, xName }) {
   const [left, right, top, bottom] = [yTicks.length ? 34 : 8, width - 8, 8, height - 34];
   const across = (v) => left + ((right - left) * (v - x[0])) / (x[1] - x[0]);
   const up = (v) => bottom - ((bottom - top) * (v - y[0])) / (y[1] - y[0]);
@@ -94,7 +94,11 @@ function axes({ context, width, height }, colors, { x, y, xTicks, yTicks, xName,
   context.fillStyle = colors.soft;
   context.lineWidth = 1;
   context.textAlign = "center";
-  for (const v of xTicks) context.fillText(v, across(v), bottom + 15);
+  for (const v of xTicks) {
+    context.textAlign = across(v) > right - 12 ? "right" : "center";
+    context.fillText(v, Math.min(across(v), right + 8), bottom + 15);
+  }
+  context.textAlign = "center";
   context.fillText(xName, (left + right) / 2, height - 4);
   context.textAlign = "right";
   for (const v of yTicks) {
@@ -102,14 +106,6 @@ function axes({ context, width, height }, colors, { x, y, xTicks, yTicks, xName,
     line(context, [[left, up(v)], [right, up(v)]]);
   }
   if (!yTicks.length) line(context, [[left, bottom], [right, bottom]]);
-  if (yName) {
-    context.save();
-    context.translate(10, (top + bottom) / 2);
-    context.rotate(-Math.PI / 2);
-    context.textAlign = "center";
-    context.fillText(yName, 0, 0);
-    context.restore();
-  }
   return { across, up };
 }
 
@@ -123,9 +119,9 @@ function line(context, points) {
 export function drawStatistics(canvas, net, color, colors) {
   const opened = open(canvas);
   const { context } = opened;
-  const [x, y] = [[-1.2, 1.2], [0, 2]];
+  const [x, y] = [[-0.8, 0.8], [0.4, 1.6]]; // what lies outside is drawn on the border
   const { across, up } = axes(opened, colors, {
-    x, y, xTicks: [-1, 0, 1], yTicks: [0, 1, 2], xName: "mean, from that of all points",
+    x, y, xTicks: [-0.5, 0, 0.5], yTicks: [0.5, 1, 1.5], xName: "mean",
   });
   context.strokeStyle = colors.soft;
   line(context, [[across(x[0]), up(1)], [across(x[1]), up(1)]]);
@@ -134,7 +130,7 @@ export function drawStatistics(canvas, net, color, colors) {
   context.globalAlpha = 0.8;
   for (const [mean, deviation] of net.dots) {
     if (!Number.isFinite(mean + deviation)) continue; // a channel that is constant over all points
-    const [h, v] = [Math.max(x[0], Math.min(x[1], mean)), Math.min(y[1], deviation)];
+    const [h, v] = [clip(mean, x), clip(deviation, y)];
     context.beginPath();
     context.arc(across(h), up(v), 4, 0, 2 * Math.PI);
     context.fill();

@@ -1,7 +1,9 @@
 // The page: controls, what the worker sends, and the pictures of it.
 
 import { drawAccuracy, drawHistogram, drawPlane, drawStatistics } from "./draw.js";
-import { FIELDS, OF_THE_VIEW, TOUR, checked, defaults, fromLink, toLink, troubles } from "./settings.js";
+import {
+  FIELDS, OF_THE_VIEW, TOUR, checked, defaults, fault, fromLink, toLink, troubles,
+} from "./settings.js";
 
 const STEPS = 1000; // of a run, as in the committed records
 const RUNS_KEPT = 8; // behind the band
@@ -16,6 +18,7 @@ let settings = defaults();
 let seen = null; // the worker's latest picture
 let until = STEPS;
 let playing = false;
+let id = 0; // of the run
 let said = []; // sentences on the link and the settings
 let finished = []; // curves of earlier runs with these settings, but for the seed
 
@@ -26,8 +29,9 @@ const view = () => ({
   layer: settings.layer - 1,
   channel: settings.channel,
   spread: settings.shade === "spread",
-  side: playing ? 48 : 84, // finer at rest
-  every: CALM.matches ? 1500 : 150, // milliseconds between two pictures
+  moving: settings.shade === "spread" ? 32 : 44, // points a side of the grid while a net trains
+  resting: 84,
+  every: CALM.matches ? 2000 : 200, // milliseconds between two pictures
 });
 
 /** Begin again with other settings. */
@@ -42,21 +46,20 @@ function restart(changes = {}, notes = []) {
   playing = false;
   seen = null;
   reflect();
-  worker.postMessage({ kind: "start", settings: used, view: view() });
+  id += 1;
+  worker.postMessage({ kind: "start", id, settings: used, view: view() });
 }
 
 function play() {
   if (seen && seen.step >= until) until += STEPS;
   playing = true;
   element("status").textContent = "";
-  worker.postMessage({ kind: "view", view: view() });
   worker.postMessage({ kind: "play", until });
   label();
 }
 
 function pause() {
   playing = false;
-  worker.postMessage({ kind: "view", view: view() });
   worker.postMessage({ kind: "pause" });
   label();
 }
@@ -69,7 +72,8 @@ function reflect() {
     const control = element(`set-${key}`);
     control.value = field.logarithmic ? Math.log10(settings[key]) : settings[key];
     const output = element(`value-${key}`);
-    if (output) output.textContent = Number(settings[key].toPrecision(2));
+    if (output) output.textContent = settings[key];
+    if (field.logarithmic) control.setAttribute("aria-valuetext", settings[key]);
   }
   const now = toLink(settings);
   for (const [i, { sets }] of TOUR.entries()) {
@@ -167,20 +171,23 @@ function legend() {
 worker.onmessage = ({ data }) => {
   if (data.kind === "failed") return notes([data.sentence]);
   if (data.kind !== "seen") return;
+  if (data.id !== id) return; // of a run that is over
   const ended = playing && !data.playing && data.step > 0;
-  if (data.settings.seed !== settings.seed) return; // of a run that is over
   seen = data;
   if (ended) {
     playing = false;
     label();
-    worker.postMessage({ kind: "view", view: view() }); // finer
   }
   notes(troubles(data.nets));
   describe();
   draw();
   if (ended && element("onward").checked && data.step >= STEPS) nextSeed();
 };
-worker.onerror = (event) => notes([`The playground's worker cannot run here: ${event.message}`]);
+worker.onerror = (event) => {
+  playing = false;
+  label();
+  notes([`The playground's worker cannot run here: ${event.message}.`]);
+};
 
 function nextSeed() {
   restart({ seed: (settings.seed + 1) % (FIELDS.seed.to + 1) });
@@ -189,7 +196,11 @@ function nextSeed() {
 
 /** Change one setting: a new run, or only another look at this one. */
 function change(key, value) {
-  if (!OF_THE_VIEW.includes(key)) return restart({ [key]: value });
+  if (!OF_THE_VIEW.includes(key)) {
+    const before = playing;
+    restart({ [key]: value });
+    return before && play();
+  }
   settings = { ...settings, [key]: value };
   reflect();
   legend();
@@ -202,27 +213,33 @@ function makeControls() {
     const label = document.createElement("label");
     const control = document.createElement(field.choices ? "select" : "input");
     control.id = `set-${key}`;
-    if (field.choices) {
-      for (const [value, text] of Object.entries(field.choices)) control.add(new Option(text, value));
-      label.append(field.name, control);
-      control.addEventListener("change", () => change(key, control.value));
-    } else {
-      const output = Object.assign(document.createElement("output"), { id: `value-${key}` });
-      const place = field.logarithmic ? Math.log10 : Number;
-      control.type = "range";
-      control.min = place(field.from);
-      control.max = place(field.to);
-      control.step = field.logarithmic ? 0.25 : (field.step ?? 1);
-      label.append(field.name, output, control);
-      control.addEventListener("input", () => {
-        const value = Number(control.value);
-        change(key, field.logarithmic ? Number((10 ** value).toPrecision(2)) : value);
-      });
-      if (field.logarithmic)
-        control.setAttribute("aria-valuetext", field.value);
-    }
+    label.append(field.name, control);
     if (key === "shade") form.append(document.createElement("hr"));
     form.append(label);
+    if (field.choices) {
+      for (const [value, text] of Object.entries(field.choices)) control.add(new Option(text, value));
+      control.addEventListener("change", () => change(key, control.value));
+      continue;
+    }
+    const place = field.logarithmic ? Math.log10 : Number;
+    control.type = field.typed ? "number" : "range";
+    control.min = place(field.from);
+    control.max = place(field.to);
+    control.step = field.logarithmic ? 0.25 : (field.step ?? 1);
+    const value = () => {
+      const number = control.value.trim() === "" ? NaN : Number(control.value);
+      return field.logarithmic ? Number((10 ** number).toPrecision(2)) : number;
+    };
+    control.addEventListener("change", () => {
+      const wrong = fault(field, value());
+      if (!wrong) return change(key, value());
+      said = [`${field.name} cannot be "${control.value}": ${wrong}; it stays ${settings[key]}.`];
+      reflect();
+    });
+    if (field.typed) continue;
+    const output = Object.assign(document.createElement("output"), { id: `value-${key}` });
+    control.before(output);
+    control.addEventListener("input", () => (output.textContent = value()));
   }
   form.addEventListener("submit", (event) => event.preventDefault());
   element("tour").append(
@@ -266,10 +283,10 @@ element("next").addEventListener("click", nextSeed);
 element("link").addEventListener("click", copyLink);
 DARK.addEventListener("change", draw);
 addEventListener("resize", draw);
-const open = () => {
+const openLink = () => {
   const { settings: linked, sentences } = fromLink(location.hash);
   restart(linked, sentences);
   legend();
 };
-addEventListener("hashchange", open);
-open();
+addEventListener("hashchange", openLink);
+openLink();

@@ -9,10 +9,10 @@ import {
 
 export const UNLABELED_PER_CLASS = 200;
 const WIDTH = 64;
-const TEST_PER_CLASS = 300;
+const TEST_PER_CLASS = 250;
 const BATCHES_SHOWN = 12; // dots of the statistics
 const RESAMPLED = 8; // predictions behind the uncertainty
-const CURVE_EVERY = 25; // steps between two accuracies
+const CURVE_EVERY = 40; // steps between two accuracies
 
 /** Data and nets of a run; the first net has BN, the second the reading of UBN. */
 export function startRun(settings) {
@@ -69,13 +69,13 @@ export function advance(run) {
 }
 
 function noteAccuracy(run) {
-  for (const { net, curve } of run.learners)
-    curve.push([run.step, accuracy(evaluate(net, run.test.points), run.test.labels)]);
+  for (const { net, curve } of run.learners) curve.push([run.step, accuracyOf(run, net)]);
 }
 
-/** The share of labels that logits [n, 2] hit; what is not a number hits none. */
-export function accuracy(logits, labels) {
-  let right = 0;
+/** The share of test points that a net has right, in evaluation. */
+function accuracyOf({ test: { points, labels } }, net) {
+  const logits = evaluate(net, points);
+  let right = 0; // what is not a number is not right
   for (let i = 0; i < labels.length; i++)
     right += labels[i] ? logits[2 * i + 1] > logits[2 * i] : logits[2 * i] > logits[2 * i + 1];
   return right / labels.length;
@@ -93,44 +93,48 @@ export function plane(side) {
 }
 
 /** The probability [n] of class 1 from logits [n, 2]. */
-const probability = (logits) =>
-  Float32Array.from({ length: logits.length / 2 }, (_, i) => {
-    return 1 / (1 + Math.exp(logits[2 * i] - logits[2 * i + 1]));
-  });
+function probability(logits) {
+  const out = new Float32Array(logits.length / 2);
+  for (let i = 0; i < out.length; i++)
+    out[i] = 1 / (1 + Math.exp(logits[2 * i] - logits[2 * i + 1]));
+  return out;
+}
 
-/** Equation 4's statistics of each layer over a reference batch, as it passes through the net. */
-const statisticsOf = (net, batch) =>
-  forward(net, batch, (z) => moments(z, net.width)).trace.map((layer) => layer.moments);
+/** Equation 4's statistics of the first layers over a reference batch, as it passes through. */
+const statisticsOf = (net, batch, layers) =>
+  forward(net, batch, (z) => moments(z, net.width), layers).trace.map((layer) => layer.moments);
 
 /** What the page shows of one net: `view` names a layer, a channel, the grid and the shading. */
 export function look(run, learner, view) {
   const { net, kind } = learner;
   const { data, pool, rows, others, settings } = run;
+  const { layer, channel } = view;
   const uniform = generator(settings.seed + 0.625); // the same batches each time: what moves is the net
   const grid = plane(view.side);
   const some = (points, size) => choose(points, permutation(points.length / 2, uniform).slice(0, size));
   const all = join(data.labeled, data.unlabeled);
   const batch = () => join(some(data.labeled, rows), kind === "bn" ? [] : some(pool, others));
-  const population = statisticsOf(net, all)[view.layer];
-  const deviation = Math.sqrt(population.variance[view.channel]);
+  const ofAll = statisticsOf(net, all, layer + 1);
+  const population = ofAll[layer];
+  const deviation = Math.sqrt(population.variance[channel]);
   const dots = Array.from({ length: BATCHES_SHOWN }, () => {
-    const { mean, variance } = statisticsOf(net, batch())[view.layer];
-    const away = mean[view.channel] - population.mean[view.channel];
-    return [away / deviation, Math.sqrt(variance[view.channel]) / deviation];
+    const { mean, variance } = statisticsOf(net, batch(), layer + 1)[layer];
+    const away = mean[channel] - population.mean[channel];
+    return [away / deviation, Math.sqrt(variance[channel]) / deviation];
   });
-  const fixed = statisticsOf(net, kind === "bn" ? data.labeled : all);
+  const fixed = kind === "bn" ? statisticsOf(net, data.labeled, layer + 1) : ofAll;
   const features = (points) => {
-    const { z, moments: by } = forward(net, points, (_, layer) => fixed[layer]).trace[view.layer];
-    const scale = 1 / Math.sqrt(by.variance[view.channel] + EPS);
-    const column = z.filter((_, i) => i % net.width === view.channel);
-    return Float32Array.from(column, (v) => (v - by.mean[view.channel]) * scale);
+    const { z } = forward(net, points, (_, at) => fixed[at], layer + 1).trace[layer];
+    const { mean, variance } = fixed[layer];
+    const column = z.filter((_, i) => i % net.width === channel);
+    return Float32Array.from(column, (v) => (v - mean[channel]) / Math.sqrt(variance[channel] + EPS));
   };
   return {
     kind,
     loss: learner.loss,
     stopped: learner.stopped,
     curve: learner.curve,
-    accuracy: accuracy(evaluate(net, run.test.points), run.test.labels),
+    accuracy: view.coarse ? learner.curve.at(-1)[1] : accuracyOf(run, net),
     probability: probability(evaluate(net, grid)),
     spread: view.spread ? spread(run, learner, grid, uniform) : null,
     dots,

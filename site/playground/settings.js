@@ -6,7 +6,7 @@ export const FIELDS = {
   unlabeled: { name: "Unlabeled batch", from: 0, to: 400, value: 64 },
   noise: { name: "Noise", from: 0, to: 1, step: 0.05, value: 0 },
   rate: { name: "Learning rate", from: 1e-4, to: 10, logarithmic: true, value: 0.01 },
-  seed: { name: "Seed", from: 0, to: 9999, value: 0 },
+  seed: { name: "Seed", from: 0, to: 9999, value: 0, typed: true },
   reading: {
     name: "Reading of UBN",
     value: "corrected",
@@ -67,7 +67,7 @@ export const TOUR = [
 ];
 
 /** Return why a value cannot be a field's, or "". */
-function fault(field, value) {
+export function fault(field, value) {
   if (field.choices)
     return Object.hasOwn(field.choices, value)
       ? ""

@@ -3,20 +3,23 @@
 import { adam, adamState, makeNet, trainingStep } from "./net.js";
 import { advance, look, startRun } from "./run.js";
 
-const CHUNK = 30; // milliseconds of training between two looks at the messages
+const CHUNK = 40; // milliseconds of training between two looks at the messages
+const wake = new MessageChannel(); // sooner than a timer, and messages come in between
+let waking = false;
 let run = null;
 let until = 0; // train while the run has made fewer steps
 let view = null;
-let pace = { every: 150, last: 0, trained: 0, taken: 0 };
+let pace = null; // steps trained and milliseconds taken; when it was resumed; the last picture
 
-/** Send what is to be seen now. */
+/** Send what is to be seen now: coarser while the nets train. */
 function show() {
   const started = performance.now();
-  const nets = run.learners.map((learner) => look(run, learner, view));
-  const { step, settings, data } = run;
-  const playing = step < until;
-  const rate = pace.taken ? (1000 * pace.trained) / pace.taken : null;
-  postMessage({ kind: "seen", settings, step, playing, nets, data, side: view.side, rate });
+  const playing = run.step < until;
+  const side = playing ? view.moving : view.resting;
+  const nets = run.learners.map((learner) => look(run, learner, { ...view, side, coarse: playing }));
+  const taken = pace.taken + (pace.resumed ? started - pace.resumed : 0);
+  const { id, step, data } = run;
+  postMessage({ kind: "seen", id, step, playing, nets, data, side, rate: (1000 * pace.trained) / taken });
   pace.last = performance.now();
   pace.cost = pace.last - started;
 }
@@ -29,13 +32,23 @@ function train() {
   while (run.step < until && performance.now() - started < CHUNK) {
     advance(run);
     pace.trained += 1;
+    if (run.learners.every((learner) => learner.stopped)) until = run.step;
   }
-  if (run.learners.every((learner) => learner.stopped)) until = run.step;
   const waited = performance.now() - pace.last;
   if (run.step >= until || waited > Math.max(view.every, 2 * pace.cost)) show();
-  if (run.step < until) setTimeout(train);
+  if (run.step < until) goOn();
   else pace.resumed = 0;
 }
+
+function goOn() {
+  if (!waking) wake.port2.postMessage(null);
+  waking = true;
+}
+
+wake.port1.onmessage = () => {
+  waking = false;
+  if (run.step < until) train();
+};
 
 /** Do 20 steps, or so, on given weights, data and batches, and return every number. */
 function replay({ width, reading, rate, weights, data, batches }) {
@@ -56,19 +69,20 @@ function replay({ width, reading, rate, weights, data, batches }) {
 
 const commands = {
   start(message) {
-    run = startRun(message.settings);
+    run = { ...startRun(message.settings), id: message.id };
     until = 0;
     view = message.view;
-    pace = { last: 0, trained: 0, taken: 0, resumed: 0, cost: 0 };
+    pace = { trained: 0, taken: 0, resumed: 0, last: 0, cost: 0 };
     show();
   },
   play(message) {
-    const idle = run.step >= until;
     until = message.until;
-    if (idle && run.step < until) setTimeout(train);
+    pace.resumed = 0;
+    goOn();
   },
   pause() {
     until = run.step;
+    pace.resumed = 0;
     show();
   },
   view(message) {
