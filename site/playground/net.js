@@ -7,13 +7,13 @@ export const EPS = 1e-5; // as nn.BatchNorm1d
 const MOMENTUM = 0.1;
 const HIDDEN = 4; // layers with normalization and ReLU; the fifth gives two logits
 
-/** How a net normalizes: what the labeled rows' gradient sees of the statistics, and their source. */
-export const READINGS = {
-  bn: { unlabeled: false, gradient: "corrected", source: "batch" },
-  corrected: { unlabeled: true, gradient: "corrected", source: "batch" },
-  literal: { unlabeled: true, gradient: "none", source: "batch" },
-  joint: { unlabeled: true, gradient: "all", source: "batch" },
-  averages: { unlabeled: true, gradient: "corrected", source: "running" },
+/** The gradient through the statistics, and what normalizes the labeled rows: ubnlib's switches. */
+const READINGS = {
+  bn: { gradient: "corrected", source: "batch" },
+  corrected: { gradient: "corrected", source: "batch" },
+  literal: { gradient: "none", source: "batch" },
+  joint: { gradient: "all", source: "batch" },
+  averages: { gradient: "corrected", source: "running" },
 };
 
 /** Name the parts of a flat array of parameters, in the order of torch's `parameters()`. */
@@ -239,16 +239,14 @@ function movingAverage(running, { mean, variance, rows }) {
 /**
  * One training step without the optimizer's: loss, gradient, statistics and averages after it.
  *
- * Labeled points [n, 2] and their labels [n], unlabeled points [m, 2]; without any UBN is BN. The
+ * Labeled points [n, 2] and their labels [n], unlabeled points [m, 2], of which BN takes none, and
+ * without any of which UBN is BN. The
  * labeled rows of step 1 have the values that step 2 would compute again, unless the averages
  * normalize: so one pass serves for both.
  */
 export function trainingStep(net, reading, labeled, labels, unlabeled) {
-  const plain = !unlabeled.length;
-  const { gradient, source } = READINGS[plain ? "bn" : reading];
-  const points = new Float64Array(labeled.length + unlabeled.length);
-  points.set(labeled);
-  points.set(unlabeled, labeled.length);
+  const { gradient, source } = unlabeled.length ? READINGS[reading] : READINGS.bn;
+  const points = reading === "bn" ? labeled : join(labeled, unlabeled);
   let pass = forward(net, points, (z) => moments(z, net.width));
   const statistics = pass.trace.map((layer) => layer.moments);
   const running = statistics.map((batch, layer) => movingAverage(net.running[layer], batch));
@@ -257,6 +255,14 @@ export function trainingStep(net, reading, labeled, labels, unlabeled) {
   const carrying = gradient === "all" ? atLogits : atLogits.subarray(0, 2 * labels.length);
   const slopes = backward(net, pass, carrying, gradient !== "none");
   return { loss, gradient: slopes, statistics, running };
+}
+
+/** The rows of two matrices, one below the other. */
+export function join(a, b) {
+  const out = new Float64Array(a.length + b.length);
+  out.set(a);
+  out.set(b, a.length);
+  return out;
 }
 
 /** One step of Adam with torch's defaults; moves the parameters and the optimizer's state. */

@@ -1,7 +1,7 @@
 // One run: two nets that start alike and see the same labeled batches, and what is seen of them.
 
 import {
-  EPS, adam, adamState, drawParameters, evaluate, forward, makeNet, moments, trainingStep,
+  EPS, adam, adamState, drawParameters, evaluate, forward, join, makeNet, moments, trainingStep,
 } from "./net.js";
 import {
   EXTENT, batches, choose, generator, makeSpiral, permutation, splitSpiral,
@@ -55,8 +55,7 @@ export function advance(run) {
   for (const learner of run.learners) {
     if (learner.stopped) continue;
     const { net, optimizer, kind } = learner;
-    const seen = kind === "bn" ? new Float64Array() : unlabeled;
-    const { loss, gradient, running } = trainingStep(net, kind, labeled, labels, seen);
+    const { loss, gradient, running } = trainingStep(net, kind, labeled, labels, unlabeled);
     learner.loss = loss;
     if (!Number.isFinite(loss)) {
       learner.stopped = run.step;
@@ -156,11 +155,4 @@ function spread(run, { net, kind }, grid, uniform) {
     return probability(forward(net, grid, (_, layer) => fixed[layer]).logits);
   });
   return drawn[0].map((_, i) => Math.sqrt(moments(drawn.map((values) => values[i]), 1).variance[0]));
-}
-
-function join(a, b) {
-  const out = new Float64Array(a.length + b.length);
-  out.set(a);
-  out.set(b, a.length);
-  return out;
 }

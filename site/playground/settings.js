@@ -27,7 +27,7 @@ export const FIELDS = {
     value: "class",
     choices: { class: "probability of a class", spread: "spread over batches (Figure 4)" },
   },
-  layer: { name: "Layer", from: 1, to: 4, value: 2 },
+  layer: { name: "Layer", from: 1, to: 4, value: 1 },
   channel: { name: "Channel", from: 0, to: 63, value: 0 },
 };
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -144,32 +143,6 @@ def test_formulas_are_mathml(site, pages):
 
 
 # The website in a browser.
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("the website is tried in chromium, which is not on the PATH")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        options = ["--no-sandbox", "--disable-gpu"]
-        browser = engine.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser):
-    """A tab that must not ask the network for anything, nor complain."""
-    tab = browser.new_page(color_scheme="light", viewport={"width": 1400, "height": 900})
-    wrong = []
-    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
-    yield tab
-    tab.close()
-    assert wrong == []
 
 
 def test_search_finds_a_word(site, tab):
