@@ -31,7 +31,7 @@ KINDS = ("loss", "gradient", "statistics", "running")
 STEPS, RATE, WIDTH = 20, 0.01, 18
 
 # Both compute in float64. The bias in front of a normalization has no gradient but for rounding,
-# of which Adam's steps make 1e-11: all batch statistics move along, to no other effect.
+# of which Adam's steps make 1e-11: batch statistics move along, and averages behind them.
 AT_FIRST, IN_THE_END = 1e-13, 1e-8  # parts of the largest value
 
 

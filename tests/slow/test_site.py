@@ -103,7 +103,7 @@ def pages(site) -> dict[Path, Page]:
 
 def test_every_page_is_there_and_no_other(site, pages):
     names = {path.relative_to(site).as_posix() for path in pages}
-    assert names == {"index.html", *ORDER, *WITHOUT_CONTENT}
+    assert names == {"index.html", "docs/playground.html", *ORDER, *WITHOUT_CONTENT}
 
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):
@@ -140,6 +140,13 @@ def test_formulas_are_mathml(site, pages):
     assert len(pages[method].blocks) == 3
     assert pages[method].formulas > 15
     assert "<mtext>(4)</mtext>" in method.read_text(encoding="utf-8")
+
+
+def test_the_playground_is_linked_to(pages, site):
+    for name in ("index", "notebooks/02_toy_analysis", "docs/toy_study"):
+        page = site / f"{name}.html"
+        targets = [(page.parent / link).resolve() for link in pages[page].links]
+        assert site / "docs" / "playground.html" in targets, name
 
 
 # The website in a browser.
