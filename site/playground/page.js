@@ -45,6 +45,7 @@ function restart(changes = {}, notes = []) {
   until = STEPS;
   playing = false;
   seen = null;
+  element("count").textContent = element("status").textContent = "";
   reflect();
   id += 1;
   worker.postMessage({ kind: "start", id, settings: used, view: view() });
@@ -213,6 +214,7 @@ function makeControls() {
     const label = document.createElement("label");
     const control = document.createElement(field.choices ? "select" : "input");
     control.id = `set-${key}`;
+    label.htmlFor = control.id;
     label.append(field.name, control);
     if (key === "shade") form.append(document.createElement("hr"));
     form.append(label);
@@ -276,7 +278,7 @@ element("play").addEventListener("click", () => (playing ? pause() : play()));
 element("step").addEventListener("click", () => {
   if (playing) return pause();
   if (seen && seen.step >= until) until += STEPS;
-  worker.postMessage({ kind: "play", until: (seen?.step ?? 0) + 1 });
+  worker.postMessage({ kind: "step" });
 });
 element("reset").addEventListener("click", () => restart());
 element("next").addEventListener("click", nextSeed);

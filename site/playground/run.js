@@ -27,6 +27,7 @@ export function startRun(settings) {
     net: makeNet(drawn.slice(), WIDTH),
     optimizer: adamState(drawn.length),
     curve: [], // of step and accuracy
+    worst: 0, // the largest loss so far
     stopped: 0, // the step at which its loss was not finite
   });
   const run = {
@@ -56,11 +57,11 @@ export function advance(run) {
     if (learner.stopped) continue;
     const { net, optimizer, kind } = learner;
     const { loss, gradient, running } = trainingStep(net, kind, labeled, labels, unlabeled);
-    learner.loss = loss;
     if (!Number.isFinite(loss)) {
       learner.stopped = run.step;
       continue;
     }
+    learner.worst = Math.max(learner.worst, loss);
     net.running = running;
     adam(optimizer, net.parameters, gradient, run.settings.rate);
   }
@@ -130,7 +131,7 @@ export function look(run, learner, view) {
   };
   return {
     kind,
-    loss: learner.loss,
+    worst: learner.worst,
     stopped: learner.stopped,
     curve: learner.curve,
     accuracy: view.coarse ? learner.curve.at(-1)[1] : accuracyOf(run, net),

@@ -125,15 +125,15 @@ export function checked(settings) {
   return { used, sentences };
 }
 
+const GUESS = Math.log(2); // the loss of a net that knows nothing
+
 /** What there is to say of a run's losses. */
 export function troubles(nets) {
-  const name = (net) => (net.kind === "bn" ? "BN" : "UBN");
-  return nets.flatMap((net) => {
+  return nets.flatMap(({ kind, worst, stopped }) => {
+    const name = kind === "bn" ? "BN" : "UBN";
     const lower = "lower the learning rate";
-    if (net.stopped)
-      return [`${name(net)}'s loss is no longer a number at step ${net.stopped}, and it stopped: ${lower}.`];
-    if (net.loss > 20) // chance is log 2, or 0.7
-      return [`${name(net)}'s loss is ${net.loss.toPrecision(2)}, where chance has 0.7: it diverges; ${lower}.`];
-    return [];
+    if (stopped) return [`${name}'s loss is no number at step ${stopped}, where it stopped: ${lower}.`];
+    if (worst < 30 * GUESS) return [];
+    return [`${name} diverged: its loss was ${worst.toPrecision(2)}, where a guess has 0.7; ${lower}.`];
   });
 }

@@ -80,6 +80,10 @@ const commands = {
     pace.resumed = 0;
     goOn();
   },
+  step() {
+    until = Math.max(until, run.step) + 1;
+    goOn();
+  },
   pause() {
     until = run.step;
     pace.resumed = 0;
