@@ -203,6 +203,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         notebooks=notebooks,
         deviations=[(n, deviations(n, root / "notebooks", results)) for n in notebooks],
         figures=group_figures(results / "figures", names),
+        playground=(root / "docs" / "playground.html").is_file(),
         facts={
             "Depth data": kitti_root or "synthetic drives",
             "Report made": made,
