@@ -111,7 +111,7 @@ def split_data(frames: Frames, split: str, test_every: int = 1) -> DepthData:
 
 
 def packed_folder(data_root: Path | str, size: Sequence[int], kind: str) -> Path:
-    """Return where frames of a size are packed; `kind` says of what, such as "kitti"."""
+    """Return where frames of a size are packed; `kind` says of what, such as "kitti-eigen"."""
     return Path(data_root) / f"packed-{kind}-{size[0]}x{size[1]}"
 
 

@@ -272,7 +272,8 @@ class Preparation:
             csv.writer(file).writerows([("file", "reason"), *left_out])
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
-        made = self.source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
+        source = self.source_of([key for key, *_ in entries])
+        made = source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
         manifest = packed.Manifest(dataset.size, *counts, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
