@@ -6,6 +6,7 @@ can also be JPEG files. An image and its scan are paired by file name, never by 
 drives lack scans or a camera.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -77,9 +78,10 @@ def pair_frames(
 
 def _files(sensor_folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
     """Return a sensor's files by frame number, of the last suffix that there is of a frame."""
-    files = sorted((sensor_folder / "data").glob("*.*"), key=lambda path: path.suffix)
-    wanted = (path for path in files if path.suffix in suffixes)
-    return {int(path.stem): path for path in wanted if re.fullmatch(r"\d{10}", path.stem)}
+    data = sensor_folder / "data"
+    names = os.listdir(data) if data.is_dir() else ()  # a hundred thousand: paths would take long
+    named = [match for name in names if (match := re.fullmatch(r"(\d{10})(\.\w+)", name))]
+    return {int(m[1]): data / m[0] for suffix in suffixes for m in named if m[2] == suffix}
 
 
 class FrameDataset(Dataset):
