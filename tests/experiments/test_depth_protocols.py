@@ -15,7 +15,15 @@ from experiments.depth.evaluate import resize_depth
 from experiments.depth.packing import find_split
 from experiments.depth.protocols import ImprovedGroundTruth, evaluate_protocols, read_depth_png
 from experiments.depth.train import obtain_depth
-from ubnlib.kitti import Calibration, FrameKey, load_split, prepare, project_velodyne, read_velodyne
+from ubnlib.kitti import (
+    Calibration,
+    FrameKey,
+    KittiRaw,
+    load_split,
+    prepare,
+    project_velodyne,
+    read_velodyne,
+)
 
 # The protocols
 
