@@ -135,7 +135,7 @@ class Preparation:
             for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
                 digest.update(path.read_bytes())
         for key in keys:
-            sizes = [path.exists() and path.stat().st_size for path in self.dataset.files(key)]
+            sizes = [_size(path) for path in self.dataset.files(key)]
             digest.update(repr((tuple(key), sizes)).encode())
         return digest.hexdigest()[:16]
 
@@ -156,7 +156,7 @@ class Preparation:
             raise FileExistsError(f"{found}; {advice}.") from None
         self.earlier, held = None, set(there.keys)
         common = [key for key in self.dataset.keys if key in held]
-        if there.manifest.source not in (self.source, self.source_of(common)):
+        if self.source_of(common) != there.manifest.source != self.source:
             found = f"{folder} was prepared from other files or with other options"
             what = f"{there.manifest.frames} frames of {there.manifest.size}"
             raise FileExistsError(f"{found} ({what}); {advice} to make it anew.")
@@ -272,7 +272,8 @@ class Preparation:
             csv.writer(file).writerows([("file", "reason"), *left_out])
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
-        source = self.source_of([key for key, *_ in entries])
+        whole = len(entries) == len(dataset)
+        source = self.source if whole else self.source_of([key for key, *_ in entries])
         made = source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
         manifest = packed.Manifest(dataset.size, *counts, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
@@ -288,6 +289,13 @@ class Preparation:
         self.partial.rename(self.folder)
         shutil.rmtree(self.folder / "chunks")
         shutil.rmtree(self.replaced, ignore_errors=True)
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size; a link to nowhere has none, and its frame will be left out."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:
