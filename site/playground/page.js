@@ -20,7 +20,7 @@ let until = STEPS;
 let playing = false;
 let id = 0; // of the run
 let said = []; // sentences on the link and the settings
-let finished = []; // curves of earlier runs with these settings, but for the seed
+let finished = new Map(); // by seed, the curves of runs that are alike otherwise
 
 /** What must be alike for two runs to be seeds of one setting. */
 const family = (of) => toLink({ ...of, ...Object.fromEntries([...OF_THE_VIEW, "seed"].map((key) => [key, FIELDS[key].value])) });
@@ -37,9 +37,10 @@ const view = () => ({
 /** Begin again with other settings. */
 function restart(changes = {}, notes = []) {
   const before = family(settings);
-  if (seen?.step >= STEPS) finished = [...finished, seen.nets.map((net) => net.curve)].slice(-RUNS_KEPT);
+  if (seen?.step >= STEPS) finished.set(settings.seed, seen.nets.map((net) => net.curve));
+  if (finished.size > RUNS_KEPT) finished.delete(finished.keys().next().value);
   settings = { ...settings, ...changes };
-  if (family(settings) !== before) finished = [];
+  if (family(settings) !== before) finished.clear();
   const { used, sentences } = checked(settings);
   said = [...notes, ...sentences];
   until = STEPS;
@@ -100,11 +101,14 @@ function notes(more) {
   );
 }
 
-/** Lowest and highest accuracy of earlier runs at each step, for one of the nets. */
+/** The curves of the runs with other seeds. */
+const others = () => [...finished].filter(([seed]) => seed !== settings.seed).map(([, curves]) => curves);
+
+/** Lowest and highest accuracy of other runs at each step, for one of the nets. */
 function band(index) {
-  const curves = finished.map((curves) => curves[index]);
-  const shortest = Math.min(...curves.map((curve) => curve.length));
+  const curves = others().map((curves) => curves[index]);
   if (!curves.length) return [];
+  const shortest = Math.min(...curves.map((curve) => curve.length));
   return curves[0].slice(0, shortest).map(([step], at) => {
     const values = curves.map((curve) => curve[at][1]);
     return [step, Math.min(...values), Math.max(...values)];
@@ -131,20 +135,22 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 /** Say in words what the pictures show. */
 function describe() {
   const [bn, ubn] = seen.nets;
-  const layer = `layer ${settings.layer}, channel ${settings.channel}`;
-  const shade = settings.shade === "spread" ? "spread of predictions" : "class probability";
+  const { layer, channel, spread } = seen.view; // not yet the settings', perhaps
+  const place = `layer ${layer + 1}, channel ${channel}`;
+  const shade = spread ? "spread of predictions" : "class probability";
   for (const [i, net] of seen.nets.entries()) {
     const name = i ? "UBN" : "BN";
     element(`score-${i}`).textContent = percent(net.accuracy);
     const say = (id, text) => element(`${id}-${i}`).setAttribute("aria-label", text);
     say("plane", `${name} at step ${seen.step}: ${shade} over the plane, boundary and points; accuracy ${percent(net.accuracy)}`);
     const far = net.dots.reduce((sum, [mean]) => sum + Math.abs(mean) / net.dots.length, 0);
-    say("statistics", `${name}'s batches, ${layer}: their means lie ${far.toFixed(2)} deviations from that of all points, on average`);
-    say("histogram", `${name}: histograms of labeled and unlabeled points, ${layer}`);
+    say("statistics", `${name}'s batches, ${place}: their means lie ${far.toFixed(2)} deviations from that of all points, on average`);
+    say("histogram", `${name}: histograms of labeled and unlabeled points, ${place}`);
   }
   const now = `step ${seen.step}: BN ${percent(bn.accuracy)}, UBN ${percent(ubn.accuracy)}`;
   element("accuracy").setAttribute("aria-label", `Accuracy over steps, at ${now}`);
-  element("band").textContent = finished.length ? `band: ${finished.length} earlier run${finished.length > 1 ? "s" : ""} with other seeds` : "";
+  const runs = others().length;
+  element("band").textContent = runs ? `band: ${runs} other seed${runs > 1 ? "s" : ""}` : "";
   element("progress").max = until;
   element("progress").value = seen.step;
   const rate = seen.rate ? `, ${Math.round(seen.rate)} steps a second` : "";

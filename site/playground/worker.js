@@ -19,7 +19,8 @@ function show() {
   const nets = run.learners.map((learner) => look(run, learner, { ...view, side, coarse: playing }));
   const taken = pace.taken + (pace.resumed ? started - pace.resumed : 0);
   const { id, step, data } = run;
-  postMessage({ kind: "seen", id, step, playing, nets, data, side, rate: (1000 * pace.trained) / taken });
+  const rate = (1000 * pace.trained) / taken;
+  postMessage({ kind: "seen", id, step, playing, nets, data, view, side, rate });
   pace.last = performance.now();
   pace.cost = pace.last - started;
 }
