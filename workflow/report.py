@@ -157,6 +157,8 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     made, here = time.strftime("%Y-%m-%d %H:%M %z"), provenance()
     revision = (here.revision or "")[:12] + ("" if here.clean is not False else " + changes")
     kitti_root = next(filter(None, (n["parameters"].get("kitti_root") for n in notebooks)), "")
+    frames = results / "frames.json"
+    packed = json.loads(frames.read_text(encoding="utf-8")) if frames.exists() else {}
     entries = [
         {
             "ledger": claim,
@@ -203,8 +205,10 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         notebooks=notebooks,
         deviations=[(n, deviations(n, root / "notebooks", results)) for n in notebooks],
         figures=group_figures(results / "figures", names),
+        playground=(root / "docs" / "playground.html").is_file(),
         facts={
             "Depth data": kitti_root or "synthetic drives",
+            "Frames": packed.get("report", "not packed").replace("\n", "; "),
             "Report made": made,
             "Revision": revision,
             "Processor": f"{here.cpu}, {os.cpu_count()} cores",

@@ -28,7 +28,7 @@ from experiments.depth.data import (
     EveryLabels,
     LabelsConfig,
     PlacesLabels,
-    usual_split,
+    split_data,
 )
 from experiments.depth.engine import EngineConfig, load_weights
 from experiments.depth.evaluate import predict_frames
@@ -123,7 +123,7 @@ def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
     make_synthetic_kitti(root, seed=seed, **form)
     raw = KittiRaw(root, cameras=(2,), size=size)
     packed = prepare(raw, arguments.data / f"packed-{seed}-{size[0]}x{size[1]}")
-    return DepthData(packed, *usual_split(packed.keys, test_every=4))
+    return split_data(packed, "by_drive", test_every=4)
 
 
 def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
