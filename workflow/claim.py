@@ -62,8 +62,9 @@ def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
         stages = [stage and f"depth.{stage} --domain {domain}" for stage in _stages(domain, sides)]
     else:
         return ""
-    frames = "" if domain in ("drives", "spiral", "digits") else " --rgbd-root FOLDER"
-    commands = [f"python -m experiments.run {stage}{frames}" for stage in stages]
+    more = "" if domain in ("drives", "spiral", "digits") else " --rgbd-root FOLDER"
+    more += " --results results/again"  # where records are, none is made again
+    commands = [f"python -m experiments.run {stage}{more}" for stage in stages]
     return " && ".join(commands) if all(stages) else ""
 
 

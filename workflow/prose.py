@@ -78,7 +78,10 @@ def filler(root: Path) -> Callable[[str], str]:
 def _replaced(found: re.Match[str], new: str) -> str:
     """Put a text between its marks, on lines of its own where the old one was."""
     name, old = found.groups()
-    inner = f"\n{new.strip()}\n" if old.startswith("\n") else new
+    block = old.startswith("\n")
+    if not block and found.string[: found.start()].endswith("\n"):
+        raise ValueError(f"'{name}' begins a line, which Markdown takes for HTML: move it.")
+    inner = f"\n{new.strip()}\n" if block else new
     return f"<!-- = {name} -->{inner}<!-- / -->"
 
 
@@ -97,7 +100,8 @@ def _of_query(text: str, records: pd.DataFrame) -> str:
 
 def pages(root: Path) -> list[Path]:
     """List the pages that are filled."""
-    return [root / "README.md", *sorted(root.glob("docs/*.md")), *sorted(root.glob("notebooks/*.ipynb"))]
+    found = (sorted(root.glob(pattern)) for pattern in ("docs/*.md", "notebooks/*.ipynb"))
+    return [root / "README.md", *(path for paths in found for path in paths)]
 
 
 def filled(path: Path, fill: Callable[[str], str]) -> str:

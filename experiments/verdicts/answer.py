@@ -4,6 +4,7 @@
 claim that there is not, is *not run*, and says why: nothing is left out.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -114,12 +115,15 @@ def _judged(statement: Statement, rows: dict[str, dict[str, Any]]) -> Judged:
 
 
 def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
-    told = row.get("ours", "")
-    if cells := row.get("cells", ()):
-        told = ", ".join(f"{c['claim']} {c['ours'].partition(' [')[0] or '-'}" for c in cells)
-    if not told or row["verdict"] == "not run":
-        told = row["reason"].partition(";")[0]
-    return Clause(claim, words or "", row["verdict"], told, row.get("caveat", ""))
+    verdict, told, caveat = row["verdict"], row.get("ours", ""), row.get("caveat", "")
+    if verdict == "not run":
+        cells = row.get("cells", ())
+        reason = cells[0]["reason"] if cells else row["reason"]
+        told, caveat = re.split(r";| among ", reason)[0], ""
+    elif cells := row.get("cells", ()):
+        some = (f"{c['claim']}: {c['ours'].partition(' [')[0] or c['verdict']}" for c in cells)
+        told = ", ".join(some)
+    return Clause(claim, words or "", verdict, told or row["reason"], caveat)
 
 
 def in_lines(answer: Answer, judged: dict[str, Judged]) -> dict[str, list[Clause]]:

@@ -1,4 +1,4 @@
-"""Pictures and tables of verdicts: one a claim, all claims in one.
+"""Pictures and tables of verdicts: one a claim, and all claims in one.
 
 The small ones are SVG that takes a page's own colors, `--reproduced` and so on, where it has some.
 """
