@@ -254,8 +254,8 @@ def test_kitti_is_never_judged_by_synthetic_drives(profile, table):
     (kitti,) = (c for c in load_claims(LEDGER) if c.id == "fig6-kitti")
     assert kitti.profile == "paper"
     assert judge(kitti, table, "paper").verdict == "not run"
-    depth = (table["experiment"] == "depth") & (table["domain"] == "drives")
-    grown = table[depth].assign(domain="kitti", width=1.0, levels=7)
+    few = (table["domain"] == "rooms") & (table["labels.k"] == 16) & (table["arm"] != "")
+    grown = table[few].assign(domain="kitti", width=1.0, levels=7, **{"labels.k": 128})
     judgement = judge(kitti, grown, "paper")
     assert judgement.reason.startswith("no run with labeled_frames = 360")
     real = grown.assign(labeled_frames=360.0)
