@@ -196,8 +196,8 @@ function normalizeBackward(g, z, reference, gamma, corrected) {
   for (let i = 0; i < z.length; )
     for (let j = 0; j < width; j++, i++)
       out[i] = scale[j] * (g[i] - shift[j] - (z[i] - mean[j]) * tilt[j]);
-  const gammaGradient = slope.map((v, j) => (v + (mean[j] - reference.mean[j]) * beta[j]) * invstd[j]);
-  return { z: out, gamma: gammaGradient, beta };
+  const apart = (j) => (mean[j] - reference.mean[j]) * beta[j];
+  return { z: out, gamma: slope.map((v, j) => (v + apart(j)) * invstd[j]), beta };
 }
 
 /** The gradient of all parameters, flat, from that of the logits of the first rows. */

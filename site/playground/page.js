@@ -23,7 +23,10 @@ let said = []; // sentences on the link and the settings
 let finished = new Map(); // by seed, the curves of runs that are alike otherwise
 
 /** What must be alike for two runs to be seeds of one setting. */
-const family = (of) => toLink({ ...of, ...Object.fromEntries([...OF_THE_VIEW, "seed"].map((key) => [key, FIELDS[key].value])) });
+function family(of) {
+  const apart = [...OF_THE_VIEW, "seed"].map((key) => [key, FIELDS[key].value]);
+  return toLink({ ...of, ...Object.fromEntries(apart) });
+}
 
 const view = () => ({
   layer: settings.layer - 1,
@@ -102,7 +105,10 @@ function notes(more) {
 }
 
 /** The curves of the runs with other seeds. */
-const others = () => [...finished].filter(([seed]) => seed !== settings.seed).map(([, curves]) => curves);
+function others() {
+  const apart = [...finished].filter(([seed]) => seed !== settings.seed);
+  return apart.map(([, curves]) => curves);
+}
 
 /** Lowest and highest accuracy of other runs at each step, for one of the nets. */
 function band(index) {
@@ -119,9 +125,8 @@ function draw() {
   if (!seen) return;
   const style = getComputedStyle(document.documentElement);
   const names = "ink soft line bn ubn first second third zero half one doubt hollow".split(" ");
-  const colors = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  const full = (hex) => (hex.length === 4 ? hex.replace(/[^#]/g, "$&$&") : hex);
-  for (const name of names) colors[name] = full(colors[name]);
+  const color = (name) => style.getPropertyValue(`--${name}`).trim();
+  const colors = Object.fromEntries(names.map((name) => [name, color(name)]));
   seen.nets.forEach((net, i) => {
     drawPlane(element(`plane-${i}`), net, seen.data, seen.side, colors);
     drawStatistics(element(`statistics-${i}`), net, i ? colors.ubn : colors.bn, colors);
@@ -142,9 +147,11 @@ function describe() {
     const name = i ? "UBN" : "BN";
     element(`score-${i}`).textContent = percent(net.accuracy);
     const say = (id, text) => element(`${id}-${i}`).setAttribute("aria-label", text);
-    say("plane", `${name} at step ${seen.step}: ${shade} over the plane, boundary and points; accuracy ${percent(net.accuracy)}`);
+    const plane = `${shade} over the plane, boundary and points`;
+    say("plane", `${name} at step ${seen.step}: ${plane}; accuracy ${percent(net.accuracy)}`);
     const far = net.dots.reduce((sum, [mean]) => sum + Math.abs(mean) / net.dots.length, 0);
-    say("statistics", `${name}'s batches, ${place}: their means lie ${far.toFixed(2)} deviations from that of all points, on average`);
+    const distance = `${far.toFixed(2)} deviations from that of all points, on average`;
+    say("statistics", `${name}'s batches, ${place}: their means lie ${distance}`);
     say("histogram", `${name}: histograms of labeled and unlabeled points, ${place}`);
   }
   const now = `step ${seen.step}: BN ${percent(bn.accuracy)}, UBN ${percent(ubn.accuracy)}`;
@@ -160,11 +167,16 @@ function describe() {
 
 function legend() {
   const entries = {
-    class: [["first", "class 0, labeled"], ["second", "class 1, labeled"], ["bare", "unlabeled"], ["", "line: decision boundary"]],
-    spread: [["first", "class 0, labeled"], ["second", "class 1, labeled"], ["bare", "unlabeled"], ["doubt", "predictions vary with the batch (full color: deviation 0.5)"]],
+    class: ["", "line: decision boundary"],
+    spread: ["doubt", "predictions vary with the batch (full color: deviation 0.5)"],
   };
+  const points = [
+    ["first", "class 0, labeled"],
+    ["second", "class 1, labeled"],
+    ["bare", "unlabeled"],
+  ];
   element("legend").replaceChildren(
-    ...entries[settings.shade].map(([color, text]) => {
+    ...[...points, entries[settings.shade]].map(([color, text]) => {
       const entry = document.createElement("span");
       const mark = document.createElement("i");
       if (color === "bare") mark.className = "bare";
@@ -255,7 +267,8 @@ function makeControls() {
       const item = document.createElement("li");
       const button = Object.assign(document.createElement("button"), { id: `tour-${i}` });
       const name = Object.assign(document.createElement("b"), { textContent: `${i + 1}. ${title}` });
-      const text = Object.assign(document.createElement("span"), { textContent: says.replaceAll(" -", " \u2212").replaceAll("[-", "[\u2212") });
+      const minus = says.replaceAll(/([ [])-/g, "$1\u2212");
+      const text = Object.assign(document.createElement("span"), { textContent: minus });
       button.append(name, text);
       button.addEventListener("click", () => {
         restart({ ...defaults(), ...sets, seed: settings.seed });

@@ -109,7 +109,7 @@ export function look(run, learner, view) {
   const { net, kind } = learner;
   const { data, pool, rows, others, settings } = run;
   const { layer, channel } = view;
-  const uniform = generator(settings.seed + 0.625); // the same batches each time: what moves is the net
+  const uniform = generator(settings.seed + 0.625); // the same batches: what moves is the net
   const grid = plane(view.side);
   const some = (points, size) => choose(points, permutation(points.length / 2, uniform).slice(0, size));
   const all = join(data.labeled, data.unlabeled);

@@ -25,7 +25,7 @@ export const FIELDS = {
   shade: {
     name: "Shade",
     value: "class",
-    choices: { class: "probability of a class", spread: "spread over batches (Figure 4)" },
+    choices: { class: "probability of a class", spread: "spread (Figure 4)" },
   },
   layer: { name: "Layer", from: 1, to: 4, value: 1 },
   channel: { name: "Channel", from: 0, to: 63, value: 0 },
