@@ -2,8 +2,8 @@
 
 Predict the labeled points with the statistics of one batch, change the batch, and move the points
 until the predictions are the earlier ones: to where they moved, the change of statistics has
-augmented them. The paper says that they follow the manifold, and that where the decision boundary is
-too close they push it away from the labeled points.
+augmented them. The paper says that they follow the manifold, and that where the decision boundary
+is too close they push it away from the labeled points.
 """
 
 import copy
