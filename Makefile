@@ -1,6 +1,7 @@
 # Two commands matter: `make reproduce` and `make test`. Each installs what it needs into .venv.
 PROFILE ?= quick
 KITTI_ROOT ?=
+SPLIT ?=
 CORES ?= all
 GPUS ?=
 CLUSTER ?=
@@ -15,10 +16,12 @@ define HELP
 make reproduce    make all runs, run the notebooks, and write results/PROFILE/report.html
                     PROFILE=quick      a file in profiles/: quick, standard, paper
                     KITTI_ROOT=        folder of KITTI Raw; without it, synthetic drives
+                    SPLIT=             paper_standin, eigen or by_drive; else the profile's
                     CORES=all          processor cores to use
                     GPUS=              graphics processors to use; all, if nothing is said
                     CLUSTER=           slurm, kubernetes, generic, or a folder of your own
 make plan         say what make reproduce would run, and what that costs; same knobs
+make prepare      pack the frames, write each run's configuration, train nothing; same knobs
 make claim        make the runs behind one claim once more, beside the others; same knobs
                     CLAIM=             its id in claims.yaml
 make test         check style, code and notebooks, in minutes
@@ -27,12 +30,13 @@ make test-all     the same, and what is slow: browsers, torch.compile, clusters,
                     RGBD_ROOT=         folder of real RGB-D frames, likewise
 make lab          open the notebooks in JupyterLab
 make notebooks    run the committed notebooks again, in place
+make numbers      fill the numbers of README, docs and notebooks from the committed records
 make site         build a website of notebooks, docs and reference into build/site
 make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce plan claim test test-all FORCE lab notebooks site lock clean
+.PHONY: help reproduce plan prepare claim test test-all FORCE lab notebooks numbers site lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -49,13 +53,16 @@ $(INSTALLED): requirements.lock pyproject.toml experiments/pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e . -e experiments
 	@touch $@
 
-RUNS = --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --cores '$(CORES)' --gpus '$(GPUS)' \
+RUNS = --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --split '$(SPLIT)' --cores '$(CORES)' --gpus '$(GPUS)' \
   --cluster '$(CLUSTER)'
 reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py $(RUNS)
 
 plan: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --plan $(RUNS)
+
+prepare: $(INSTALLED)
+	$(BIN)/python workflow/reproduce.py --prepare $(RUNS)
 
 claim: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --claim '$(CLAIM)' $(RUNS)
@@ -78,7 +85,7 @@ test-all: test
 build/nbval: $(INSTALLED) FORCE
 	rm -rf $@
 	mkdir -p $@/results
-	cp -R notebooks profiles claims.yaml $@
+	cp -R notebooks profiles claims.yaml statements.yaml $@
 	cp -R results/standard $@/results
 	$(BIN)/python data_scripts/make_synthetic_kitti.py $@/data/quick/synthetic
 
@@ -88,6 +95,9 @@ lab: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+numbers: $(INSTALLED)
+	$(BIN)/python workflow/prose.py
 
 site: $(INSTALLED)
 	$(BIN)/python site/build.py build/site

@@ -66,7 +66,7 @@ def write_files(packed: PackedDepth, raw: KittiRaw, folder: Path) -> None:
     folder.mkdir()
     encoded: dict[Path, Path] = {}
     for index, key in enumerate(raw.keys):
-        path, original = folder / f"{index}.{folder.name}", key.image_path(raw.root).resolve()
+        path, original = folder / f"{index}.{folder.name}", raw.files(key)[0].resolve()
         image, codes = packed.stored(index)
         np.save(path.with_suffix(".npy"), codes)
         if original in encoded:

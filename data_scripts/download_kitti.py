@@ -37,6 +37,7 @@ _WANTED = (  # files of a drive
     r"image_0[23]/(data/[0-9]{10}\.png|timestamps\.txt)|"
     r"velodyne_points/(data/[0-9]{10}\.bin|timestamps(_start|_end)?\.txt)"
 )
+_PAGE = "a web page, such as for a login, and no zip archive: check the base URL and any proxy"
 _BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers of a server that may be asked again
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
@@ -214,6 +215,8 @@ class Download:
                 raise requests.HTTPError(f"{said}, which does not fit what is here")
             if answer.status_code not in (200, 206):
                 raise DownloadError(f"{url}: {said}; check the base URL.")
+            if answer.headers.get("Content-Type", "").startswith("text/html"):  # what is here stays
+                raise DownloadError(f"{url}: the server sent {_PAGE}.")
             if answer.status_code == 200:  # all of it, even where only the rest was asked for
                 here = 0
             expected = here + int(answer.headers.get("Content-Length", 0))
@@ -255,9 +258,21 @@ def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
         else:
             source.replace(target)
     except _DAMAGE as error:
+        if _is_page(archive):
+            raise DownloadError(f"{archive} is {_PAGE}.") from error
         raise DownloadError(f"{archive} is damaged or no zip archive ({error}).") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return (
+            file.read(500)
+            .lstrip(b"\xef\xbb\xbf \r\n\t")
+            .lower()
+            .startswith((b"<!doctype", b"<html"))
+        )
 
 
 def _fault(members: Sequence[zipfile.ZipInfo], job: Job) -> str | None:

@@ -2,16 +2,14 @@
 
 import argparse
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from tqdm import tqdm
 
-from ubnlib.kitti import KittiRaw, PackedDepth, load_split, prepare, select
+from experiments.depth.packing import NAMED_SPLITS, find_split, packing_costs
+from ubnlib.kitti import KittiRaw, PackedDepth, prepare
 from ubnlib.kitti.packed import frame_digest
 from ubnlib.kitti.prepare import Preparation, usable_cores
-from ubnlib.kitti.splits import SPLITS
 
 
 def main() -> int:
@@ -20,7 +18,7 @@ def main() -> int:
     try:
         dataset = choose(arguments)
         task = Preparation(dataset, arguments.folder)
-        print(describe(task, arguments.workers), file=sys.stderr)
+        print(packing_costs(task, arguments.workers), file=sys.stderr)
         if arguments.dry_run:
             return 0
         packed = prepare(
@@ -41,43 +39,12 @@ def main() -> int:
 
 def choose(arguments: argparse.Namespace) -> KittiRaw:
     """Return the frames that the arguments ask for, at their size."""
-    options = dict(cameras=arguments.cameras, size=tuple(arguments.size), drives=arguments.drives)
-    dataset = KittiRaw(arguments.root, **options)
+    options = dict(cameras=arguments.cameras, size=tuple(arguments.size))
     if arguments.split is None:
-        return dataset
-    wanted = [key for name in arguments.split for key in load_split(name)]
-    if arguments.drives is not None:
-        wanted = [key for key in wanted if key.drive_name in set(arguments.drives)]
-    selection = select(dataset.keys, [key for key in wanted if key.camera in arguments.cameras])
-    print(selection.report(), file=sys.stderr)
-    if not selection.present:
-        raise ValueError(f"{arguments.root} holds no frame of {' and '.join(arguments.split)}.")
-    return KittiRaw(arguments.root, **options, keys=selection.present)
-
-
-def describe(task: Preparation, workers: int) -> str:
-    """Say what will be made, its disk space, and its time if every worker has a core of its own."""
-    seconds = seconds_a_frame(task) * len(task.dataset) / max(workers, 1)
-    height, width = task.dataset.size
-    return (
-        f"{task.dataset.report()}\n"
-        f"to {task.folder} at {height}x{width}: {task.bytes_needed / 1e9:.2f} GB needed, "
-        f"{task.bytes_free / 1e9:.2f} GB free, about {tqdm.format_interval(seconds)} "
-        f"with {workers} workers"
-    )
-
-
-def seconds_a_frame(task: Preparation) -> float:
-    """Time one frame; broken ones, which will be left out, are passed over."""
-    warm, count = False, len(task.dataset)
-    for index in (0, count // 2, *range(min(count, 8))):
-        start = time.perf_counter()
-        with suppress(ValueError, FileNotFoundError):
-            task.read_frame(index)
-            if warm:
-                return time.perf_counter() - start
-            warm = True  # the first call loads Pillow
-    return 0.0
+        return KittiRaw(arguments.root, **options, drives=arguments.drives)
+    dataset, sides = find_split(arguments.root, split=arguments.split, **options)
+    print(sides.report(), file=sys.stderr)
+    return dataset
 
 
 def verify(packed: PackedDepth, *, workers: int = 2, progress: bool = False) -> None:
@@ -103,8 +70,9 @@ def parse() -> argparse.Namespace:
     add("folder", help="folder to make")
     add("--size", type=int, nargs=2, default=(256, 832), metavar=("HEIGHT", "WIDTH"), help="pixels")
     add("--cameras", type=int, nargs="+", default=(2, 3), help="color cameras")
-    add("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
-    add("--split", nargs="+", choices=list(SPLITS), help="frames of these splits")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--split", choices=list(NAMED_SPLITS), help="its frames; all without it")
+    which.add_argument("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
     add("--workers", type=int, default=usable_cores(), help="threads")
     add("--dry-run", action="store_true", help="show the plan and stop")
     add("--verify", action="store_true", help="read everything again at the end")

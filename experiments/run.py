@@ -1,6 +1,6 @@
 """Make the records of a study, stage by stage: docs/depth_study.md, docs/ablation_study.md.
 
-    python -m experiments.run depth.claims --processes 2
+    python -m experiments.run depth.claims --domain drives --processes 2
 
 Synthetic drives are rendered and packed where they are missing. A stopped stage goes on where it
 was.

@@ -6,10 +6,12 @@ work without a network.
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import bundle
 from sphinx.cmd.build import main as sphinx_build
 
 SITE = Path(__file__).parent
@@ -24,6 +26,8 @@ STAGED = [
     "results/benchmarks/README.md",
     "results/standard/figures/*.png",
 ]
+# Sphinx takes a page that is none of its own for a file to download, unless HTML links to it.
+TO_PLAYGROUND = re.compile(r"\[([^\[\]\n]+)\]\(([\w./]*\bplayground\.html)\)")
 
 
 def stage(source: Path) -> None:
@@ -34,13 +38,20 @@ def stage(source: Path) -> None:
         for path in ROOT.glob(pattern):
             copy = source / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".md":  # README is the start page
+            if path.suffix in (".md", ".ipynb"):  # README is the start page
                 text = path.read_text(encoding="utf-8").replace("../README.md", "../index.md")
-                copy.write_text(text, encoding="utf-8")
-            elif path.suffix == ".ipynb":
-                copy.write_text(described(path.read_text(encoding="utf-8")), encoding="utf-8")
+                if path.suffix == ".ipynb":
+                    text = described(text)
+                copy.write_text(TO_PLAYGROUND.sub(r"<a href='\2'>\1</a>", text), encoding="utf-8")
             else:
                 shutil.copy(path, copy)
+
+
+def place_playground(target: Path) -> None:
+    """Write the playground beside the studies, with links to the website's pages."""
+    text = bundle.page().replace('href="../README.md', 'href="../index.html')
+    page = target / "docs" / bundle.PAGE.name
+    page.write_text(text.replace('href="toy_study.md', 'href="toy_study.html'), encoding="utf-8")
 
 
 def described(notebook: str) -> str:
@@ -65,6 +76,7 @@ def main() -> int:
     options = ["--fresh-env", "--fail-on-warning", "--keep-going", "--quiet"]
     status = sphinx_build([*options, "-c", str(SITE), str(source), str(target)])
     if status == 0:
+        place_playground(target)
         print(target.absolute() / "index.html")
     return status
 

@@ -47,8 +47,8 @@ def standard(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("project")
     (root / "results" / "standard").mkdir(parents=True)
-    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
-                 "results/standard/figures"):  # fmt: skip
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "statements.yaml",
+                 "results/standard/records", "results/standard/figures"):  # fmt: skip
         (root / name).symlink_to(ROOT / name)
     for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
         target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"
@@ -58,3 +58,31 @@ def standard(tmp_path_factory) -> Path:
     for name, text in make_report(root / "profiles" / "standard.yaml", results, root).items():
         (results / name).write_text(text)
     return results
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, which playwright drives."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("pages are tried in chromium, which is not on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as engine:
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = engine.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab that must not ask the network for anything, nor complain."""
+    tab = browser.new_page(color_scheme="light", viewport={"width": 1400, "height": 900})
+    wrong = []
+    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    local = ("file:", "data:", "blob:")
+    tab.on("request", lambda request: request.url.startswith(local) or wrong.append(request.url))
+    yield tab
+    tab.close()
+    assert wrong == []

@@ -22,7 +22,7 @@ from experiments.common.records import Config, Record, read_record, record_path,
 from experiments.common.training import UBNConfig
 from experiments.depth.config import DepthConfig, UBNForm
 from experiments.depth.constant_map import ConstantMapConfig
-from experiments.depth.data import DepthData, EveryLabels, usual_split
+from experiments.depth.data import DepthData, EveryLabels, split_data
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.train import run_depth
 from experiments.method.equations import IdentitiesConfig, run_identities
@@ -82,7 +82,7 @@ def tiny_drives(folder: Path) -> DepthData:
     packed = prepare(
         KittiRaw(root, cameras=(2,), size=(24, 80)), folder / "packed", workers=1, progress=False
     )
-    return DepthData(packed, *usual_split(packed.keys))
+    return split_data(packed, "by_drive")
 
 
 def made_again(config: Config, run: Callable[..., Record], drives: DepthData) -> Record:

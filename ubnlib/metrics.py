@@ -30,21 +30,23 @@ def per_image_metrics(
     *,
     crop: Crop | None = None,
     cap: float = 80.0,
+    cut_targets: bool = True,
     median_scaling: bool = False,
 ) -> dict[str, Tensor]:
     """Compare each predicted depth map with the measured one.
 
-    Metrics are means over an image's pixels with 0 < target <= cap inside the crop, computed on
-    the prediction's device, in float64 where it has that: `abs_rel` |p - t| / t, `sq_rel`
-    (p - t)^2 / t in meters, `rmse` in meters, `rmse_log` of natural logarithms, and `delta1` to
-    `delta3`, shares of pixels with max(p / t, t / p) < 1.25, 1.25^2, 1.25^3.
+    Metrics are means over an image's measured pixels inside the crop, computed on the prediction's
+    device, in float64 where it has that: `abs_rel` |p - t| / t, `sq_rel` (p - t)^2 / t in meters,
+    `rmse` in meters, `rmse_log` of natural logarithms, and `delta1` to `delta3`, shares of pixels
+    with max(p / t, t / p) < 1.25, 1.25^2, 1.25^3.
 
     Args:
         prediction: [H, W] or [N, H, W], meters; clipped to [0.001, cap]. NaN shows in the errors
             and counts as wrong in the deltas.
         target: Same shape, meters; 0 or NaN = no measurement.
         crop: Region to evaluate: Garg's, Eigen's, or None for all of the image.
-        cap: Largest depth evaluated, meters.
+        cap: Largest depth of a prediction, meters.
+        cut_targets: Whether pixels with a target beyond the cap are not evaluated.
         median_scaling: Whether to multiply each prediction first by the ratio of the evaluated
             pixels' medians, target to prediction, NaN left out: for methods without a scale.
 
@@ -71,7 +73,7 @@ def per_image_metrics(
     rows, columns = crop_region(crop, *target.shape[1:])
     prediction, target = prediction[:, rows, columns], target[:, rows, columns]
     # Few pixels have a measurement: what follows sees each image's evaluated ones as a row.
-    evaluated = (target > 0) & (target <= cap)
+    evaluated = (target > 0) & (target <= cap if cut_targets else target < torch.inf)
     counts = evaluated.sum((1, 2))
     lengths = counts.tolist()
     if not any(lengths):

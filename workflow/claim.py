@@ -1,14 +1,19 @@
-"""The runs behind one claim, made again beside the others: what `make claim` adds."""
+"""The runs behind one claim, made again beside the others: what `make claim` adds, or a stage."""
 
+import contextlib
+import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from experiments.common.records import Config, flat_entries, read_records
+from experiments.depth.runs import DOMAINS, STAGE_PLANS
+from experiments.verdicts.claims import PROFILES, Claim, Judgement, Query, judge, load_claims
+from parameters import ProfileError, run_parameters
+from plan import SECTIONS, Plan, Planned
 
-from experiments.common.records import read_records
-from experiments.verdicts.claims import Claim, Judgement, Query, judge, load_claims
-from parameters import ProfileError
-from plan import Plan, Planned
+STAGES = ("claims", "arms", "figure6", "map")  # of the depth study, that make claims' records
+OUTCOMES = ("metric", "labeled_frames")  # what a query may name and no configuration has
 
 
 def find(name: str) -> Claim:
@@ -22,23 +27,91 @@ def find(name: str) -> Claim:
 def answering(name: str, plan: Plan) -> list[Planned]:
     """Return those of a plan's runs that a claim asks for, with its grid and preconditions."""
     claim = find(name)
-    cells = [claim.at(cell) for cell in claim.grid] if claim.grid else [claim]
-    queries = [query for cell in cells for query in cell.queries()]
-    asked = [side for query in queries for side in sides_of(query)]
-
-    def answers(planned: Planned) -> bool:
-        flat = pd.json_normalize(planned.run.config.model_dump(mode="json")).iloc[0].to_dict()
-        return planned.run.folder == "records" and any(
-            all(_equal(flat.get(key), value) for key, value in side.items()) for side in asked
-        )
-
-    found = [planned for planned in plan.runs if answers(planned)]
+    asked = [side for query in queries_of(claim) for side in sides_of(query)]
+    made = ((planned, _flat(planned.run.config)) for planned in plan.runs)
+    found = [
+        planned
+        for planned, flat in made
+        if planned.run.folder == "records" and any(_answers(flat, side) for side in asked)
+    ]
     if not found:
+        told = rerun(claim, [PROFILES[-1]], Path.cwd()) or "no command here makes them"
         raise ProfileError(
-            f"The profile {plan.profile} makes no run for the claim '{name}'; another makes its "
-            "records, or a stage of `python -m experiments.run`."
+            f"The profile {plan.profile} makes no run for the claim '{name}'; its records: {told}"
         )
     return found
+
+
+def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
+    """Return the command that makes all runs of a claim's own question; "" where there is none.
+
+    The first of the profiles that makes them all, and is large enough, or else the study's stages.
+    """
+    if claim.query is None:
+        return ""
+    sides = [side for query in queries_of(claim, own=True) for side in sides_of(query)]
+    for profile in profiles:
+        rank = PROFILES.index(profile) if profile in PROFILES else 0
+        made = _made_by(profile, root) if rank >= PROFILES.index(claim.profile) else ()
+        if all(any(_answers(flat, side) for flat in made) for side in sides):
+            kitti = " KITTI_ROOT=FOLDER" if sides[0].get("domain") == "kitti" else ""
+            return f"make claim CLAIM={claim.id} PROFILE={profile}{kitti}"
+    domain = sides[0].get("domain", "")
+    if claim.query.experiment == "ablation":
+        stages = [f"ablation.{domain}"]
+    elif domain in DOMAINS and DOMAINS[domain].load:
+        stages = [stage and f"depth.{stage} --domain {domain}" for stage in _stages(domain, sides)]
+    else:
+        return ""
+    more = "" if domain in ("drives", "spiral", "digits") else " --rgbd-root FOLDER"
+    more += " --results results/again"  # where records are, none is made again
+    commands = [f"python -m experiments.run {stage}{more}" for stage in stages]
+    return " && ".join(commands) if all(stages) else ""
+
+
+def _stages(domain: str, sides: list[dict[str, Any]]) -> list[str]:
+    """Return the stages that make each side's runs; "" is one that none makes."""
+    found: dict[str, None] = {}
+    for side in sides:
+        # Where a processor has no bfloat16, the stage says so.
+        side = {key: value for key, value in side.items() if key != "engine.precision"}
+        makes = (s for s in STAGES if any(_answers(flat, side) for flat in _made_in(s, domain)))
+        found[next(makes, "")] = None
+    return list(found)
+
+
+@functools.cache
+def _made_by(profile: str, root: Path) -> tuple[dict[str, Any], ...]:
+    """Return the configurations of a profile's runs, on frames without a fingerprint."""
+    try:
+        parameters = run_parameters(profile, root, root / "results" / profile)
+    except ProfileError:
+        return ()
+    made = []
+    for name, values in parameters.items():
+        with contextlib.suppress(OSError):  # the ablation's rest on tuning records
+            made += SECTIONS[name].notebook_runs(values, "") if name in SECTIONS else []
+    return tuple(_flat(run.config) for run in made if run.folder == "records")
+
+
+@functools.cache
+def _made_in(stage: str, domain: str) -> tuple[dict[str, Any], ...]:
+    return tuple(map(_flat, STAGE_PLANS[stage](domain, "")))
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return dict(flat_entries(config.model_dump(mode="json")))
+
+
+def _answers(flat: dict[str, Any], side: dict[str, Any]) -> bool:
+    """Say whether a run is one of a side of a query."""
+    return all(_equal(flat.get(key), value) for key, value in side.items())
+
+
+def queries_of(claim: Claim, own: bool = False) -> list[Query]:
+    """Return a claim's queries in all cells of its grid, those of its preconditions too or not."""
+    cells = [claim.at(cell) for cell in claim.grid] if claim.grid else [claim]
+    return [query for cell in cells for query in ([cell.query] if own else cell.queries())]
 
 
 def sides_of(query: Query) -> list[dict[str, Any]]:
@@ -49,7 +122,7 @@ def sides_of(query: Query) -> list[dict[str, Any]]:
     if query.than is not None:
         sides += [(experiment, where | query.than) for experiment, where in sides]
     return [
-        {"experiment": experiment, **{k: v for k, v in where.items() if k != "metric"}}
+        {"experiment": experiment, **{k: v for k, v in where.items() if k not in OUTCOMES}}
         for experiment, where in sides
     ]
 

@@ -11,23 +11,48 @@ from typing import Any
 
 from experiments.common.files import whole
 from experiments.depth.data import pack_split, packed_folder
+from experiments.depth.packing import find_split, packing_costs
 from job import duration, log_to, say, told
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import PackedDepth
+from ubnlib.kitti.prepare import Preparation
 
 
 def prepare_frames(parameters: dict[str, Any]) -> dict[str, Any]:
     """Prepare the frames of notebook 3, and return where they are and their fingerprints."""
-    kitti_root, frames = parameters["kitti_root"], parameters["frames"]
-    data_root = Path(parameters["data_root"])
-    kind = "kitti" if kitti_root else "synthetic"
-    root = Path(kitti_root) if kitti_root else data_root / kind
-    if not kitti_root:
+    root, packed = folders(parameters)
+    if not parameters["kitti_root"]:
         make_synthetic_kitti(root, **parameters["synthetic"])
-    packed = packed_folder(data_root, frames["size"], kind)
-    data = pack_split(root, packed, **frames)
+    asked = _named(parameters)
+    raw, sides = find_split(root, **asked)
+    data = pack_split(root, packed, **asked, test_every=parameters["frames"]["test_every"])
     prints = {"fingerprint": data.fingerprint, "frames": data.frames.fingerprint}  # with the split
-    return {"packed": str(packed), **prints, "asked": _asked(parameters)}
+    report = f"{sides.report()}\nin {root}: {raw.report()}\npacked: {data.frames.report()}"
+    return {"packed": str(packed), **prints, "asked": _asked(parameters), "report": report}
+
+
+def plan_frames(parameters: dict[str, Any], workers: int) -> str:
+    """Say which frames would be packed, what is missing, and the time and disk space it takes."""
+    root, packed = folders(parameters)
+    if not parameters["kitti_root"] and not root.exists():
+        return f"to be rendered into {root} and packed first; split {parameters['split']}"
+    raw, sides = find_split(root, **_named(parameters))
+    return (
+        f"to be packed first\n{sides.report()}\n{packing_costs(Preparation(raw, packed), workers)}"
+    )
+
+
+def folders(parameters: dict[str, Any]) -> tuple[Path, Path]:
+    """Return the folder of the drives, and the one of their packed frames."""
+    data_root, kitti_root = Path(parameters["data_root"]), parameters["kitti_root"]
+    kind = f"kitti-{parameters['split']}" if kitti_root else "synthetic"
+    packed = packed_folder(data_root, parameters["frames"]["size"], kind)
+    return Path(kitti_root) if kitti_root else data_root / kind, packed
+
+
+def _named(parameters: dict[str, Any]) -> dict[str, Any]:
+    cameras, size = (parameters["frames"][name] for name in ("cameras", "size"))
+    return {"split": parameters["split"], "cameras": cameras, "size": size}
 
 
 def read_frames(path: Path, parameters: dict[str, Any]) -> dict[str, Any] | None:
@@ -44,7 +69,8 @@ def read_frames(path: Path, parameters: dict[str, Any]) -> dict[str, Any] | None
 
 def _asked(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return what the frames depend on."""
-    return {name: parameters[name] for name in ("kitti_root", "data_root", "synthetic", "frames")}
+    names = ("kitti_root", "data_root", "synthetic", "frames", "split")
+    return {name: parameters[name] for name in names}
 
 
 def main(plan: Path, target: Path) -> None:
@@ -57,6 +83,8 @@ def main(plan: Path, target: Path) -> None:
         found = prepare_frames(json.loads(plan.read_text(encoding="utf-8"))["frames"])
         with whole(target) as partial:
             partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    for line in found["report"].splitlines():
+        say(line)
     say(f"frames of the depth runs done in {duration(time.monotonic() - start)}")
 
 

@@ -23,10 +23,21 @@ from parameters import read_notebook
 
 TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
+{%- set DARK = 'media="screen and (prefers-color-scheme: dark)"' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block notebook_css -%}
+{{ super() }}
+{{ resources.include_css("static/theme-dark.css") | replace('type="text/css"', DARK) }}
+<style>STYLE</style>
+{%- endblock -%}
+{%- block input -%}
+{%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
+<details><summary>Code</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
 {%- block data_png -%}
 {%- set kept = output.metadata.get("image/png", {}) -%}
 {%- if kept.alt -%}
@@ -38,6 +49,29 @@ TEMPLATE = """
 {%- else -%}{{ super() }}{%- endif -%}
 {%- endblock -%}
 {%- block data_latex -%}{{ output.data['text/latex'] | markdown2html }}{%- endblock -%}
+"""
+# Dark where the reader's pages are; and nothing is cut on a phone or on paper.
+STYLE = """
+:root { color-scheme: light dark; }
+:is(.jp-RenderedHTMLCommon, .jp-RenderedImage) img, .jp-RenderedSVG svg {
+  max-width: 100%; height: auto; background: #fff; }
+details > summary { cursor: pointer; margin: .3rem 0; }
+.jp-OutputArea-output, .jp-RenderedHTMLCommon { min-width: 0; overflow-wrap: anywhere; }
+.jp-OutputArea-output:has(table) { overflow-x: auto; }
+math[display=block] { display: block math; max-width: 100%; overflow: auto hidden; }
+@media print, (max-width: 760px) {
+  body.jp-Notebook { padding: .4rem !important; }
+  .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important; }
+  .jp-Cell { padding: 0; }
+  :is(.highlight, .jp-OutputArea-output) pre {
+    white-space: pre-wrap !important; word-break: normal; }
+  .jp-RenderedHTMLCommon :is(td, th) { padding: .2em; overflow-wrap: normal; }
+}
+@media print {
+  :root { color-scheme: light; }
+  .jp-RenderedHTMLCommon table { font-size: 7pt; }
+  .jp-OutputArea-output:has(table) { overflow: visible; }
+}
 """
 XMLNS = ' xmlns="http://www.w3.org/1998/Math/MathML"'
 # What docutils' converter does not know, in terms that it knows.
@@ -67,7 +101,11 @@ def mathml(formula: str, block: bool) -> str:
 
 
 class MathRenderer(IPythonRenderer):
-    """nbconvert's Markdown renderer, with formulas as MathML."""
+    """nbconvert's Markdown renderer, with formulas as MathML, and parts that unfold."""
+
+    def block_html(self, html: str) -> str:
+        """Leave HTML as it is where it embeds no picture; nbconvert closes what is open in it."""
+        return super().block_html(html) if "<img" in html else html
 
     def inline_math(self, body: str) -> str:
         """Convert `$...$`."""
@@ -121,7 +159,7 @@ def make_html(notebook: Path, source: Path | None = None) -> str:
 
     `source` is the folder that the notebook's links are meant from, if it is another one.
     """
-    exporter = OfflineExporter(raw_template=TEMPLATE)
+    exporter = OfflineExporter(raw_template=TEMPLATE.replace("STYLE", STYLE))
     html, _ = exporter.from_filename(str(notebook))
     return rebase_links(html, source, notebook.parent) if source else html
 

@@ -15,6 +15,8 @@ import yaml
 
 # Set by the workflow for every run, so that no profile can send results astray.
 RESERVED = ("results", "kitti_root", "profile")
+# Those of experiments/depth/packing.py, which takes seconds to import.
+SPLITS = ("paper_standin", "eigen", "by_drive")
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
 FOLDERS = ("data_root", "study")
 
@@ -88,8 +90,14 @@ def load_profile(name: str, root: Path) -> dict[str, Any]:
     return profile
 
 
-def run_parameters(name: str, root: Path, results: Path, kitti_root: str = "") -> dict[str, dict]:
-    """Check a profile against the notebooks; return all parameters of each, folders absolute."""
+def run_parameters(
+    name: str, root: Path, results: Path, kitti_root: str = "", split: str = ""
+) -> dict[str, dict]:
+    """Check a profile against the notebooks; return all parameters of each, folders absolute.
+
+    A `split` that is named takes the place of the profile's. That of synthetic drives is none for
+    KITTI's: it would train on Eigen test drives without anyone having asked for that.
+    """
     fixed = dict(zip(RESERVED, (str(results), kitti_root, name), strict=True))
     known = notebook_names(root)
     complete = {}
@@ -104,6 +112,17 @@ def run_parameters(name: str, root: Path, results: Path, kitti_root: str = "") -
         values |= chosen | {key: fixed[key] for key in fixed if key in values}
         for key in set(FOLDERS) & set(values):
             values[key] = os.path.abspath(root / "notebooks" / values[key])
+        if "split" in values:
+            if kitti_root and not split and values["split"] == "by_drive":
+                raise ProfileError(
+                    f"Profile '{name}' splits synthetic drives by drive: with KITTI_ROOT, name the "
+                    f"split, {', '.join(f'SPLIT={known}' for known in SPLITS)}."
+                )
+            values["split"] = split or values["split"]
+            if values["split"] not in SPLITS:
+                raise ProfileError(
+                    f"There is no split '{values['split']}'; there are: {', '.join(SPLITS)}."
+                )
         complete[notebook] = values
     return complete
 

@@ -5,10 +5,11 @@ or on others, work by the same plan.
 """
 
 import json
+import math
 import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import experiments.method.runs
 import experiments.toy.runs
 from experiments.common.files import whole
 from experiments.common.records import Config, PlannedRun, current_record, record_path
-from frames import read_frames
+from frames import plan_frames, read_frames
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
 SECTIONS = {
@@ -182,6 +183,7 @@ def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
             "notebook": runs[0].notebook,
             "frames": runs[0].needs_frames,
             "alone": EXPERIMENTS[runs[0].run.config.experiment].alone,
+            "memory": max(_memory(plan, p) for p in runs),
             "minutes": 30 + round(sum(p.seconds or UNKNOWN for p in runs) / 20),  # thrice as long
             "runs": [
                 {
@@ -209,6 +211,32 @@ def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
     return plan.results / "plan.json"
 
 
+def _memory(plan: Plan, planned: Planned) -> int:
+    """Return about how many megabytes a run takes."""
+    if not planned.needs_frames:
+        return 2000
+    return memory_of(planned.run.config, plan.parameters[DEPTH]["frames"]["size"])
+
+
+def memory_of(config: Config, size: Sequence[int]) -> int:
+    """Return about how many megabytes a depth run takes: weights and Adam, and all activations.
+
+    Measured on a CPU at 256x832 and full width: 1,170 bytes for each pixel of an image in float32.
+    """
+    images = (config.labeled_batch + config.unlabeled_batch) / config.engine.accumulate
+    weights = 32e6 * config.width**2 * 16
+    return round(700 + (weights + images * math.prod(size) * config.width * 1200) / 1e6)
+
+
+def _about_frames(plan: Plan, cores: int) -> list[str]:
+    """Return lines on the frames of the depth runs: their split, and what packing takes."""
+    if DEPTH not in plan.parameters:
+        return []
+    if plan.frames:
+        return ["Frames of the depth runs: packed", plan.frames["report"]]
+    return [f"Frames of the depth runs: {plan_frames(plan.parameters[DEPTH], cores)}"]
+
+
 def _config_file(run: PlannedRun) -> str:
     return f"runs/{record_path(run.config, '').name}"
 
@@ -230,12 +258,13 @@ def text_of(plan: Plan, cores: int) -> str:
     lines = [
         f"Profile {plan.profile}, into {plan.results}",
         counts.assign(**{"minutes on one core": seconds.round(1)}).to_string(),
-        "Frames of the depth runs: "
-        + ("packed" if plan.frames else "to be rendered or packed first")
-        + ".",
+        *_about_frames(plan, cores),
         f"Runs: about {table['seconds'].sum() / 60 / cores:.0f} min on {cores} cores, by the "
         "median of recorded seconds (right within a factor of two); then notebooks and report.",
     ]
+    if needing := [_memory(plan, p) for p in plan.runs if p.needs_frames]:
+        most = max(needing) / 1000
+        lines.append(f"A depth run takes about {most:.1f} GB of memory, on a GPU of the GPU's.")
     unknown = int(table["seconds"].isna().sum())
     if unknown:
         lines.append(f"No record tells how long {unknown} of these runs take: none is alike.")

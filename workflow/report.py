@@ -1,11 +1,9 @@
 """Write a run's report: which claims of the paper hold, how sure that is, and why.
 
     python workflow/report.py profiles/PROFILE.yaml results/PROFILE
-    python workflow/report.py --readme
 
 run in the project's folder. Besides report.html it writes claims.md, claims.json and a page for
-each executed notebook. What is missing or broken is named on the page. The second writes the table
-of claims, by the committed records, between the two markers of README.md.
+each executed notebook. What is missing or broken is named on the page.
 """
 
 import base64
@@ -14,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,16 +21,17 @@ import jinja2
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from claim import rerun
 from experiments.common.files import whole
 from experiments.common.provenance import provenance
-from experiments.verdicts import tables
+from experiments.verdicts import answer, tables
 from experiments.verdicts.claims import PROFILES, Claim, Evidence, load_claims, read_evidence
-from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg, strip_svg
+from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg
 from experiments.verdicts.rule import MEANING
 from notebook_html import deviations, discussed, notebook_entry
 from parameters import load_profile, notebook_names
+from prose import COMMITTED
 
-COMMITTED = "standard"  # the profile whose records are part of the repository
 THUMBNAIL = 560  # pixels across
 
 
@@ -44,13 +44,27 @@ class Source(NamedTuple):
     evidence: Evidence
     table: pd.DataFrame
 
+    @property
+    def is_run(self) -> bool:
+        """Whether it is what the report is of, and not what it is compared with."""
+        return self.label == "this run"
+
+
+def rank(profile: str) -> int:
+    """Return how large a profile is; one of the user's own is as the smallest."""
+    return PROFILES.index(profile) if profile in PROFILES else 0
+
 
 def read_sources(claims: list[Claim], profile: str, results: Path, root: Path) -> list[Source]:
-    """Judge the claims by this run's records, and by the committed ones where these are others."""
+    """Judge the claims by this run's records and, where these are others, by the committed ones.
+
+    The larger profile comes first, for a smaller one gives indications.
+    """
     places = [("this run", profile, results)]
     committed = root / "results" / COMMITTED
     if committed.absolute() != results.absolute() and (committed / "records").is_dir():
-        places.append(("committed records", COMMITTED, committed))
+        places.append(("the committed records", COMMITTED, committed))
+    places.sort(key=lambda place: -rank(place[1]))
     sources = []
     for label, name, folder in places:
         evidence = read_evidence(folder / "records")
@@ -112,9 +126,8 @@ def find_problems(
             text = f"Left out, {source.label}: {path.name}: {reason.replace(str(path), 'it')}"
             link = Path(folder, "records", path.name).as_posix()
             problems.append({"text": text, "link": link})
-    run = sources[0]
-    rank = PROFILES.index(run.profile) if run.profile in PROFILES else 0
-    able = {c.id for c in claims if c.query and PROFILES.index(c.profile) <= rank}
+    run = next(source for source in sources if source.is_run)
+    able = {c.id for c in claims if c.query and rank(c.profile) <= rank(run.profile)}
     missing = run.table[(run.table["verdict"] == "not run") & run.table["claim"].isin(able)]
     if len(missing):
         names = ", ".join(missing["claim"])
@@ -132,6 +145,18 @@ def group_figures(folder: Path, names: list[str]) -> dict[str, list[dict[str, st
         figure |= {kind: f"{png.stem}.{kind}" for kind in kinds}
         groups[by_number.get(png.stem.split("_")[0], "")].append(figure)
     return groups
+
+
+def picture_of(folder: Path, results: Path) -> Callable[[str | None], dict[str, str]]:
+    """Return a function that gives a figure's thumbnail and its link, {} where it is missing."""
+
+    def picture(name: str | None) -> dict[str, str]:
+        png = folder / f"{name}.png"
+        if name is None or not png.is_file():
+            return {}
+        return {"thumbnail": thumbnail(png), "link": Path(os.path.relpath(png, results)).as_posix()}
+
+    return picture
 
 
 def caption(path: Path) -> str:
@@ -166,18 +191,22 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     made, here = time.strftime("%Y-%m-%d %H:%M %z"), provenance()
     revision = (here.revision or "")[:12] + ("" if here.clean is not False else " + changes")
     kitti_root = next(filter(None, (n["parameters"].get("kitti_root") for n in notebooks)), "")
-    entries = [
-        {
+    frames = results / "frames.json"
+    packed = json.loads(frames.read_text(encoding="utf-8")) if frames.exists() else {}
+    profiles = [profile.stem, *(name for name in PROFILES if name != profile.stem)]
+    entries = {
+        claim.id: {
             "ledger": claim,
             "section": tables.section(claim),
-            "changed": getattr(claim, "changed", None),
             "verdicts": [verdict_entry(claim, source, results) for source in sources],
             "notebook": discussed(claim.id, claim.place, notebooks, results),
-            "command": f"make claim CLAIM={claim.id} PROFILE={profile.stem}"
-            + (" KITTI_ROOT=FOLDER" if kitti_root else ""),
+            "command": rerun(claim, profiles, root),
         }
         for claim in claims
-    ]
+    }
+    stated = answer.load_answer(root / "statements.yaml")
+    judged = [answer.judge_statements(stated, source.table) for source in sources]
+    pictures = picture_of(root / "results" / COMMITTED / "figures", results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -188,32 +217,26 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
     environment.filters["urlencode_path"] = lambda link: quote(link, safe="/#:?,'()")
     page = environment.get_template("report.html.j2").render(
         profile=profile.stem,
-        description=chosen["description"],
-        made=made,
-        revision=revision,
         problems=find_problems(claims, sources, notebooks, results),
-        summaries=[
-            {
-                "label": source.label,
-                "profile": source.profile,
-                "sentence": tables.sentence(source.table),
-                "counts": tables.count(tables.of_paper(source.table)),
-                "strip": strip_svg(tables.count(tables.of_paper(source.table))),
-                "indications": int(source.table["reason"].str.startswith("an indication").sum()),
-            }
-            for source in sources
-        ],
+        sources=sources,
+        lines=[answer.in_lines(stated, one) for one in judged],
+        units=answer.UNITS,
+        statements=[[one[name] for one in judged] for name in judged[0]],
+        picture=pictures,
+        counts=[tables.sentence(source.table) for source in sources],
         claims=entries,
-        sections=list(dict.fromkeys(entry["section"] for entry in entries)),
-        verdicts=tables.VERDICTS,
+        apart=(tables.BEYOND, *tables.APART.values()),
         meanings=MEANING,
         symbols=SYMBOLS,
         colors=COLORS,
         notebooks=notebooks,
         deviations=[(n, deviations(n, root / "notebooks", results)) for n in notebooks],
         figures=group_figures(results / "figures", names),
+        playground=(root / "docs" / "playground.html").is_file(),
         facts={
             "Depth data": kitti_root or "synthetic drives",
+            "Frames": packed.get("report", "not packed").replace("\n", "; "),
+            "What it is": chosen["description"],
             "Report made": made,
             "Revision": revision,
             "Processor": f"{here.cpu}, {os.cpu_count()} cores",
@@ -221,32 +244,23 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
             **here.versions,
         },
     )
-    run = sources[0]
+    run, found = next(one for one in zip(sources, judged, strict=True) if one[0].is_run)
+    text = f"# Does the paper hold?\n\nBy this run, profile {profile.stem}.\n\n"
+    text += answer.lines_markdown(stated, found) + f"\n{answer.WORDS}\n\n"
     everything = {"profile": profile.stem, "made": made, "revision": revision}
     everything["claims"] = tables.to_json(claims, run.table)
     return {
         "report.html": page,
-        "claims.md": tables.to_markdown(run.table),
+        "claims.md": text + answer.statements_markdown(found, run.table),
         "claims.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     }
 
 
-def readme(root: Path) -> str:
-    """Return README.md with the table of the committed records between its markers."""
-    records = read_evidence(root / "results" / COMMITTED / "records").table
-    table = tables.judge_all(load_claims(root / "claims.yaml"), records, COMMITTED)
-    text = (root / "README.md").read_text(encoding="utf-8")
-    return tables.between_markers(text, f"{tables.sentence(table)}\n\n{tables.to_markdown(table)}")
-
-
 def main(*arguments: str) -> None:
-    """Write the report of a run, or the table of README.md."""
+    """Write the report of a run."""
     try:
-        if arguments == ("--readme",):
-            folder, files = Path(), {"README.md": readme(Path())}
-        else:
-            profile, folder = map(Path, arguments)
-            files = make_report(profile, folder, Path.cwd())
+        profile, folder = map(Path, arguments)
+        files = make_report(profile, folder, Path.cwd())
     except (ValueError, OSError) as error:
         sys.exit(f"No report can be made: {error}")
     for name, text in files.items():

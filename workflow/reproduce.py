@@ -1,6 +1,7 @@
 """Make a profile's runs, run its notebooks and write the report: what `make reproduce` does.
 
-With --plan, say what that would be, and run nothing (`make plan`). With --claim, make the runs
+With --plan, say what that would be, and run nothing (`make plan`). With --prepare, pack the frames
+and write each run's configuration, and train nothing (`make prepare`). With --claim, make the runs
 behind one claim once more, in a folder of their own, and judge it by both (`make claim`).
 Interrupted or failed, the same command goes on where it stopped.
 """
@@ -30,7 +31,7 @@ def main() -> int:
     try:
         kitti_root = check_kitti(args.kitti_root)
         results = Path("results", args.profile + ("-kitti" if kitti_root else "")).absolute()
-        parameters = run_parameters(args.profile, Path.cwd(), results, kitti_root)
+        parameters = run_parameters(args.profile, Path.cwd(), results, kitti_root, args.split)
         where = cluster(args.cluster) if args.cluster else ["--cores", str(args.cores)]
         if args.plan:
             from plan import make_plan, text_of  # imports torch: not for a misspelt argument
@@ -59,6 +60,8 @@ def main() -> int:
         from claim import compare
 
         print(compare(args.claim, folder, results, args.profile))
+        return 0
+    if args.prepare:
         return 0
     print(f"All done, {took}. Open in a browser:\n{results / 'report.html'}")
     return 0
@@ -104,6 +107,10 @@ def reproduce(
     for sentence in set_aside(plan):
         say(sentence)
     path = write_plan(plan, args.cores, notebooks=not args.claim)
+    if args.prepare:
+        say(f"frames: {plan.frames['packed'] if plan.frames else 'none needed'}")
+        say(f"configurations of {len(plan.runs)} runs: {results / 'runs'}; nothing was trained")
+        return 0
     outdated = sum(planned.state == "outdated" for planned in plan.runs)
     again = f", {outdated} of them again, since their version is older" if outdated else ""
     say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make{again}")
@@ -165,10 +172,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--kitti-root", default="", help="folder of KITTI Raw; synthetic if empty")
+    parser.add_argument("--split", default="", help="paper_standin, eigen or by_drive")
     parser.add_argument("--cores", default="all", type=cores_of)
     parser.add_argument("--cluster", default="", help="a folder in workflow/profiles, or a path")
     parser.add_argument("--gpus", default=None, type=lambda text: int(text) if text else None)
     parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
+    parser.add_argument("--prepare", action="store_true", help="pack and configure, train nothing")
     parser.add_argument("--claim", default="", help="only the runs behind this claim, once more")
     return parser.parse_args()
 

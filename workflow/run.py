@@ -30,13 +30,13 @@ def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers:
     if not experiment.frames:
         obtain(config, experiment.run, folder)
         return
-    from experiments.depth.data import DepthData, usual_split
+    from experiments.depth.data import split_data
     from experiments.depth.train import obtain_depth
     from ubnlib.kitti import PackedDepth
 
     found = json.loads(frames.read_text(encoding="utf-8"))
-    packed = PackedDepth(found["packed"])
-    data = DepthData(packed, *usual_split(packed.keys, found["asked"]["frames"]["test_every"]))
+    asked = found["asked"]
+    data = split_data(PackedDepth(found["packed"]), asked["split"], asked["frames"]["test_every"])
     kept = folder.parent / "weights"
     options = {"weights": kept, "checkpoints": folder.parent / "checkpoints", "workers": workers}
     if (

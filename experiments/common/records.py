@@ -104,7 +104,7 @@ class Record(BaseModel):
             raise ValueError("a seed is there twice")
         if self.key != _key_of(self.config) or self.experiment != self.config["experiment"]:
             raise ValueError("its configuration is not the one of its key")
-        names = [*COLUMNS, *(name for name, _ in _flat(self.config)), *self.metrics]
+        names = [*COLUMNS, *(name for name, _ in flat_entries(self.config)), *self.metrics]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} names two things in it")
         return self
@@ -240,7 +240,7 @@ def read_records(folder: Path | str, experiment: str | None = None) -> pd.DataFr
 
 def rows_of(record: Record) -> list[dict[str, Any]]:
     """Return a record as rows of a table, one a seed."""
-    shared = {**dict(_flat(record.config)), "key": record.key, "seconds": record.seconds}
+    shared = {**dict(flat_entries(record.config)), "key": record.key, "seconds": record.seconds}
     return [
         shared
         | {"seed": seed}
@@ -249,10 +249,10 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_entries(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield a configuration's entries, nested ones as `norm.kind`, but its seeds."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat_entries(value, f"{prefix}{name}.")
         elif prefix or name not in ("seed", "seeds"):
             yield prefix + name, value

@@ -11,16 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from experiments.common.records import Config
-from ubnlib.kitti import (
-    FrameKey,
-    KittiRaw,
-    keep_every,
-    keep_random,
-    load_split,
-    prepare,
-    select,
-    split_by_drive,
-)
+from experiments.depth.packing import find_split, split_frames
+from ubnlib.kitti import FrameKey, KittiRaw, keep_every, keep_random, prepare
 from ubnlib.kitti.splits import digest
 
 
@@ -164,38 +156,29 @@ class DepthData:
         return self.train[kept], self.train[~kept]
 
 
-def usual_split(
-    keys: Sequence[FrameKey], test_every: int = 1
-) -> tuple[list[FrameKey], list[FrameKey]]:
-    """Return the frames to train on and those to test on, so that no street is on both sides.
+def split_data(frames: Frames, split: str, test_every: int = 1) -> DepthData:
+    """Divide packed frames by the name of a split, as `packing.split_frames` does.
 
-    Where all of KITTI Raw is there, these are the lists that stand in for the paper's 42,304 and
-    2,480 images; else the last quarter of the drives is for testing. Of the test frames, one in
-    `test_every` is taken, by its number.
+    What was packed decides, for preparing and running alike: a frame that could not be read is on
+    neither side. Of the test frames, one in `test_every` is taken, by its number.
     """
-    lists = [select(keys, load_split(f"paper_standin_{part}")) for part in ("train", "val")]
-    train, test = (list(part.present) for part in lists)
-    if any(part.missing for part in lists):
-        train_drives, test_drives = map(set, split_by_drive(key.drive_name for key in keys))
-        train = [key for key in keys if key.drive_name in train_drives]
-        test = [key for key in keys if key.drive_name in test_drives]
-    return train, [key for key in test if key.frame % test_every == 0]
+    sides = split_frames(frames.keys, split)
+    test = [key for key in sides.test.present if key.frame % test_every == 0]
+    return DepthData(frames, sides.train.present, test)
 
 
 def packed_folder(data_root: Path | str, size: Sequence[int], kind: str) -> Path:
-    """Return where frames of a size are packed; `kind` says of what, such as "kitti"."""
+    """Return where frames of a size are packed; `kind` says of what, such as "kitti-eigen"."""
     return Path(data_root) / f"packed-{kind}-{size[0]}x{size[1]}"
 
 
 def pack_split(
-    root: Path | str, folder: Path | str, *, cameras: Sequence[int], size: Sequence[int],
-    test_every: int = 1,
+    root: Path | str, folder: Path | str, *, split: str, cameras: Sequence[int],
+    size: Sequence[int], test_every: int = 1,
 ) -> DepthData:  # fmt: skip
-    """Pack all frames of the usual split of KITTI Raw that are not packed yet; return them."""
-    keys = KittiRaw(root, cameras=tuple(cameras)).keys
-    listed = [key for side in usual_split(keys) for key in side]
-    packed = prepare(KittiRaw(root, size=tuple(size), keys=listed), Path(folder))
-    return DepthData(packed, *usual_split(keys, test_every))
+    """Pack the frames of a split of KITTI Raw that are not packed yet; return them."""
+    raw, _ = find_split(root, split=split, cameras=cameras, size=size)
+    return split_data(prepare(raw, Path(folder)), split, test_every)
 
 
 # The studies' range of depth indoors: the paper's begins behind most of a room.
@@ -212,4 +195,4 @@ def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> D
     make_synthetic_kitti(root, drives=32, frames=128, scale=0.125, seed=seed)
     raw = KittiRaw(root, cameras=(2,), size=size)
     packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
-    return DepthData(packed, *usual_split(packed.keys, test_every=4))
+    return split_data(packed, "by_drive", test_every=4)

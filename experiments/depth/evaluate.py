@@ -3,6 +3,8 @@
 The usual protocol: upsample the prediction as disparity to the native size of each frame, invert,
 and compare inside the crop. Frames of a data set such as KITTI differ in size, so batches are made
 of frames that agree in it.
+
+As a command, it evaluates a trained run on KITTI's test images: see `protocols`.
 """
 
 import copy
@@ -53,6 +55,7 @@ def evaluate_depth(
     *,
     crop: Crop | None = None,
     cap: float = 80.0,
+    cut_targets: bool = True,
     median_scaling: bool = False,
     batch_size: int = 16,
     device: torch.device | str | None = None,
@@ -63,8 +66,8 @@ def evaluate_depth(
     `batch_size` frames for each size are held at a time.
 
     Predictions are (key, depth [h, w]), and `target` returns a frame's measured depth [H, W], such
-    as `ImprovedGroundTruth(root).depth`; both in meters, 0 = no measurement. `crop`, `cap` and
-    `median_scaling` are those of `per_image_metrics`; None computes where each prediction is.
+    as `protocols.ImprovedGroundTruth(root).depth`; both in meters, 0 = no measurement. Options are
+    those of `per_image_metrics`; device None computes where each prediction is.
 
     Example:
         >>> maps = {"near": torch.full((2, 2), 8.0), "far": torch.full((2, 2), 40.0)}
@@ -83,7 +86,12 @@ def evaluate_depth(
         measured = torch.stack(measured)
         predicted = resize_depth(torch.stack(predicted), tuple(measured.shape[1:]))
         metrics = per_image_metrics(
-            predicted, measured, crop=crop, cap=cap, median_scaling=median_scaling
+            predicted,
+            measured,
+            crop=crop,
+            cap=cap,
+            cut_targets=cut_targets,
+            median_scaling=median_scaling,
         )
         table = torch.stack([metrics[name] for name in METRICS], dim=1).cpu().double().numpy()
         rows.update(zip(keys, table, strict=True))
@@ -266,3 +274,9 @@ def distances(
 ) -> dict[str, float]:
     """Return `statistics_gap`'s distance by layer, in units of b's variance, over channels."""
     return {name: gap(a[name], b[name], b[name], eps).mean().item() for name in a}
+
+
+if __name__ == "__main__":
+    from experiments.depth.protocols import main  # which needs this file
+
+    raise SystemExit(main())

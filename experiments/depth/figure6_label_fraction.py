@@ -125,11 +125,11 @@ def _label_fractions(axes: Axes, table: pd.DataFrame) -> None:
 def draw_predictions(
     images: Tensor, lidar: Tensor, predictions: dict[str, Tensor], *, cap: float = 80.0
 ) -> Figure:
-    """Draw, for each frame, the image, the lidar over it, and each method's depth, by title.
+    """Draw, for each frame, the image, what was measured, and each method's depth, by title.
 
     Images are uint8 [N, 3, H, W], depth maps [N, H, W] in meters; `cap` ends the color scale.
     """
-    titles = ["image", "lidar", *predictions]
+    titles = ["image", "measured", *predictions]
     height, width = images.shape[-2:]
     size = (3.1 * len(titles), 3.1 * height / width * len(images) + 0.9)
     figure, grid = plt.subplots(len(images), len(titles), figsize=size, squeeze=False)

@@ -18,7 +18,7 @@ PARTS = ("labeled", "unlabeled", "test")
 
 def depth_scale(cap: float) -> dict:
     """Return the color options of depth in meters up to `cap`; near is bright, far is dark."""
-    return dict(cmap=DEPTH_MAP, norm=LogNorm(2.4, cap))
+    return dict(cmap=DEPTH_MAP, norm=LogNorm(cap / 33, cap))
 
 
 def draw_lidar(axes: Axes, picture: np.ndarray, depth: np.ndarray, size: float, cap: float):
@@ -36,7 +36,8 @@ def add_depth_bar(figure: Figure, scale: ScalarMappable, grid: np.ndarray) -> No
     """Add a horizontal depth scale below all axes of a grid."""
     bar = figure.colorbar(scale, ax=grid, location="bottom", aspect=60, shrink=0.6, pad=0.02)
     bar.set_label("depth [m]")
-    bar.set_ticks([3, 5, 10, 20, 40, 80], labels=["3", "5", "10", "20", "40", "80"])
+    ticks = [t for t in (0.5, 1, 3, 5, 10, 20, 40, 80) if scale.norm.vmin <= t <= scale.norm.vmax]
+    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
     bar.ax.minorticks_off()
 
 

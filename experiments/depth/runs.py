@@ -7,11 +7,17 @@ shown to be able to tell: docs/depth_study.md has the plan, and what came out.
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Config, Experiment, PlannedRun, Record
+from experiments.common.style import save
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, NormConfig, UBNForm
 from experiments.depth.constant_map import ConstantMapConfig, run_constant_map
@@ -22,12 +28,15 @@ from experiments.depth.data import (
     EveryLabels,
     LabelsConfig,
     PlacesLabels,
-    usual_split,
+    split_data,
 )
-from experiments.depth.engine import EngineConfig
+from experiments.depth.engine import EngineConfig, load_weights
+from experiments.depth.evaluate import predict_frames
+from experiments.depth.figure6_label_fraction import draw_predictions
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.rgbd_data import describe, rgbd_data
-from experiments.depth.train import run_depth
+from experiments.depth.train import obtain_depth, run_depth, weights_path
+from ubnlib.dispnet import DispNet
 from ubnlib.kitti import KittiRaw, prepare
 
 EXPERIMENTS = {
@@ -114,7 +123,7 @@ def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
     make_synthetic_kitti(root, seed=seed, **form)
     raw = KittiRaw(root, cameras=(2,), size=size)
     packed = prepare(raw, arguments.data / f"packed-{seed}-{size[0]}x{size[1]}")
-    return DepthData(packed, *usual_split(packed.keys, test_every=4))
+    return split_data(packed, "by_drive", test_every=4)
 
 
 def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
@@ -277,6 +286,9 @@ def run_any(config: Config, data: DepthData) -> Record:
 def make_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Make a stage's records of a domain; a stopped stage goes on where it was."""
     data = DOMAINS[arguments.domain].load(arguments, stage == "pilots")
+    engine = EngineConfig.fastest()
+    slow = " (this processor has no bfloat16; claims ask for it)" * (engine.precision == "fp32")
+    print(f"{arguments.domain}: steps in {engine.precision}{slow}", file=sys.stderr)
     obtain_all(
         list(STAGE_PLANS[stage](arguments.domain, data.fingerprint)),
         functools.partial(run_any, data=data),
@@ -286,9 +298,30 @@ def make_stage(arguments: argparse.Namespace, stage: str) -> None:
     )
 
 
+def make_pictures(arguments: argparse.Namespace) -> None:
+    """Draw what nets of the claims predict on test frames; they are trained again for it."""
+    where, name = DOMAINS[arguments.domain], arguments.domain
+    data, folder = where.load(arguments, False), arguments.data / "pictures"
+    some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
+    predictions = {}
+    for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):
+        config = study_run(name, arm, data.fingerprint, 0, k)
+        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+        if not weights_path(config, folder).exists():
+            obtain_depth(config, data, folder, weights=folder, progress=f"{name}, {title}")
+        load_weights(net, weights_path(config, folder))
+        maps = predict_frames(net, data.frames, some)
+        predictions[title] = torch.stack([depth for _, depth in maps])
+    frames = data.frames.batch(some)
+    cap = 10.0 if where.options.get("min_disparity") else 80.0
+    picture = draw_predictions(frames.images, frames.depth(), predictions, cap=cap)
+    table = pd.DataFrame([data.frames.keys[i] for i in some])
+    save(picture, f"03_predictions_{name}", table, arguments.results / "figures")
+
+
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     stage: functools.partial(make_stage, stage=stage) for stage in STAGE_PLANS
-}
+} | {"pictures": make_pictures}
 
 # --- the runs of notebook 3 -----------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The depth experiment of section 4: DispNet trained with few depth maps and all images.
 
-    python -m experiments.depth.train RUN.json data/packed --records results/paper/records
-    torchrun --nproc-per-node 8 -m experiments.depth.train RUN.json data/packed ...
+    python -m experiments.depth.train RUN.json PACKED --split paper_standin --records RECORDS
+    torchrun --nproc-per-node 8 -m experiments.depth.train RUN.json PACKED ...
 
 RUN.json is a run's configuration, as notebook 3 writes it for every run that it needs. A run that
 was killed goes on from its checkpoint.
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from experiments.common.records import Record, Result, current_record, obtain, recorded
 from experiments.common.training import initialized_by
 from experiments.depth.config import DepthConfig, UBNForm
-from experiments.depth.data import DepthData, usual_split
+from experiments.depth.data import DepthData, split_data
 from experiments.depth.engine import Engine, Ranks, alone, joined, save_state
 from experiments.depth.evaluate import (
     accuracy_of_parts,
@@ -30,6 +30,7 @@ from experiments.depth.evaluate import (
     statistics_of_parts,
     to_input,
 )
+from experiments.depth.packing import NAMED_SPLITS
 from ubnlib.dispnet import PREDICTING, DispNet
 from ubnlib.forward import two_passes, ubn_forward
 from ubnlib.kitti import LabeledUnlabeledLoader, PackedDepth
@@ -275,8 +276,7 @@ def main() -> int:
     arguments = parse()
     try:
         config = DepthConfig.model_validate_json(arguments.run.read_text())
-        frames = PackedDepth(arguments.packed)
-        data = DepthData(frames, *usual_split(frames.keys, arguments.test_every))
+        data = split_data(PackedDepth(arguments.packed), arguments.split, arguments.test_every)
         with joined() as ranks:
             make_record(config, data, ranks, arguments)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -312,6 +312,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="its configuration, a JSON file")
     parser.add_argument("packed", type=Path, help="folder that prepare_kitti.py made")
+    parser.add_argument("--split", choices=list(NAMED_SPLITS), required=True, help="RUN.json's")
     parser.add_argument("--records", type=Path, default=Path("results/depth/records"))
     parser.add_argument("--checkpoints", type=Path, default=Path("results/depth/checkpoints"))
     parser.add_argument("--weights", type=Path, help="folder for the trained net; none: not kept")

@@ -2,8 +2,8 @@
 
 Predict the labeled points with the statistics of one batch, change the batch, and move the points
 until the predictions are the earlier ones: to where they moved, the change of statistics has
-augmented them. The paper says that they follow the manifold, and that near the decision boundary
-they push it away.
+augmented them. The paper says that they follow the manifold, and that where the decision boundary
+is too close they push it away from the labeled points.
 """
 
 import copy
@@ -236,7 +236,8 @@ def measure(
       negative), and `away`, the share of moves by which it grows.
     - `crossed_noise`, `near_gain_noise` and so on: the same of the noise. Its gain is below 0: a
       point between two stretches of the boundary comes nearer to one of them either way. So
-      `near_push` and `far_push`, gain less the noise's, are what tells a push away, above 0.
+      `near_push` and `far_push` are gain less the noise's: below 0, points move towards the
+      boundary, and training on them there would push it away.
     """
     points = points.double()
     start = points.expand_as(found.moved)

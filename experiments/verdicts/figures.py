@@ -1,4 +1,4 @@
-"""Pictures and tables of verdicts: one a claim, all claims in one, how many of each verdict.
+"""Pictures and tables of verdicts: one a claim, and all claims in one.
 
 The small ones are SVG that takes a page's own colors, `--reproduced` and so on, where it has some.
 """
@@ -46,26 +46,6 @@ def styled(table: pd.DataFrame) -> Styler:
     shown = shown.set_properties(subset=["ours"], **{"white-space": "pre"})
     shown = shown.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
     return shown.format({"verdict": lambda verdict: f"{SYMBOLS[verdict]} {verdict}"})
-
-
-def strip_svg(counts: dict[Verdict, int], width: int = 640, height: int = 18) -> str:
-    """Draw one strip whose parts are as long as there are claims of each verdict."""
-    whole = sum(counts.values()) or 1
-    words = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-    parts, left = [], 0.0
-    for verdict, number in counts.items():
-        share = width * number / whole
-        if number:
-            parts.append(
-                f'<rect x="{left:.1f}" width="{max(share - 2, 1):.1f}" height="{height}" rx="3" '
-                f'style="fill:{color(verdict)}"/>'
-            )
-        left += share
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" preserveAspectRatio="none" role="img" class="strip">'
-        f"<title>{words}</title>{''.join(parts)}</svg>"
-    )
 
 
 def bounds(row: dict[str, Any]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ Verdict = Literal[
 ]
 MEANING: dict[Verdict, str] = {
     "reproduced": "the interval lies beyond the margin",
-    "partially": "there, but smaller than the margin, or in some cells of a grid only",
+    "partially": "there, but smaller than the margin, or in a part of what is asked only",
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
     "not reproduced": "the claimed size is excluded, and no difference is not shown",

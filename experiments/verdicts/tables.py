@@ -17,7 +17,6 @@ APART = {
     "cost": "costs",
 }  # no findings: lists of their own
 SAYS_WHY = ("partially", "not tested here", "measured")  # verdicts that are little without a reason
-BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
 def section(claim: Claim) -> str:
@@ -164,18 +163,10 @@ def _counted(table: pd.DataFrame, one: str, many: str) -> str:
     return f"{len(table)} {one if len(table) == 1 else many}: {listed}"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Write short tables for a README, one a list: id, what the claim says, numbers, verdict."""
-    lines: list[str] = []
-    lists = [("", of_paper(table))]
-    lists += [(name, table[table["section"] == name]) for name in (BEYOND, *APART.values())]
-    for title, some in lists:
-        if some.empty:
-            continue
-        lines += [f"\n**{title[:1].upper()}{title[1:]}**\n"] if title else []
-        lines += ["| claim | it says | ours | verdict |", "|---|---|---|---|"]
-        lines += map(_in_markdown, some.to_dict("records"))
-    return "\n".join(lines).lstrip("\n") + "\n"
+def table_markdown(rows: Iterable[dict[str, Any]]) -> str:
+    """Write rows of `judge_all` as a short table: id, what the claim says, numbers, verdict."""
+    head = ["| claim | it says | ours | verdict |", "|---|---|---|---|"]
+    return "\n".join([*head, *map(_in_markdown, rows)]) + "\n"
 
 
 def _in_markdown(row: dict[str, Any]) -> str:
@@ -193,19 +184,6 @@ def _in_markdown(row: dict[str, Any]) -> str:
         "; ".join([strong, *told]),
     ]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def between_markers(text: str, inner: str) -> str:
-    """Put `inner` between the two marker comments of a Markdown text, for what is there.
-
-    Raises:
-        ValueError: The text has not each marker once, in order.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise ValueError(f"The text must have {BEGIN} and then {END}, each once, on own lines.")
-    return f"{before}{BEGIN}\n{inner}{END}{after}"
 
 
 def to_json(claims: Iterable[Claim], table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -183,6 +183,19 @@ def test_no_server_is_one_sentence(get, server):
     assert status == 1 and "refused" in said and "cannot be fetched" in said
 
 
+def test_a_login_page_is_told_and_does_not_replace_what_has_arrived(get, server, root):
+    server.answers[PATH] += [Answer(cut_after=70_000)] + 3 * [Answer(status=503)]
+    assert get()[0] == 1
+    arrived = part_of(root).read_bytes()
+    server.ranges, server.files[PATH] = False, b"<!DOCTYPE html><title>Login</title>" * 9
+    server.answers[PATH].append(Answer(headers={"Content-Type": "text/html; charset=utf-8"}))
+    status, said = get()
+    assert status == 1 and f"{PATH}: the server sent a web page, such as for a login" in said
+    assert part_of(root).read_bytes() == arrived
+    server.ranges, server.files[PATH] = True, ARCHIVES[SMALL.name]
+    assert get()[0] == 0 and on_disk(root) == expected(SMALL)
+
+
 # --- archives that are damaged or hostile ---------------------------------------------------------
 
 
@@ -201,7 +214,7 @@ REFUSED = {
         STORED.replace(FILES[SMALL.name][FIRST], FILES[SMALL.name][FIRST][::-1]),
         "damaged or no zip archive .*CRC",
     ),
-    "a web page": (b"<html>Log in</html>", "damaged or no zip archive"),
+    "a web page": (b"\n<html>Log in</html>", "a web page, such as for a login, and no zip archive"),
     "no scans": (
         zip_of({n: c for n, c in FILES[SMALL.name].items() if "velodyne" not in n}),
         r"lacks velodyne_points/data/\*.bin",

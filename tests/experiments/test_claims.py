@@ -254,8 +254,8 @@ def test_kitti_is_never_judged_by_synthetic_drives(profile, table):
     (kitti,) = (c for c in load_claims(LEDGER) if c.id == "fig6-kitti")
     assert kitti.profile == "paper"
     assert judge(kitti, table, "paper").verdict == "not run"
-    depth = (table["experiment"] == "depth") & (table["domain"] == "drives")
-    grown = table[depth].assign(domain="kitti", width=1.0, levels=7)
+    few = (table["domain"] == "rooms") & (table["labels.k"] == 16) & (table["arm"] != "")
+    grown = table[few].assign(domain="kitti", width=1.0, levels=7, **{"labels.k": 128})
     judgement = judge(kitti, grown, "paper")
     assert judgement.reason.startswith("no run with labeled_frames = 360")
     real = grown.assign(labeled_frames=360.0)
@@ -270,6 +270,14 @@ def test_kittis_label_count_is_that_of_its_split():
         assert kept.sum() == side["labeled_frames"]
 
 
+# Claims whose runs are planned and not made yet: each leaves this list with its records.
+PENDING = {
+    *(f"fig6-{name}-{where}" for name in ("equal-work", "many-labels", "gain-grows")
+      for where in ("rooms", "drives")),
+    "depth-literal", "depth-literal-slow", "depth-literal-after",
+}  # fmt: skip
+
+
 def test_the_committed_records_answer_the_ledger(table):
     """A misspelt setting or metric would read as a claim that was not run, and a run of other code
     among them as an inconclusive one."""
@@ -278,6 +286,9 @@ def test_the_committed_records_answer_the_ledger(table):
     assert len(asked) > 20
     for c in asked:
         judgement = judge(c, table, "standard")
+        assert (judgement.verdict == "not run") == (c.id in PENDING), c.id
+        if c.id in PENDING:
+            continue
         for name, found in judgement.cells or [(c.id, judgement)]:
             assert found.verdict != "not run" and found.estimate is not None, (c.id, name)
             assert not any("no r" in told for told, _ in found.preconditions), (c.id, name)

@@ -336,3 +336,17 @@ def test_a_compiled_net_trains_to_the_same(monkeypatch, tmp_path):
     torch.testing.assert_close(other.curves["loss"], plain.curves["loss"], rtol=1e-4, atol=1e-6)
     make_engine(compile=True, steps=14).train(checkpoint=tmp_path / "plain.pt")
     torch._dynamo.reset()
+
+
+# What the machine multiplies fastest
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks the processor, and there is a GPU")
+@pytest.mark.parametrize(
+    ("avx512", "amx", "precision"),
+    [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")],
+)
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch, avx512, amx, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert EngineConfig.fastest() == EngineConfig(precision=precision, channels_last=True)

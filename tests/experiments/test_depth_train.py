@@ -20,7 +20,7 @@ from experiments.depth.data import (
     EveryLabels,
     PlacesLabels,
     RandomLabels,
-    usual_split,
+    split_data,
 )
 from experiments.depth.engine import EngineConfig, Ranks, load_state
 from experiments.depth.train import (
@@ -257,13 +257,14 @@ def test_repairs_are_for_one_process(data):
 
 def test_the_command_makes_a_record_once(root, data, tmp_path, monkeypatch, capsys):
     config = DepthConfig(
-        data=DepthData(data.frames, *usual_split(data.frames.keys)).fingerprint,
+        data=split_data(data.frames, "by_drive").fingerprint,
         **depth_config(data, steps=1).model_dump(exclude={"data", "experiment"}),
     )
     (tmp_path / "run.json").write_text(config.model_dump_json())
 
     def command(packed):
         options = ["--records", "records", "--checkpoints", "checkpoints", "--workers", "0"]
+        options += ["--split", "by_drive"]
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["train", "run.json", str(packed), *options])
         return main(), capsys.readouterr()

@@ -85,6 +85,6 @@ def test_predictions_are_beside_the_lidar():
     lidar[:, 4, 3] = 10.0
     figure = figure6_label_fraction.draw_predictions(images, lidar, {"BN": lidar + 5})
     titles = [axes.get_title() for axes in figure.axes[:3]]
-    assert titles == ["image", "lidar", "BN"]
+    assert titles == ["image", "measured", "BN"]
     (points,) = figure.axes[1].collections
     assert points.get_offsets().tolist() == [[3, 4]]

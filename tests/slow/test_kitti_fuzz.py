@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from experiments.depth.protocols import read_depth_png
 from prepare_kitti import verify
 from small_kitti import CAM_TO_CAM, VELO_TO_CAM, write_textured
 from ubnlib.kitti import Calibration, KittiRaw, PackedDepth, prepare
 from ubnlib.kitti.calibration import parse_calibration
 from ubnlib.kitti.projection import read_velodyne
-from ubnlib.kitti.raw import read_depth_png, read_image
+from ubnlib.kitti.raw import read_image
 from ubnlib.kitti.splits import compact, expand
 
 FILES = ("manifest.json", "frames.csv", "images.npy", "depth.npy")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -104,7 +103,7 @@ def pages(site) -> dict[Path, Page]:
 
 def test_every_page_is_there_and_no_other(site, pages):
     names = {path.relative_to(site).as_posix() for path in pages}
-    assert names == {"index.html", *ORDER, *WITHOUT_CONTENT}
+    assert names == {"index.html", "docs/playground.html", *ORDER, *WITHOUT_CONTENT}
 
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):
@@ -143,33 +142,14 @@ def test_formulas_are_mathml(site, pages):
     assert "<mtext>(4)</mtext>" in method.read_text(encoding="utf-8")
 
 
+def test_the_playground_is_linked_to(pages, site):
+    for name in ("index", "notebooks/02_toy_analysis", "docs/toy_study"):
+        page = site / f"{name}.html"
+        targets = [(page.parent / link).resolve() for link in pages[page].links]
+        assert site / "docs" / "playground.html" in targets, name
+
+
 # The website in a browser.
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("the website is tried in chromium, which is not on the PATH")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        options = ["--no-sandbox", "--disable-gpu"]
-        browser = engine.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser):
-    """A tab that must not ask the network for anything, nor complain."""
-    tab = browser.new_page(color_scheme="light", viewport={"width": 1400, "height": 900})
-    wrong = []
-    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
-    yield tab
-    tab.close()
-    assert wrong == []
 
 
 def test_search_finds_a_word(site, tab):

@@ -132,6 +132,14 @@ def test_native_maps_and_crops_at_all_kitti_sizes(size, crop):
         assert delta.isfinite().item() is counts
 
 
+def test_targets_beyond_the_cap_stay_where_they_are_not_cut():
+    """As monodepth2 has it for the improved maps: predictions end at 80 m, targets do not."""
+    target, prediction = np.array([[10.0, 100.0, 0.0, np.inf]]), np.array([[10.0, 500.0, 1.0, 1.0]])
+    far = depth_metrics(prediction, target, cut_targets=False)
+    assert far["abs_rel"] == pytest.approx((0 + 0.2) / 2) and far["delta1"] == 0.5
+    assert depth_metrics(prediction, target)["abs_rel"] == 0
+
+
 def test_median_is_over_the_evaluated_pixels_and_before_clipping():
     target = np.array([[[10.0, 20.0, 40.0, 60.0, 0.0, 90.0]]])
     prediction = np.array([[[100.0, 200.0, 400.0, 600.0, 1.0, 1.0]]])

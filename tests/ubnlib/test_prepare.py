@@ -167,6 +167,45 @@ def test_broken_frames_are_left_out_with_the_reason(root, folder):
     assert not folder.with_name("other").exists()
 
 
+def test_what_was_left_out_is_tried_again(root, folder, undisturbed, decoded):
+    """Repaired frames and new ones join what is there, of which nothing is decoded again."""
+    broken = [image_path(root, 0), image_path(root, 2, camera=3), scan_path(root, 1, drive=2)]
+    good = [path.read_bytes() for path in broken]
+    for path in broken[:2]:
+        path.write_bytes(b"no image")
+    broken[2].unlink()
+    assert len(pack(KittiRaw(root, size=SIZE), folder)) == FRAMES - 4
+    before = content(folder)
+    decoded.clear()
+    assert len(pack(KittiRaw(root, size=SIZE), folder)) == FRAMES - 4
+    assert content(folder) == before and decoded == [0, 5]  # only what might have been repaired
+    broken[0].write_bytes(good[0])
+    opened = PackedDepth(folder)
+    packed = pack(KittiRaw(root, size=SIZE), folder)
+    assert len(packed) == FRAMES - 3 and packed.manifest.left_out == 3
+    assert torch.equal(opened.image(0), packed.image(packed.index(opened.keys[0])))  # still open
+    for path, data in zip(broken[1:], good[1:], strict=True):
+        path.write_bytes(data)
+    raw = KittiRaw(root, size=SIZE)
+    pack(raw, folder)
+    assert content(folder) == undisturbed
+    assert [path.name for path in folder.parent.glob("packed*")] == ["packed"]
+    pack(KittiRaw(root, size=SIZE, keys=raw.keys[:-2]), folder.with_name("more"))
+    image = folder.with_name("more") / "images.npy"
+    flip_bit(image, -5)  # what is damaged there is read from its files instead
+    pack(raw, folder.with_name("more"))
+    assert content(folder.with_name("more")) == undisturbed
+
+
+@pytest.mark.parametrize(("name", "call"), [("rename", 1), ("rename", 2), ("mkdir", 2)])
+def test_killed_as_frames_are_added_nothing_is_lost(root, raw, folder, undisturbed, name, call):
+    pack(KittiRaw(root, size=SIZE, keys=raw.keys[:-2]), folder)
+    assert killed(raw, folder, Path, name, call)
+    pack(raw, folder)
+    assert content(folder) == undisturbed
+    assert [path.name for path in folder.parent.glob("packed*")] == ["packed"]
+
+
 # Killed and stopped runs
 
 
@@ -392,7 +431,7 @@ def script(monkeypatch, capsys, root, folder):
 
 def test_script_shows_its_plan_is_interrupted_and_packs(script, folder, undisturbed, monkeypatch):
     code, out, err = script("--dry-run", "--workers", "2")
-    plan = rf"frames: 12, .*\nto {folder} at 12x36: 0.00 GB needed, .* GB free, about 00:00 with 2 "
+    plan = rf"frames: 12, .*\nto {folder} at 12x36: 0.00 GB needed, .* GB free, about 0 min with 2 "
     assert code == 0 and out == "" and re.match(plan, err) and not folder.exists()
     with monkeypatch.context() as patch:
         patch.setattr(Preparation, "complete", interrupt)
@@ -409,5 +448,6 @@ def test_script_packs_chosen_frames_and_passes_over_broken_ones(script, root, fo
     assert [key[1:3] for key in PackedDepth(folder).keys] == [("0002", 3)] * 3
     code, _, err = script(folder=folder.with_name("broken"))
     assert code == 0 and "frames: 7, drives: 2, left out: 5" in err
-    code, _, err = script("--split", "eigen_train", folder=folder.with_name("other"))
-    assert code == 1 and err.endswith(f"prepare_kitti: {root} holds no frame of eigen_train.\n")
+    code, _, err = script("--split", "eigen", folder=folder.with_name("other"))
+    assert code == 1 and "Of split eigen, 0 of 45200 images to train on" in err
+    assert script("--split", "by_drive", folder=folder.with_name("other"))[0] == 0

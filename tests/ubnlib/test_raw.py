@@ -18,9 +18,10 @@ from small_kitti import (
     scan_path,
     write_frame,
     write_root,
+    write_textured,
 )
-from ubnlib.kitti import Calibration, FrameKey, KittiRaw, project_velodyne, read_velodyne
-from ubnlib.kitti.raw import ImprovedGroundTruth, read_depth_png
+from ubnlib.kitti import FrameKey, KittiRaw
+from ubnlib.kitti.raw import read_image
 
 
 @pytest.fixture
@@ -33,8 +34,9 @@ def test_frames_are_sorted_drives_named_and_others_chosen(root):
     expected = [(DATE, "0001", camera, frame) for camera in (2, 3) for frame in (0, 2, 3)]
     assert dataset.keys == [*expected, (DATE, "0002", 2, 1)]
     assert dataset.drives == [DRIVE, f"{DATE}_drive_0002"]
-    assert dataset.left_out == []
-    assert dataset.report() == "frames: 7, drives: 2, left out: 0"
+    right = root / DATE / f"{DATE}_drive_0002_sync" / "image_03"
+    assert dataset.left_out == [(right, "cameras without a PNG or JPEG")]
+    assert KittiRaw(root, drives=[DRIVE]).report() == "frames: 6, drives: 1, left out: 0"
     assert KittiRaw(root, (3,), drives=[DRIVE]).keys == expected[3:]
     assert len(KittiRaw(root, cameras=(2,))) == 4
 
@@ -75,7 +77,7 @@ def test_a_drive_whose_scans_are_all_missing_does_not_stop_the_others(root):
     for name in ("._0000000000.png", "12.png", "0000000004.png.part"):  # no frames
         (image_path(root, 0).parent / name).write_bytes(b"junk")
     dataset = KittiRaw(root)
-    assert dataset.drives == [f"{DATE}_drive_0002"] and len(dataset.left_out) == 6
+    assert dataset.drives == [f"{DATE}_drive_0002"] and len(dataset.left_out) == 7
     with pytest.raises(ValueError, match=r"No frame below .* both .*images without a scan: 6"):
         KittiRaw(root, drives=[DRIVE])
 
@@ -113,7 +115,7 @@ def test_resizing_is_antialiased(root):
         (dict(root="nowhere"), FileNotFoundError, "nowhere is missing.*DATE_drive_NNNN_sync"),
         (dict(root=DATE), ValueError, f"{DATE} holds no drive.*DATE_drive_NNNN_sync"),
         (dict(drives=["0001"]), ValueError, f"Drive 0001 is not below .*{DRIVE}, .*_drive_0002"),
-        (dict(cameras=(0,)), ValueError, "holds no images.* in image_00"),
+        (dict(cameras=(0,)), ValueError, "No frame .*cameras without a PNG or JPEG: 2; .*image_00"),
         (dict(size=(0, 832)), ValueError, r"size is .*expected \(height, width\)"),
     ],
 )
@@ -125,9 +127,76 @@ def test_what_is_not_there_is_named(root, options, kind, message):
 def test_calibrations_are_read_at_once(root):
     path = root / DATE / "calib_cam_to_cam.txt"
     path.write_text(CAM_TO_CAM.replace("P_rect_03", "P_03"))
-    assert len(KittiRaw(root, cameras=(2,))) == 4
-    with pytest.raises(ValueError, match="no key P_rect_03"):
-        KittiRaw(root)
+    left = KittiRaw(root)
+    assert left.keys == KittiRaw(root, cameras=(2,)).keys and len(left) == 4
+    assert [file for file, _ in left.left_out[1:]] == [
+        image_path(root, n, camera=3) for n in (0, 2, 3)
+    ]
+    assert all("has no key P_rect_03" in reason for _, reason in left.left_out[1:])
+    for options in (dict(cameras=(3,)), dict(keys=[FrameKey(DATE, "0001", 3, 0)])):
+        with pytest.raises(ValueError, match="no key P_rect_03"):
+            KittiRaw(root, **options)
+
+
+def test_a_date_without_calibration_stops_no_other(root):
+    write_textured(root, date="2000_02_02", drive=7, frames=(0, 1), cameras=(2,))
+    assert "2000_02_02_drive_0007" in KittiRaw(root).drives
+    (root / "2000_02_02" / "calib_velo_to_cam.txt").unlink()
+    dataset = KittiRaw(root, cameras=(2,))
+    assert len(dataset) == 4 and dataset.drives == [DRIVE, f"{DATE}_drive_0002"]
+    assert len(dataset.left_out) == 2
+    assert all("calib_velo_to_cam.txt is missing" in reason for _, reason in dataset.left_out)
+    with pytest.raises(FileNotFoundError, match=r"calib_velo_to_cam\.txt is missing"):
+        KittiRaw(root, keys=[FrameKey("2000_02_02", "0007", 2, 0)])
+
+
+def test_jpeg_gray_and_missing_cameras_are_read_or_named(root):
+    for frame in (0, 2, 3):
+        image = Image.open(image_path(root, frame, camera=3))
+        image.save(image_path(root, frame, camera=3).with_suffix(".jpg"), quality=95)
+    for frame in (2, 3):  # of frame 0 there are both
+        image_path(root, frame, camera=3).unlink()
+    write_frame(root, 3, 0, cameras=(0, 1))
+    dataset = KittiRaw(root)
+    assert [key[2:] for key in dataset.keys if key.drive == "0001"] == [
+        (camera, frame) for camera in (2, 3) for frame in (0, 2, 3)
+    ]
+    suffixes = [dataset.files(FrameKey(DATE, "0001", 3, n))[0].suffix for n in (0, 2, 3)]
+    assert suffixes == [".png", ".jpg", ".jpg"]
+    for key in dataset.keys:
+        pixel = dataset.image(dataset.index(key))[:, 5, 7].int()
+        assert (pixel - torch.tensor(color(int(key.drive), *key[2:]))).abs().max() <= 3
+    gray = root / DATE / f"{DATE}_drive_0003_sync"
+    named = {path for path, reason in dataset.left_out if reason.startswith("cameras without")}
+    assert {gray / "image_02", gray / "image_03"} < named and len(named) == 3
+
+
+def saved(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return read_image(path).permute(1, 2, 0).numpy()
+
+
+def test_other_pixel_formats_are_read_right(tmp_path):
+    generator = np.random.default_rng(0)
+    palette = generator.integers(0, 256, (16, 3), np.uint8)
+    codes = generator.integers(0, 16, (12, 18), np.uint8)
+    rgb = palette[codes]
+    gray = generator.integers(0, 256, (12, 18), np.uint8)
+    path = tmp_path / "a.png"
+    np.testing.assert_array_equal(saved(path, rgb), rgb)
+    image = Image.fromarray(codes, "L")
+    image.putpalette(palette.tobytes())
+    image.save(path)
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), rgb)
+    np.testing.assert_array_equal(saved(path, np.dstack([rgb, gray])), rgb)  # alpha does not count
+    for pixels in (gray, gray.astype(np.uint16) * 256 + 7):
+        np.testing.assert_array_equal(saved(path, pixels), np.dstack([gray] * 3))
+    held = Image.Exif()
+    held[274] = 3  # upside down
+    np.testing.assert_array_equal(saved(path, rgb[::-1, ::-1].copy(), exif=held), rgb)
+    smooth = np.dstack([np.add.outer(np.arange(24), np.arange(36)).astype(np.uint8)] * 3)
+    turned = saved(tmp_path / "b.jpg", smooth[::-1, ::-1].copy(), exif=held, quality=98)
+    assert np.abs(turned.astype(int) - smooth).max() <= 3
 
 
 def test_broken_frames_are_named(root):
@@ -150,7 +219,8 @@ def test_real_frames(kitti_sample):
     """Drive 0001 has frames 0 to 5 of both cameras, 0052 has 39 of the left one alone."""
     dataset = KittiRaw(kitti_sample / "kitti_raw", size=(64, 208))
     assert dataset.drives == ["2011_09_26_drive_0001", "2011_09_26_drive_0052"]
-    assert len(dataset) == 6 * 2 + 39 and dataset.left_out == []
+    assert len(dataset) == 6 * 2 + 39
+    assert [path.name for path, _ in dataset.left_out] == ["image_03"]
     for index in (0, 7, 50):
         item = dataset[index]
         assert item["image"].shape == (3, 64, 208) and item["image"].float().std() > 30
@@ -182,96 +252,3 @@ def test_projection_is_that_of_the_frame_at_the_datasets_size(root):
             baseline = 2.0 if camera == 3 else 0.0  # 20 / 10 m
             expected = (29.5 - 4 - baseline + 0.5) * factor - 0.5, (9.5 + 4 + 0.5) * factor - 0.5
             assert (u / depth, v / depth) == pytest.approx(expected)
-
-
-# Improved depth maps
-
-KEY = FrameKey("2000_01_01", "0003", 2, 5)
-PIXELS = np.array([[0, 1, 256, 65535], [25600, 300, 0, 20480]], np.uint16)
-
-
-def path_of(root, key, part="train"):
-    inside = f"proj_depth/groundtruth/image_0{key.camera}/{key.frame:010d}.png"
-    return root / part / f"{key.date}_drive_{key.drive}_sync" / inside
-
-
-def write_depth(path, pixels=PIXELS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def test_depth_is_the_pixels_in_meters(tmp_path):
-    depth = read_depth_png(str(write_depth(tmp_path / "map.png")))
-    assert depth.dtype == np.float32
-    np.testing.assert_array_equal(depth, [[0, 1 / 256, 1, 255.99609375], [100, 1.171875, 0, 80]])
-
-
-def test_maps_are_found_by_key_in_either_part(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds neither train nor val"):
-        ImprovedGroundTruth(tmp_path)
-    other = KEY._replace(drive="0004", camera=3, frame=1234567890)
-    write_depth(path_of(tmp_path, KEY))
-    write_depth(path_of(tmp_path, other, "val"), PIXELS + 1)
-    truth = ImprovedGroundTruth(str(tmp_path))
-    assert truth.path(KEY) == path_of(tmp_path, KEY)
-    assert truth.path(other) == path_of(tmp_path, other, "val")
-    depth = truth.depth(other)
-    assert depth.dtype == torch.float32 and depth.shape == (2, 4)
-    assert depth[0, 2] == 257 / 256 and truth.depth(KEY)[0, 2] == 1.0
-    missing = KEY._replace(frame=6), KEY._replace(camera=3), KEY._replace(date="2000_01_02")
-    assert truth.available([missing[0], other, *missing[1:], KEY]) == [other, KEY]
-    for key in missing:
-        with pytest.raises(FileNotFoundError, match=f"{key.frame:010d}.png is missing.*available"):
-            truth.depth(key)
-
-
-def test_other_files_are_refused(tmp_path):
-    path = write_depth(tmp_path / "map.png", (PIXELS // 256).astype(np.uint8))
-    with pytest.raises(ValueError, match=f"{path} is of Pillow's mode L: expected a whole 16"):
-        read_depth_png(path)
-    path.write_bytes(b"<html>404</html>")
-    with pytest.raises(ValueError, match=f"{path} cannot be read .*: expected a whole 16"):
-        read_depth_png(path)
-
-
-def test_damaged_files_are_refused_or_read_right(tmp_path):
-    # In a sparse map of this kind, Pillow alone takes one damaged byte in twenty for depth.
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(1, 65536, (20, 30)).astype(np.uint16)
-    pixels[generator.uniform(size=pixels.shape) > 0.1] = 0
-    path = write_depth(tmp_path / "map.png", pixels)
-    content, refused = path.read_bytes(), 0
-    cut = [content[:length] for length in range(len(content))]
-    flipped = [
-        content[:place] + bytes([byte ^ bits]) + content[place + 1 :]
-        for place, byte in enumerate(content)
-        for bits in (1, 255)
-    ]
-    for damaged in (*cut, *flipped):
-        path.write_bytes(damaged)
-        try:
-            depth = read_depth_png(path)
-        except ValueError as error:
-            assert "expected a whole 16-bit grayscale PNG" in str(error)
-            refused += 1
-        else:
-            np.testing.assert_array_equal(depth, pixels.astype(np.float32) / 256)
-    assert refused > 0.95 * 3 * len(content) > 700
-
-
-def test_real_maps_agree_with_the_scan(kitti_sample):
-    key = FrameKey("2011_09_26", "0001", 3, 5)
-    truth = ImprovedGroundTruth(kitti_sample / "kitti_depth")
-    assert truth.available([key._replace(frame=4), key]) == [key]
-    improved = truth.depth(key).numpy()
-    with Image.open(truth.path(key)) as image:
-        np.testing.assert_array_equal(improved * 256, np.array(image).astype(np.int64))
-    assert improved.shape == (375, 1242)
-    root = kitti_sample / "kitti_raw"
-    projection = Calibration.load(root / key.date).projection(key.camera)
-    scan = project_velodyne(read_velodyne(key.scan_path(root)), projection, improved.shape)
-    assert (improved > 0).sum() > 3 * (scan > 0).sum()  # several scans accumulated
-    both = (improved > 0) & (scan > 0)
-    relative = np.abs(scan[both] / improved[both] - 1)
-    assert both.sum() > 5000 and np.median(relative) < 0.015 and np.mean(relative < 0.05) > 0.95

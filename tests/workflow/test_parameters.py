@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
+from experiments.depth.packing import NAMED_SPLITS
 from job import duration
-from parameters import ProfileError, check_kitti, defaults, run_parameters
+from parameters import SPLITS, ProfileError, check_kitti, defaults, run_parameters
 from small_project import ROOT, write_notebook, write_profile
 
 FIRST = """results = "../results/quick"
 kitti_root = ""  # "" = the synthetic drives
 data_root = "../data/quick"
+split = "by_drive"
 rate = 0.5
 rates = [
     0.1,  # a list over lines
@@ -34,6 +36,7 @@ def test_defaults_reads_every_plain_value(project):
         "results": "../results/quick",
         "kitti_root": "",
         "data_root": "../data/quick",
+        "split": "by_drive",
         "rate": 0.5,
         "rates": [0.1],
         "steps": 3,
@@ -42,7 +45,8 @@ def test_defaults_reads_every_plain_value(project):
 
 
 def test_run_parameters_are_complete_and_absolute(project):
-    values = run_parameters("quick", project, project / "out", "/kitti")["02_small"]
+    values = run_parameters("quick", project, project / "out", "/kitti", "eigen")["02_small"]
+    assert values["split"] == "eigen"
     assert values["steps"] == 5 and values["rate"] == 0.5
     assert values["results"] == str(project / "out")
     assert values["kitti_root"] == "/kitti"
@@ -53,7 +57,7 @@ def test_run_parameters_are_complete_and_absolute(project):
     ("notebooks", "words"),
     [
         ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_small, 05_verdicts"]),
-        ({"02_small": {"setps": 1}}, ["'setps'", "data_root, rate, rates, steps"]),
+        ({"02_small": {"setps": 1}}, ["'setps'", "data_root, split, rate, rates, steps"]),
         ({"02_small": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
         ({"02_small": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
         ({"02_small": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
@@ -122,15 +126,22 @@ def test_kitti_folder(tmp_path, monkeypatch):
     [
         (["--profile", "qick"], "There is no profile 'qick'"),
         (["--kitti-root", "nowhere"], "nowhere is not a folder"),
+        (["--kitti-root", "raw"], "'quick' splits synthetic drives by drive: with KITTI_ROOT"),
+        (["--split", "eigne"], "There is no split 'eigne'; there are: paper_standin, eigen, by_dr"),
         (["--cluster", "slrum"], "generic, kubernetes, slurm"),
     ],
 )
 def test_bad_arguments_stop_before_anything_runs(project, arguments, words):
+    (project / "raw/2011_09_26/2011_09_26_drive_0001_sync").mkdir(parents=True)
     command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert words in done.stderr
     assert not (project / "results").exists()
+
+
+def test_splits_are_those_of_the_frames():
+    assert list(NAMED_SPLITS) == list(SPLITS)
 
 
 def test_duration():

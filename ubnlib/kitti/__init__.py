@@ -5,13 +5,12 @@ from ubnlib.kitti.loader import LabeledUnlabeledLoader
 from ubnlib.kitti.packed import PackedBatch, PackedDepth
 from ubnlib.kitti.prepare import prepare
 from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
-from ubnlib.kitti.raw import FrameKey, ImprovedGroundTruth, KittiRaw, read_depth_png
-from ubnlib.kitti.splits import keep_every, keep_random, load_split, select, split_by_drive
+from ubnlib.kitti.raw import FrameKey, KittiRaw
+from ubnlib.kitti.splits import keep_every, keep_random, load_split, select
 
 __all__ = [
     "Calibration",
     "FrameKey",
-    "ImprovedGroundTruth",
     "KittiRaw",
     "LabeledUnlabeledLoader",
     "PackedBatch",
@@ -21,9 +20,7 @@ __all__ = [
     "load_split",
     "prepare",
     "project_velodyne",
-    "read_depth_png",
     "read_velodyne",
     "scale_projection",
     "select",
-    "split_by_drive",
 ]

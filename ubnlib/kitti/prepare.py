@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,7 +26,7 @@ import numpy as np
 
 from ubnlib.kitti import packed
 from ubnlib.kitti.packed import PackedDepth
-from ubnlib.kitti.raw import KittiRaw
+from ubnlib.kitti.raw import FrameKey, KittiRaw
 
 CHUNK = 32  # frames between two marks of progress: a killed run loses at most so many a worker
 LEFT_OUT = "left_out.csv"
@@ -40,7 +41,9 @@ def prepare(
     """Pack a dataset's frames; a complete folder of the same frames is kept as it is.
 
     Broken frames are left out, and listed with the reason in the folder's `left_out.csv` beside
-    those without a partner. A run that was stopped in any way goes on where it was.
+    those without a partner. A later call tries them again, and new ones: where some can be read,
+    the folder is made anew from what it holds and from these. A run that was stopped in any way
+    goes on where it was.
     The dataset needs a `size` of at most 2^18 pixels. `workers` threads, by default one for each
     usable core, work on it; `progress` says on standard error how far they are.
 
@@ -96,10 +99,12 @@ class Preparation:
         # A link to another disk is followed: the folder must grow beside where it will lie.
         self.dataset, self.folder = dataset, Path(folder).resolve()
         self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.replaced = self.folder.with_name(f"{self.folder.name}.replaced")
         self.images, self.parts = self.partial / packed.IMAGES, self.partial / "chunks"
         frames = range(len(dataset))
         self.chunks = [frames[start : start + CHUNK] for start in frames[::CHUNK]]
         self.shape = (len(dataset), *dataset.size, 3)
+        self.earlier: PackedDepth | None = None  # some of the frames, already packed
 
     @property
     def bytes_needed(self) -> int:
@@ -119,35 +124,52 @@ class Preparation:
 
     @cached_property
     def source(self) -> str:
-        """Digest of the options, the calibrations, and the frames' names and files' sizes."""
+        """Digest of the options, the calibrations, and all frames' names and files' sizes."""
+        return self.source_of(self.dataset.keys)
+
+    def source_of(self, keys: Sequence[FrameKey]) -> str:
+        """Return this digest for some of the frames."""
         # The word is from a time of two pixel conventions: sets packed then stay valid.
         digest = hashlib.sha256(repr((*self.dataset.size, "zero_based")).encode())
-        for date in sorted({key.date for key in self.dataset.keys}):
+        for date in sorted({key.date for key in keys}):
             for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
                 digest.update(path.read_bytes())
-        for key in self.dataset.keys:
-            paths = key.image_path(self.dataset.root), key.scan_path(self.dataset.root)
-            digest.update(repr((tuple(key), [path.stat().st_size for path in paths])).encode())
+        for key in keys:
+            sizes = [_size(path) for path in self.dataset.files(key)]
+            digest.update(repr((tuple(key), sizes)).encode())
         return digest.hexdigest()[:16]
 
     def is_complete(self) -> bool:
-        """Return whether the folder holds these very frames; refuse to touch anything else."""
+        """Return whether the folder holds all of these frames that can be read, and no others.
+
+        It refuses to touch anything else than a part of them.
+        """
         folder, advice = self.folder, "choose another folder, or remove this one"
         if folder.is_mount():
             raise FileExistsError(f"{folder} is a whole disk: name a folder inside of it.")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return False
         try:
-            manifest = packed.read_manifest(folder)
+            there = PackedDepth(folder)
         except (OSError, ValueError) as error:
             found = f"{folder} exists and is no packed set ({error})"
             raise FileExistsError(f"{found}; {advice}.") from None
-        if manifest.source != self.source:
+        self.earlier, held = None, set(there.keys)
+        common = [key for key in self.dataset.keys if key in held]
+        if self.source_of(common) != there.manifest.source != self.source:
             found = f"{folder} was prepared from other files or with other options"
-            there = f"{manifest.frames} frames of {manifest.size}"
-            raise FileExistsError(f"{found} ({there}); {advice} to make it anew.")
+            what = f"{there.manifest.frames} frames of {there.manifest.size}"
+            raise FileExistsError(f"{found} ({what}); {advice} to make it anew.")
         shutil.rmtree(folder / "chunks", ignore_errors=True)  # of a run killed as it tidied
-        return True
+        shutil.rmtree(self.replaced, ignore_errors=True)
+        if any(self._can_be_read(i) for i, key in enumerate(self.dataset.keys) if key not in held):
+            self.earlier = there
+        return self.earlier is None
+
+    def _can_be_read(self, index: int) -> bool:
+        with suppress(ValueError, FileNotFoundError):
+            return bool(self.read_frame(index))
+        return False
 
     def reserve(self) -> None:
         """Make the images' file in its full size, unless an earlier run for the same frames has."""
@@ -166,6 +188,12 @@ class Preparation:
 
     def read_frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one frame of the dataset: image, uint8 [H, W, 3], and depth codes, uint32 [n]."""
+        if self.earlier is not None:
+            with suppress(KeyError):
+                place = self.earlier.index(self.dataset.keys[index])
+                stored = self.earlier.stored(place)
+                if packed.frame_digest(*stored) == self.earlier.digests[place]:
+                    return stored
         image = self.dataset.image(index).permute(1, 2, 0).contiguous().numpy()
         return image, packed.encode_depth(self.dataset.depth(index).numpy())
 
@@ -199,8 +227,8 @@ class Preparation:
             codes, outcomes = self._read(chunk)
             images = packed.map_array(self.images, np.dtype(np.uint8), self.shape)
             for index, outcome in zip(chunk, outcomes, strict=True):
-                if isinstance(outcome, str):
-                    continue
+                if isinstance(outcome, str):  # to be tried again
+                    return False
                 count, digest = outcome
                 if packed.frame_digest(images[index], codes[:count]) != digest:
                     return False
@@ -227,7 +255,7 @@ class Preparation:
             for index, outcome in zip(chunk, self._read(chunk)[1], strict=True):
                 key = dataset.keys[index]
                 if isinstance(outcome, str):
-                    left_out.append((key.image_path(dataset.root), outcome))
+                    left_out.append((dataset.files(key)[0], outcome))
                 else:
                     entries.append((key, index, *outcome))
         if not entries:
@@ -244,7 +272,9 @@ class Preparation:
             csv.writer(file).writerows([("file", "reason"), *left_out])
         counts = len(entries), len(dataset), points, len(left_out)
         versions = {name: version(name) for name in ("ubnlib", "torch", "pillow", "numpy")}
-        made = self.source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
+        whole = len(entries) == len(dataset)
+        source = self.source if whole else self.source_of([key for key, *_ in entries])
+        made = source, packed.fingerprint(table), versions, packed.FORMAT, packed.RESIZE
         manifest = packed.Manifest(dataset.size, *counts, *made)
         (folder / packed.MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
@@ -254,8 +284,18 @@ class Preparation:
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
         (self.partial / "lock").unlink(missing_ok=True)
+        if self.earlier is not None:
+            self.folder.rename(self.replaced)
         self.partial.rename(self.folder)
         shutil.rmtree(self.folder / "chunks")
+        shutil.rmtree(self.replaced, ignore_errors=True)
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size; a link to nowhere has none, and its frame will be left out."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:

@@ -1,13 +1,12 @@
-"""KITTI Raw as a dataset: color images, the velodyne scans projected into them, improved depth.
+"""KITTI Raw as a dataset: color images, and the velodyne scans projected into them.
 
 Files lie as KITTI has them: `root/DATE/DATE_drive_NNNN_sync/image_02/data/FFFFFFFFFF.png`, scans
-in `velodyne_points/data/FFFFFFFFFF.bin` of the same drive, calibration files in `root/DATE`. An
-image and its scan are paired by file name, never by position: some drives lack scans or a camera.
-
-The improved depth maps, several scans accumulated and checked against stereo, are those of J. Uhrig
-et al., "Sparsity Invariant CNNs" (3DV 2017): `data_depth_annotated.zip` of KITTI's depth benchmark.
+in `velodyne_points/data/FFFFFFFFFF.bin` of the same drive, calibration files in `root/DATE`. Images
+can also be JPEG files. An image and its scan are paired by file name, never by position: some
+drives lack scans or a camera.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from torch.utils.data import Dataset
 from ubnlib.kitti.calibration import Calibration
 from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
 
-PARTS = ("train", "val")  # of the improved depth maps
+IMAGES = (".jpeg", ".jpg", ".png")  # where there are two of a frame, PNG, which loses nothing
 
 
 class FrameKey(NamedTuple):
@@ -38,16 +37,6 @@ class FrameKey(NamedTuple):
     def drive_name(self) -> str:
         """The drive's name across dates, such as `"2011_09_26_drive_0001"`."""
         return f"{self.date}_drive_{self.drive}"
-
-    def image_path(self, root: Path) -> Path:
-        """Return the image's path below a KITTI Raw folder."""
-        inside = f"{self.drive_name}_sync/image_{self.camera:02d}/data/{self.frame:010d}.png"
-        return root / self.date / inside
-
-    def scan_path(self, root: Path) -> Path:
-        """Return the velodyne scan's path below a KITTI Raw folder."""
-        inside = f"{self.drive_name}_sync/velodyne_points/data/{self.frame:010d}.bin"
-        return root / self.date / inside
 
 
 def find_drives(root: Path) -> dict[str, Path]:
@@ -65,33 +54,34 @@ def find_drives(root: Path) -> dict[str, Path]:
 
 def pair_frames(
     folder: Path, cameras: Sequence[int]
-) -> tuple[list[FrameKey], list[tuple[Path, str]]]:
-    """Return a drive's complete frames, and (path, reason) for each file without its partner."""
-    root, date, drive = folder.parents[1], folder.name[:10], folder.name[-9:-5]
-    scans = _frames(folder / "velodyne_points", ".bin")
-    images = {camera: _frames(folder / f"image_{camera:02d}", ".png") for camera in cameras}
-    if not any(images.values()):
-        wanted = " or ".join(f"image_{camera:02d}" for camera in cameras)
-        expected = f"expected data/0000000000.png and so on in {wanted}"
-        advice = "extract it again, or choose others with `drives`"
-        raise ValueError(f"Drive {folder} holds no images: {expected}; {advice}.")
-    keys, left_out = [], []
-    for camera, frames in images.items():
-        for frame in sorted(frames | scans) if frames else ():
-            key = FrameKey(date, drive, camera, frame)
+) -> tuple[dict[FrameKey, tuple[Path, Path]], list[tuple[Path, str]]]:
+    """Return image and scan of a drive's complete frames, and (path, reason) for what is left out.
+
+    That is each file without its partner, and each camera without an image.
+    """
+    date, drive = folder.name[:10], folder.name[-9:-5]
+    scans = _files(folder / "velodyne_points", (".bin",))
+    pairs, left_out = {}, []
+    for camera in cameras:
+        images = _files(folder / f"image_{camera:02d}", IMAGES)
+        if not images:
+            left_out.append((folder / f"image_{camera:02d}", "cameras without a PNG or JPEG"))
+        for frame in sorted(images | scans) if images else ():
             if frame not in scans:
-                left_out.append((key.image_path(root), "images without a scan"))
-            elif frame not in frames:
-                left_out.append((key.scan_path(root), f"scans without an image of camera {camera}"))
+                left_out.append((images[frame], "images without a scan"))
+            elif frame not in images:
+                left_out.append((scans[frame], f"scans without an image of camera {camera}"))
             else:
-                keys.append(key)
-    return keys, left_out
+                pairs[FrameKey(date, drive, camera, frame)] = images[frame], scans[frame]
+    return pairs, left_out
 
 
-def _frames(sensor_folder: Path, suffix: str) -> set[int]:
-    """Return the frame numbers of a sensor's files; none if it has no folder."""
-    files = (sensor_folder / "data").glob(f"*{suffix}")
-    return {int(path.stem) for path in files if re.fullmatch(r"\d{10}", path.stem)}
+def _files(sensor_folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Return a sensor's files by frame number, of the last suffix that there is of a frame."""
+    data = sensor_folder / "data"
+    names = os.listdir(data) if data.is_dir() else ()  # a hundred thousand: paths would take long
+    named = [match for name in names if (match := re.fullmatch(r"(\d{10})(\.\w+)", name))]
+    return {int(m[1]): data / m[0] for suffix in suffixes for m in named if m[2] == suffix}
 
 
 class FrameDataset(Dataset):
@@ -129,12 +119,14 @@ class KittiRaw(FrameDataset):
 
     Attributes:
         keys: The frames, sorted; `keys[i]` names item i, and `drives`, sorted, their drives.
-        left_out: (path, reason) for each image without its scan and each scan without its image.
+        left_out: (path, reason) for each image without its scan or calibration, each scan without
+            its image, and each camera without images.
 
     Raises:
-        FileNotFoundError: If the root or a calibration file is missing.
-        ValueError: If `size` is no size, a calibration is malformed, a drive or frame asked for is
-            not there or not complete, or there is none at all.
+        FileNotFoundError: If the root, or the calibration of all frames or of one of `keys`, is
+            missing.
+        ValueError: If `size` is no size, such a calibration is malformed, a drive or frame asked
+            for is not there or not complete, or there is none at all.
     """
 
     def __init__(
@@ -154,23 +146,34 @@ class KittiRaw(FrameDataset):
             missing = f"Drive {', '.join(unknown)} is not below {self.root}"
             raise ValueError(f"{missing}: expected names among {', '.join(folders)}.")
         paired = [pair_frames(folders[name], self.cameras) for name in chosen]
-        complete = [key for frames, _ in paired for key in frames]
+        self._files = {key: files for pairs, _ in paired for key, files in pairs.items()}
         self.left_out = [entry for _, left_out in paired for entry in left_out]
-        asked = set(complete if keys is None else keys)
-        if missing := sorted(asked.difference(complete)):
+        asked = set(self._files if keys is None else keys)
+        if missing := sorted(asked.difference(self._files)):
             found = f"{len(missing)} of the {len(asked)} frames asked for are not complete below"
             advice = "choose among those that are there (see `select`), or download the rest"
             raise ValueError(f"{found} {self.root}, the first {tuple(missing[0])}: {advice}.")
+        self._shapes, self._projections = {}, {}
+        for date, camera in sorted({(key.date, key.camera) for key in asked}):
+            try:
+                calibration = Calibration.load(self.root / date)
+                native = self._shapes[date, camera] = calibration.image_size(camera)
+                full = calibration.projection(camera)
+                self._projections[date, camera] = scale_projection(full, native, size or native)
+            except (FileNotFoundError, ValueError) as error:
+                without = sorted(key for key in asked if (key.date, key.camera) == (date, camera))
+                asked.difference_update(without)
+                if keys is not None or not asked:
+                    raise
+                self.left_out += [(self._files[key][0], str(error)) for key in without]
         super().__init__(sorted(asked))
         if not self.keys:
             found = f"No frame below {self.root} has both an image and a scan ({self.report()})"
             raise ValueError(f"{found}: expected pairs of the same file name; extract them again.")
-        self._shapes, self._projections = {}, {}
-        for date, camera in sorted({(key.date, key.camera) for key in self.keys}):
-            calibration = Calibration.load(self.root / date)
-            native = self._shapes[date, camera] = calibration.image_size(camera)
-            projection = scale_projection(calibration.projection(camera), native, size or native)
-            self._projections[date, camera] = projection
+
+    def files(self, key: FrameKey) -> tuple[Path, Path]:
+        """Return the paths of a frame's image and scan."""
+        return self._files[key]
 
     def projection(self, index: int) -> np.ndarray:
         """Return a frame's projection, [3, 4] float64: velodyne meters to its pixels, at `size`."""
@@ -180,7 +183,7 @@ class KittiRaw(FrameDataset):
     def image(self, index: int) -> torch.Tensor:
         """Read an image: uint8 [3, H, W]; ValueError if it is broken or not of the native size."""
         key = self.keys[index]
-        path, native = key.image_path(self.root), self._shapes[key.date, key.camera]
+        path, native = self.files(key)[0], self._shapes[key.date, key.camera]
         image = read_image(path)
         if tuple(image.shape[1:]) != native:
             found = f"Image {path} is {image.shape[2]}x{image.shape[1]} pixels: expected the"
@@ -196,7 +199,7 @@ class KittiRaw(FrameDataset):
         A ValueError says that the scan is malformed, or that none of its points lies in the image.
         """
         key = self.keys[index]
-        path, shape = key.scan_path(self.root), self.size or self._shapes[key.date, key.camera]
+        path, shape = self.files(key)[1], self.size or self._shapes[key.date, key.camera]
         depth = project_velodyne(read_velodyne(path), self.projection(index), shape)
         if not depth.any():
             found = f"Velodyne scan {path} has no point in the image of camera {key.camera}"
@@ -215,57 +218,17 @@ class KittiRaw(FrameDataset):
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Read a PNG as uint8 [3, height, width], grayscale repeated over the three channels."""
-    pixels = np.array(read_png(path, "Image", "a whole PNG").convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    """Read a PNG or JPEG as uint8 [3, height, width], upright, gray repeated over the channels."""
+    image = read_png(path, "Image", "a whole PNG or JPEG", ("PNG", "JPEG"))
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255: the upper 8 of them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-class ImprovedGroundTruth:
-    """The improved depth maps of KITTI, by frame; a drive's first and last five have none.
-
-    The root holds `train/DATE_drive_NNNN_sync/proj_depth/groundtruth/image_02/FFFFFFFFFF.png` and
-    so on, `val` or both; a FileNotFoundError says that it has neither.
-    """
-
-    def __init__(self, root: Path | str):
-        self.root = Path(root)
-        if not any((self.root / part).is_dir() for part in PARTS):
-            advice = "extract data_depth_annotated.zip there"
-            raise FileNotFoundError(f"Folder {self.root} holds neither train nor val: {advice}.")
-
-    def path(self, key: FrameKey) -> Path:
-        """Return the path of a frame's depth map, in `train` if neither folder has the drive."""
-        folders = [self.root / part / f"{key.drive_name}_sync" for part in PARTS]
-        folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-        return folder / f"proj_depth/groundtruth/image_{key.camera:02d}/{key.frame:010d}.png"
-
-    def depth(self, key: FrameKey) -> torch.Tensor:
-        """Read a frame's depth map: float32 [H, W] in meters, as `read_depth_png` does."""
-        return torch.from_numpy(read_depth_png(self.path(key)))
-
-    def available(self, keys: Iterable[FrameKey]) -> list[FrameKey]:
-        """Return the frames that have a depth map, in the order given."""
-        return [key for key in keys if self.path(key).is_file()]
-
-
-def read_depth_png(path: Path | str) -> np.ndarray:
-    """Read a 16-bit grayscale PNG of 256 times the meters: float32 [H, W], 0 = no measurement.
-
-    A missing file is a FileNotFoundError, anything but a whole such PNG a ValueError.
-    """
-    path = Path(path)
-    if not path.is_file():
-        advice = "some drives and the ends of all others have none; ask `available` for the rest"
-        raise FileNotFoundError(f"Depth map {path} is missing: {advice}.")
-    expected = "a whole 16-bit grayscale PNG of KITTI's depth maps"
-    image = read_png(path, "Depth map", expected)
-    if image.mode != "I;16":
-        found = f"Depth map {path} is of Pillow's mode {image.mode}"
-        raise ValueError(f"{found}: expected {expected}; extract it again.")
-    return np.array(image).astype(np.float32) / 256
-
-
-def read_png(path: Path, what: str, expected: str) -> Any:
+def read_png(path: Path, what: str, expected: str, formats: Sequence[str] = ("PNG",)) -> Any:
     """Return a Pillow image, checksums checked: decoding alone takes some damage for whole."""
     try:
         from PIL import Image
@@ -274,9 +237,9 @@ def read_png(path: Path, what: str, expected: str) -> Any:
         raise ImportError(f"{missing}: pip install ubnlib[kitti].") from None
     try:
         content = BytesIO(path.read_bytes())
-        with Image.open(content, formats=["PNG"]) as image:
+        with Image.open(content, formats=formats) as image:
             image.verify()
-        image = Image.open(content, formats=["PNG"])
+        image = Image.open(content, formats=formats)
         image.load()
         return image
     except FileNotFoundError:

@@ -74,55 +74,36 @@ def load_split(name: str) -> list[FrameKey]:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a split is there."""
+    """What of a list of frames is there."""
 
-    indices: tuple[int, ...]  # of the frames present among those available, for torch's `Subset`
     present: tuple[FrameKey, ...]  # in the order of those available
     missing: tuple[FrameKey, ...]  # sorted
 
     @property
     def drives(self) -> dict[str, tuple[int, int]]:
-        """The split's drives: (frames present, frames of the split), by name, sorted."""
+        """The list's drives: (frames present, frames of the list), by name, sorted."""
         present = Counter(key.drive_name for key in self.present)
         wanted = present + Counter(key.drive_name for key in self.missing)
         return {name: (present[name], wanted[name]) for name in sorted(wanted)}
 
-    def report(self, shown: int = 3) -> str:
-        """Say in one sentence what is there, naming some of the incomplete drives."""
+    def report(self, shown: int = 8) -> str:
+        """Say what is there, naming some of the incomplete drives."""
         drives, total = self.drives, len(self.present) + len(self.missing)
-        found = f"{len(self.present)} of the split's {total} images are there;"
-        lacking = [f"{name} has {n} of {of}" for name, (n, of) in drives.items() if n < of]
-        if not lacking:
-            return f"{found} drives: {len(drives)}, all complete."
+        if not self.missing:
+            return f"{total:,} images, drives: {len(drives)}"
+        lacking = [f"{name} has {n:,} of {of:,}" for name, (n, of) in drives.items() if n < of]
         more = [f"and {len(lacking) - shown} more"] if len(lacking) > shown else []
-        named = ", ".join(lacking[:shown] + more)
-        return f"{found} {len(lacking)} of its {len(drives)} drives are incomplete: {named}."
+        found = f"{len(self.present):,} of {total:,} images; {len(self.missing):,} are missing, of"
+        return (
+            f"{found} {len(lacking)} of {len(drives)} drives: {', '.join(lacking[:shown] + more)}"
+        )
 
 
-def select(available: Sequence[FrameKey], split: Iterable[FrameKey]) -> Selection:
-    """Find what of a split is among a dataset's frames: many people have parts of KITTI."""
-    wanted = set(split)
-    indices = tuple(index for index, key in enumerate(available) if key in wanted)
-    present = tuple(available[index] for index in indices)
-    return Selection(indices, present, tuple(sorted(wanted.difference(present))))
-
-
-def split_by_drive(
-    drives: Iterable[str], test_share: float = 0.25
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split drives into train and test, so that no drive's look is on both sides.
-
-    Returns (train, test), each sorted and named once: the last drives by name are the test drives,
-    `test_share` of them, rounded, at least one and not all. A ValueError says that there are fewer
-    than two, or that the share is not between 0 and 1.
-    """
-    names = sorted(set(drives))
-    if len(names) < 2:
-        raise ValueError(f"Cannot split {len(names)} drive(s) {names}: expected at least two.")
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share is {test_share}, expected a number between 0 and 1.")
-    n_test = min(max(round(test_share * len(names)), 1), len(names) - 1)
-    return tuple(names[:-n_test]), tuple(names[-n_test:])
+def select(available: Iterable[FrameKey], wanted: Iterable[FrameKey]) -> Selection:
+    """Find what of a list is among a dataset's frames: many people have parts of KITTI."""
+    asked = set(wanted)
+    present = tuple(key for key in available if key in asked)
+    return Selection(present, tuple(sorted(asked.difference(present))))
 
 
 def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:

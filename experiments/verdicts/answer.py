@@ -1,0 +1,178 @@
+"""Does the paper hold? Five lines that answer, and the paper's statements with their verdicts.
+
+`statements.yaml` says which claims test what the paper states. Whatever has no record, or names a
+claim that there is not, is *not run*, and says why: nothing is left out.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from experiments.verdicts.rule import MEANING, Verdict, combine
+from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
+
+Text = Annotated[str, Field(min_length=1)]
+WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
+UNITS = "Accuracies of UBN less BN, unless other words stand there, with 95 % intervals over seeds."
+
+
+class Statement(BaseModel):
+    """What the paper states, and the claims that test it; those with words stand for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Text
+    place: Text
+    says: Text  # in our words
+    picture: Text | None = None  # a figure of the standard profile
+    claims: Annotated[dict[Text, Text | None], Field(min_length=1)]
+
+
+class Answer(BaseModel):
+    """The paper's statements in its order, and which of them a line of the answer is about."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lines: dict[Text, list[Text]]
+    statements: list[Statement]
+
+    @model_validator(mode="after")
+    def _names_what_there_is(self) -> "Answer":
+        ids = [statement.id for statement in self.statements]
+        claims = [claim for statement in self.statements for claim in statement.claims]
+        for name in [*ids, *claims]:
+            if (ids + claims).count(name) > 1:
+                raise ValueError(f"{name} is there twice")
+        for about, names in self.lines.items():
+            if unknown := [name for name in names if name not in ids]:
+                raise ValueError(f"the line '{about}' names no statement '{unknown[0]}'")
+        return self
+
+
+class Clause(NamedTuple):
+    """One answer: in words what was asked, the verdict, the numbers or what is missing."""
+
+    claim: str
+    asks: str
+    verdict: Verdict
+    told: str
+    caveat: str
+
+
+class Judged(NamedTuple):
+    """A statement, the verdict of its claims together and why, and those that stand for it."""
+
+    statement: Statement
+    verdict: Verdict
+    reason: str
+    clauses: tuple[Clause, ...]
+    rows: tuple[dict[str, Any], ...]  # of all its claims that there are, of `tables.judge_all`
+
+
+def load_answer(path: Path | str) -> Answer:
+    """Read the statements.
+
+    Raises:
+        ValueError: The file is no such list, or names something twice or not at all.
+    """
+    try:
+        return Answer.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{path} is no list of statements: {' '.join(first.split())}.") from error
+
+
+def judge_statements(answer: Answer, table: pd.DataFrame) -> dict[str, Judged]:
+    """Judge the statements, by id, by a table of `tables.judge_all`.
+
+    A statement has the verdict of its claims that were run, combined as cells of a grid are. A
+    finding that no statement names is in one more, at the end.
+    """
+    named = {claim for statement in answer.statements for claim in statement.claims}
+    others = {claim: None for claim in of_paper(table)["claim"] if claim not in named}
+    statements = list(answer.statements)
+    if others:
+        says = "Claims that no statement of statements.yaml names."
+        statements.append(Statement(id="others", place="The paper", says=says, claims=others))
+    rows = {row["claim"]: row for row in table.to_dict("records")}
+    return {statement.id: _judged(statement, rows) for statement in statements}
+
+
+def _judged(statement: Statement, rows: dict[str, dict[str, Any]]) -> Judged:
+    none: dict[str, Any] = {"verdict": "not run", "reason": "claims.yaml has no such claim"}
+    all_of = {claim: rows.get(claim, none) for claim in statement.claims}
+    run = {claim: row["verdict"] for claim, row in all_of.items() if row["verdict"] != "not run"}
+    verdict, reason = combine(run) if run else ("not run", "")
+    if missing := [claim for claim in all_of if claim not in run]:
+        reason = "; ".join(filter(None, [reason, f"not run: {', '.join(missing)}"]))
+    clauses = [_clause(claim, words, all_of[claim]) for claim, words in statement.claims.items()]
+    there = tuple(rows[claim] for claim in statement.claims if claim in rows)
+    return Judged(statement, verdict, reason, tuple(c for c in clauses if c.asks), there)
+
+
+def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
+    verdict, told, caveat = row["verdict"], row.get("ours", ""), row.get("caveat", "")
+    if verdict == "not run":
+        cells = row.get("cells", ())
+        reason = cells[0]["reason"] if cells else row["reason"]
+        told, caveat = re.split(r";| among ", reason)[0], ""
+    elif cells := row.get("cells", ()):
+        some = (f"{c['claim']}: {c['ours'].partition(' [')[0] or c['verdict']}" for c in cells)
+        told = ", ".join(some)
+    return Clause(claim, words or "", verdict, told or row["reason"], caveat)
+
+
+def in_lines(answer: Answer, judged: dict[str, Judged]) -> dict[str, list[Clause]]:
+    """Return the clauses of each line of the answer."""
+    return {
+        about: [clause for name in names for clause in judged[name].clauses]
+        for about, names in answer.lines.items()
+    }
+
+
+def lines_markdown(answer: Answer, judged: dict[str, Judged]) -> str:
+    """Write the lines of the answer as a list, with the units."""
+    lines = []
+    for about, clauses in in_lines(answer, judged).items():
+        told = "; ".join(_clause_markdown(clause) for clause in clauses)
+        lines.append(f"1. **{about}**: {told}.")
+    return "\n".join([*lines, "", f"*{UNITS}*"]) + "\n"
+
+
+def _clause_markdown(clause: Clause) -> str:
+    caveat = f"; *{clause.caveat}*" if clause.caveat else ""
+    return f"{clause.asks}: **{clause.verdict}** ({clause.told}{caveat})"
+
+
+def statements_markdown(
+    judged: dict[str, Judged], table: pd.DataFrame, pictures: str | None = None
+) -> str:
+    """Write each statement so that it unfolds to its claims, and then what is listed apart.
+
+    `pictures` is the folder of figures as the page names it; None shows none.
+    """
+    parts = []
+    for statement, verdict, reason, clauses, rows in judged.values():
+        told = "; ".join(f"{clause.asks}: {clause.told}" for clause in clauses)
+        summary = f"<b>{statement.place}.</b> {statement.says} <b>{verdict}</b>"
+        inner = [f"{told}.\n"] if told else []
+        inner += [f"*{reason}*\n"] if len(rows) > 1 else []
+        if pictures and statement.picture:
+            inner.append(f"![{statement.says}]({pictures}/{statement.picture}.png)\n")
+        parts.append(_unfolding(summary, [*inner, table_markdown(rows)]))
+    named = {row["claim"] for one in judged.values() for row in one.rows}
+    apart = table[~table["claim"].isin(named)]
+    for name in (BEYOND, *APART.values()):
+        if rows := apart[apart["section"] == name].to_dict("records"):
+            summary = f"{name[:1].upper()}{name[1:]}, not counted: {len(rows)}"
+            parts.append(_unfolding(summary, [table_markdown(rows)]))
+    return "\n".join(parts)
+
+
+def _unfolding(summary: str, inner: list[str]) -> str:
+    body = "\n".join(inner)
+    return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
