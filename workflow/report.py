@@ -154,7 +154,8 @@ def picture_of(folder: Path, results: Path) -> Callable[[str | None], dict[str, 
         png = folder / f"{name}.png"
         if name is None or not png.is_file():
             return {}
-        return {"thumbnail": thumbnail(png), "link": Path(os.path.relpath(png, results)).as_posix()}
+        link = Path(os.path.relpath(png, results)).as_posix()
+        return {"thumbnail": thumbnail(png), "link": link, "caption": caption(png)}
 
     return picture
 

@@ -310,7 +310,7 @@ def draw(probabilities: Tensor, data: SpiralData) -> Figure:
     image = show_map(axes, probabilities.std(0), cmap="viridis", vmin=0)
     show_boundary(axes, probabilities.mean(0), colors="w", linewidths=1)
     axes.scatter(*data.unlabeled.T, s=5, facecolors="none", edgecolors="w", linewidths=0.3)
-    show_points(axes, data, unlabeled=False)
+    show_points(axes, data, unlabeled=False, edge="w")
     mark_legend(figure, ink="w", columns=2)
     figure.colorbar(image, ax=axes, label="standard deviation of P(class 1)")
     figure.set_label(

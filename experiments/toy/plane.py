@@ -37,13 +37,13 @@ def show_boundary(axes: Axes, probability: Tensor, **options) -> None:
     axes.contour(axis, axis, probability.reshape(side, side), [0.5], **options)
 
 
-def show_points(axes: Axes, data: SpiralData, *, unlabeled: bool = True) -> None:
+def show_points(axes: Axes, data: SpiralData, *, unlabeled: bool = True, edge: str = "k") -> None:
     """Draw labeled points filled, by class, and unlabeled ones hollow; `mark_legend` explains."""
     if unlabeled:
         axes.scatter(*data.unlabeled.T, s=9, **HOLLOW)
     for label, (color, marker, _) in enumerate(CLASSES):
         some = data.labeled[data.labels == label]
-        axes.scatter(*some.T, s=26, color=color, marker=marker, edgecolors="k", linewidths=0.6)
+        axes.scatter(*some.T, s=26, color=color, marker=marker, edgecolors=edge, linewidths=0.6)
 
 
 def mark_legend(
@@ -54,13 +54,13 @@ def mark_legend(
     `ink` is the color of the boundary and the unlabeled points; columns are at most as many.
     """
     on = dict(frameon=True, facecolor=MUTED, labelcolor="w") if ink == "w" else {}
-    marks = dict(linestyle="", markeredgecolor="k", markersize=5)
+    marks = dict(linestyle="", markeredgecolor=ink, markersize=5)
     handles = [
         Line2D([], [], color=color, marker=marker, label=f"labeled, class {label}", **marks)
         for label, (color, marker, _) in enumerate(CLASSES)
     ]
     if unlabeled:
-        hollow = dict(marker="o", markerfacecolor="none", markeredgecolor=ink, markersize=3)
+        hollow = dict(marker="o", markerfacecolor="none", markersize=3)
         handles.append(Line2D([], [], label="unlabeled", **marks | hollow))
     lines = {"class boundary": dict(color=ink, linewidth=1.2)} | lines
     handles += [Line2D([], [], label=name, **options) for name, options in lines.items()]
