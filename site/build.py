@@ -23,6 +23,7 @@ STAGED = [
     "examples/*.py",
     "notebooks/*.ipynb",
     "results/benchmarks/README.md",
+    "results/standard/figures/*.png",
 ]
 # Sphinx takes a page that is none of its own for a file to download, unless HTML links to it.
 TO_PLAYGROUND = re.compile(r"\[([^\[\]\n]+)\]\(([\w./]*\bplayground\.html)\)")
