@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import style
-from experiments.common.style import BLUE, GRAY, ORANGE
 from experiments.depth.figures import draw_contact_sheet
 from synthetic_kitti import read_domains
 from ubnlib.kitti import KittiRaw
@@ -26,6 +25,7 @@ from ubnlib.kitti import KittiRaw
 NEAREST, FARTHEST, BINS = 2.0, 90.0, 128
 EDGES = np.linspace(np.log(NEAREST), np.log(FARTHEST), BINS + 1)  # of log meters
 IMAGE_STATISTICS = ("brightness", "contrast", "saturation", "gradient", "white", "black")
+KINDS = ("real", "synthetic", "before")  # the looks of sets, in their order
 
 
 # --- statistics of frames and drives --------------------------------------------------------------
@@ -190,15 +190,17 @@ def _banded(reference: np.ndarray, other: np.ndarray) -> float:
 def draw(sets: Mapping[str, Drives]) -> Figure:
     """Draw coverage and depth by image row, each drive's light and texture as a dot; three sets."""
     figure, grid = plt.subplots(1, 4, figsize=(13, 3.4))
-    colors = (ORANGE, BLUE, GRAY)
-    for (title, drives), color in reversed(list(zip(sets.items(), colors, strict=False))):
+    for (title, drives), kind in reversed(list(zip(sets.items(), KINDS, strict=False))):
+        color, marker, dash = style.look(kind)
         coverage, depth = pool(drives)
         rows = (np.arange(len(coverage)) + 0.5) / len(coverage)
-        grid[0].plot(coverage, rows, color=color, label=title)
-        _depth_by_row(grid[1], depth, color)
+        grid[0].plot(coverage, rows, color=color, linestyle=dash, label=title)
+        _depth_by_row(grid[1], depth, kind)
         means = np.array([drive.images.mean(axis=0) for drive in drives.values()])
         for axes, (across, up) in zip(grid[2:], ((0, 1), (2, 3)), strict=True):
-            axes.scatter(means[:, across], means[:, up], s=18, color=color, label=title)
+            axes.scatter(
+                means[:, across], means[:, up], s=18, color=color, marker=marker, label=title
+            )
             axes.set(xlabel=IMAGE_STATISTICS[across], ylabel=IMAGE_STATISTICS[up])
     grid[0].set(xlabel="share of pixels with a return", ylabel="image row, from top to bottom")
     grid[1].set(xlabel="depth [m]: median, 10 to 90 %", xscale="log")
@@ -208,15 +210,20 @@ def draw(sets: Mapping[str, Drives]) -> Figure:
         axes.set_ylim(1, 0)
     handles, labels = grid[2].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3)
+    figure.set_label(
+        f"Drives, {', '.join(sets)}: share of pixels with a lidar return and depth (median, 10 to "
+        "90 %) by image row; brightness against contrast, and saturation against gradient, a mark "
+        "a drive."
+    )
     return figure
 
 
-def _depth_by_row(axes: Axes, depth: np.ndarray, color: str) -> None:
+def _depth_by_row(axes: Axes, depth: np.ndarray, kind: str) -> None:
     bands = np.flatnonzero(depth.sum(axis=1) > 1e-4)
     low, middle, high = np.array([quantiles(depth[band], (0.1, 0.5, 0.9)) for band in bands]).T
     rows = (bands + 0.5) / len(depth)
-    axes.fill_betweenx(rows, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.plot(middle, rows, color=color, marker="o", markersize=3)
+    axes.fill_betweenx(rows, low, high, color=style.look(kind).color, alpha=0.15, linewidth=0)
+    axes.plot(middle, rows, **style.look(kind).line)
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ work without a network.
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -39,6 +40,8 @@ def stage(source: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix in (".md", ".ipynb"):  # README is the start page
                 text = path.read_text(encoding="utf-8").replace("../README.md", "../index.md")
+                if path.suffix == ".ipynb":
+                    text = described(text)
                 copy.write_text(TO_PLAYGROUND.sub(r"<a href='\2'>\1</a>", text), encoding="utf-8")
             else:
                 shutil.copy(path, copy)
@@ -49,6 +52,17 @@ def place_playground(target: Path) -> None:
     text = bundle.page().replace('href="../README.md', 'href="../index.html')
     page = target / "docs" / bundle.PAGE.name
     page.write_text(text.replace('href="toy_study.md', 'href="toy_study.html'), encoding="utf-8")
+
+
+def described(notebook: str) -> str:
+    """Return a notebook's text with its pictures' captions and widths where MyST-NB looks."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        for output in cell.get("outputs", ()):
+            if kept := output.get("metadata", {}).get("image/png"):
+                image = {"alt": kept["alt"], "width": f"{kept['width']}px"}
+                cell["metadata"]["mystnb"] = {"image": image}
+    return json.dumps(content)
 
 
 def main() -> int:

@@ -38,6 +38,16 @@ TEMPLATE = """
 <details><summary>Code</summary>{{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {%- endblock -%}
+{%- block data_png -%}
+{%- set kept = output.metadata.get("image/png", {}) -%}
+{%- if kept.alt -%}
+<figure class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data["image/png"] | escape_html }}"
+ alt="{{ kept.alt | escape_html }}" width="{{ kept.width }}" style="height: auto">
+<figcaption>{{ kept.alt | escape_html }}</figcaption>
+</figure>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
 {%- block data_latex -%}{{ output.data['text/latex'] | markdown2html }}{%- endblock -%}
 """
 # Dark where the reader's pages are; and nothing is cut on a phone or on paper.

@@ -141,7 +141,7 @@ def group_figures(folder: Path, names: list[str]) -> dict[str, list[dict[str, st
     by_number = {name.split("_")[0]: name for name in names}
     for png in sorted(folder.glob("[!.]*.png")):
         kinds = (kind for kind in ("png", "pdf", "csv") if png.with_suffix(f".{kind}").exists())
-        figure = {"name": png.stem, "thumbnail": thumbnail(png)}
+        figure = {"name": png.stem, "thumbnail": thumbnail(png), "caption": caption(png)}
         figure |= {kind: f"{png.stem}.{kind}" for kind in kinds}
         groups[by_number.get(png.stem.split("_")[0], "")].append(figure)
     return groups
@@ -157,6 +157,15 @@ def picture_of(folder: Path, results: Path) -> Callable[[str | None], dict[str, 
         return {"thumbnail": thumbnail(png), "link": Path(os.path.relpath(png, results)).as_posix()}
 
     return picture
+
+
+def caption(path: Path) -> str:
+    """Return what `style.save` says in a picture's file that it shows; "" where it says nothing."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Description", "")
+    except (OSError, UnidentifiedImageError):
+        return ""
 
 
 def thumbnail(path: Path) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common.stats import interval
-from experiments.common.style import GRAY, METHOD_COLORS
+from experiments.common.style import look
 from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
 
 CONSTANT = "constant map"  # the method that looks at no image
@@ -43,30 +43,43 @@ def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) 
     if axes is None:
         _, axes = plt.subplots(figsize=(5, 3.2))
     for method, rows in table.groupby("method", sort=False):
-        color = METHOD_COLORS.get(method)
+        color, marker, _ = look(method)
         by_fraction = rows.groupby("fraction")[metric]
         mean, (low, high) = by_fraction.mean(), _bounds(by_fraction)
-        how = dict(linestyle="--") if method == CONSTANT else dict(marker="o", markersize=4)
-        axes.plot(mean.index, mean, color=color, label=method, **how)
+        axes.plot(mean.index, mean, label=method, **look(method).line)
         axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
         if method != CONSTANT:
-            axes.scatter(rows["fraction"], rows[metric], color=color, s=10, alpha=0.5)
+            small = dict(s=8, alpha=0.6, linewidths=0.6, facecolors="none", edgecolors=color)
+            axes.scatter(rows["fraction"], rows[metric], marker=marker, **small)
     _label_fractions(axes, table)
     label = r"share of pixels with $\delta < 1.25$" if metric == "delta1" else metric
     axes.set(ylabel=label)
-    axes.legend()
+    axes.legend(title="mean, 95 % band; hollow: a seed", title_fontsize=8)
+    means = table.groupby(["method", "fraction"], sort=False)[metric].mean()
+    told = [
+        f"{method} {of[method].iloc[0]:.3f} to {of[method].iloc[-1]:.3f}"
+        for of in [means.sort_index()]
+        for method in table["method"].unique()
+    ]
+    axes.figure.set_label(
+        f"{metric} against the share of labeled images, mean and 95 % band over seeds, from the "
+        f"fewest labels to the most: {', '.join(told)}."
+    )
     return axes.figure
 
 
 def draw_domains(tables: dict[str, pd.DataFrame], metric: str = "delta1") -> Figure:
     """Draw `draw`'s picture for several domains side by side, by their names."""
     figure, grid = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.3), squeeze=False)
+    captions = []
     for axes, (name, table) in zip(grid[0], tables.items(), strict=True):
         axes.set_title(name)
         if len(table):
-            draw(table, metric, axes)
+            captions.append(f"{name}: {draw(table, metric, axes).get_label()}")
         else:
             axes.text(0.5, 0.5, "no records", ha="center", transform=axes.transAxes)
+            captions.append(f"{name}: no records.")
+    figure.set_label(" ".join(captions))
     return figure
 
 
@@ -90,27 +103,6 @@ def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> 
             rows.append([method, fraction, len(difference), *numbers])
     columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative", "closed"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def draw_gains(table: pd.DataFrame) -> Figure:
-    """Draw what `gains` returns: absolute gains with their intervals, and relative ones."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), sharex=True)
-    for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
-        place = rows["fraction"] * 2 ** (0.12 * shift)  # beside each other, not over each other
-        color = METHOD_COLORS.get(method)
-        errors = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
-        errors = np.nan_to_num(np.array(errors, dtype=float))
-        left.errorbar(
-            place, 100 * rows["gain"], 100 * errors, color=color, label=method, marker="o",
-            markersize=4, capsize=2,
-        )  # fmt: skip
-        right.plot(place, 100 * rows["relative"], color=color, label=method, marker="o")
-    for axes, label in ((left, "points"), (right, "% of BN's accuracy")):
-        axes.axhline(0, color=GRAY, linewidth=0.8)
-        axes.set_ylabel(f"gain over BN [{label}]")
-        _label_fractions(axes, table)
-    left.legend()
-    return figure
 
 
 def _bounds(groups: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +142,10 @@ def draw_predictions(
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
     add_depth_bar(figure, scale, grid)
+    figure.set_label(
+        f"Test frames (rows): the image, the lidar's depth over it, and the depth that "
+        f"{', '.join(predictions)} predict; near is bright, far is dark, in meters."
+    )
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.common.style import DEPTH_MAP
+from experiments.common.style import DEPTH_MAP, look
 from ubnlib.kitti import KittiRaw
 
 PARTS = ("labeled", "unlabeled", "test")
@@ -78,6 +78,11 @@ def draw_contact_sheet(
         scale = draw_lidar(right, picture, depth, 330 / columns / width, cap)
         left.set_title(titles.get(name, name), loc="left", fontsize=8)
     add_depth_bar(figure, scale, grid)
+    shown = "; ".join(titles.get(name, name) for name in drives)
+    figure.set_label(
+        "The middle frame of each drive, and beside it the lidar's depth over the darkened image, "
+        f"near bright and far dark: {shown}."
+    )
     return figure
 
 
@@ -111,10 +116,16 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     for axes, method in zip(row[0], methods, strict=True):
         for part in PARTS:
             rows = table[(table["method"] == method) & (table["frames"] == part)]
-            axes.plot(rows["step"], rows["delta1"], marker="o", markersize=3, label=part)
+            axes.plot(rows["step"], rows["delta1"], label=part, **look(part).line)
         axes.set(title=method, xlabel="step", ylim=(0, 1))
     row[0][0].set_ylabel(r"$\delta < 1.25$")
     row[0][0].legend()
+    last = table.groupby(["method", "frames"], sort=False)["delta1"].last()
+    told = ", ".join(f"{' '.join(names)} {value:.2f}" for names, value in last.items())
+    figure.set_label(
+        "Share of pixels with delta < 1.25 against the training step on labeled, unlabeled and "
+        f"test frames, a panel for each method; at the end: {told}."
+    )
     return figure
 
 
@@ -131,22 +142,27 @@ def statistics_table(curves: Curves) -> pd.DataFrame:
 
 
 def draw_statistics(table: pd.DataFrame, gaps: Mapping[str, str]) -> Figure:
-    """Draw layers' gaps at the end (solid) and at the first point measured (dotted).
+    """Draw layers' gaps at the end, and thin and hollow at the first point measured.
 
-    A panel for each kind of gap, by its title, and a color for each method.
+    A panel for each kind of gap, by its title.
     """
-    size = (4.2 * len(gaps), 2.8)
+    size = (4.2 * len(gaps), 3.2)
     figure, row = plt.subplots(1, len(gaps), figsize=size, sharey=True, squeeze=False)
     for axes, (gap, title) in zip(row[0], gaps.items(), strict=True):
         some = table[table["gap"] == gap]
-        for color, (method, rows) in enumerate(some.groupby("method", sort=False)):
-            style = dict(color=f"C{color}", linewidth=1)
-            first, last = (rows[rows["step"] == at] for at in (min(rows.step), max(rows.step)))
-            axes.plot(np.arange(len(first)), first["value"], linestyle=":", **style)
-            axes.plot(np.arange(len(last)), last["value"], marker="o", markersize=3,
-                      label=method, **style)  # fmt: skip
+        for method, rows in some.groupby("method", sort=False):
+            steps = (min(rows.step), max(rows.step))
+            first, last = (rows[rows["step"] == at] for at in steps)
+            for shown, at, how in zip((first, last), steps, ("aside", "line"), strict=True):
+                values = shown["value"].to_numpy()
+                axes.plot(values, label=f"{method}, step {at:g}", **getattr(look(method), how))
             axes.set_xticks(np.arange(len(last)), last["layer"], rotation=90, fontsize=7)
         axes.set(title=title, yscale="log")
     row[0][0].set_ylabel("distance of statistics")
-    row[0][0].legend()
+    handles = row[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
+    figure.set_label(
+        f"Distances of statistics, layer by layer: {'; '.join(gaps.values())} (panels), of "
+        f"{', '.join(table['method'].unique())}, early (thin, hollow marks) and at the end."
+    )
     return figure

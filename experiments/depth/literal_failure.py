@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from experiments.common.records import Record, Result, read_record, recorded
-from experiments.common.style import GRAY, ORANGE
+from experiments.common.style import INK, look
 from experiments.depth.config import DepthConfig
 from experiments.depth.data import DepthData
 from experiments.depth.engine import Engine, alone
@@ -154,8 +154,8 @@ def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFram
 # --- the figure -----------------------------------------------------------------------------------
 
 LINES = {  # what is drawn of each step's loss
-    "promised": dict(color=GRAY, linestyle="--", label="what the gradient promises"),
-    "happened": dict(color=ORANGE, marker="o", label="what happens"),
+    "promised": "what the gradient promises",
+    "happened": "what happens",
 }
 
 
@@ -180,14 +180,20 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
         axes.tick_params(labelleft=False)
     figure.colorbar(image, ax=grid[1], label="share of the believed change\nthat is cancelled")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.set_label(
+        f"Single training steps of {', '.join(titles.values())} (columns). Above, the change of "
+        "the loss that the gradient promises and the one that happens, down is better. "
+        "Below, layer by layer, the share of the believed change that the next collection of "
+        "statistics cancels, dark where all of it is."
+    )
     return figure
 
 
 def _changes(axes: Axes, table: pd.DataFrame) -> None:
     """Draw how single steps change the loss; down is better."""
-    for name, style in LINES.items():
-        axes.plot(table["step"], table[name], markersize=4, **style)
-    axes.axhline(0, color="k", linewidth=0.6)
+    for name, label in LINES.items():
+        axes.plot(table["step"], table[name], label=label, **look(name).line)
+    axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_yscale("symlog", linthresh=0.1)
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from experiments.common.style import CLASS_MAP
 from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.plane import show_boundary, show_map, show_points
+from experiments.toy.plane import mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import RADIUS, SpiralData, make_spiral
 
 
@@ -81,4 +81,11 @@ def draw(columns: dict[str, tuple[SpiralData, dict[str, Tensor]]]) -> Figure:
             show_points(axes, data)
             axes.set_title(method)
         column[0].set_title(f"{title}\n{column[0].get_title()}")
+    mark_legend(figure)
+    told = "; ".join(f"{title}: {', '.join(maps)}" for title, (_, maps) in columns.items())
+    figure.set_label(
+        "The spiral's two arms with their points, and the class that nets predict over the plane "
+        "(purple or cream) with the boundary between. A column a seed, a row a method, with "
+        f"accuracies: {told}."
+    )
     return figure

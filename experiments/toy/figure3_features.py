@@ -21,7 +21,7 @@ from torch import Tensor
 
 from experiments.common.records import Record, Result, recorded
 from experiments.common.stats import interval
-from experiments.common.style import BLUE, GRAY, GREEN, METHOD_COLORS
+from experiments.common.style import look
 from experiments.common.training import NormConfig, initialized_by
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
@@ -33,7 +33,6 @@ from ubnlib.diagnostics import refresh_statistics
 # A channel that spreads less is constant. Normalized features spread by about 1.
 CONSTANT = 1e-4
 GAPS = ("wasserstein", "mean_gap", "log_std_ratio")
-COLORS = {"regular grid": GRAY, "labeled": BLUE, "unlabeled": GREEN}
 
 
 class FeaturesConfig(SpiralTraining):
@@ -320,7 +319,7 @@ def draw_histograms(blocks: dict[str, Sets], bins: int = 24) -> tuple[Figure, pd
             edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=bins)
             for axes, (name, numbers) in zip(row, values.items(), strict=True):
                 density, _ = np.histogram(numbers, edges, density=True)
-                axes.stairs(density, edges, fill=True, color=COLORS.get(name, GRAY), alpha=0.85)
+                axes.stairs(density, edges, fill=True, color=look(name).color)
                 axes.axvline(numbers.mean(), color="k", linewidth=1)
                 axes.set_yticks([])
                 place = {"net": net, "layer": layer + 1, "points": name, "mean": numbers.mean()}
@@ -329,14 +328,20 @@ def draw_histograms(blocks: dict[str, Sets], bins: int = 24) -> tuple[Figure, pd
             row[0].set_ylabel(f"after layer {layer + 1}")
         for axes, name in zip(grid[0], sets, strict=True):
             axes.set_title(name)
+    figure.set_label(
+        f"Histograms of one channel's features in nets of {' and '.join(blocks)}, after each of "
+        f"the first {layers} normalizations (rows), over {', '.join(sets)} (columns); the black "
+        "line is the mean."
+    )
     return figure, pd.concat(tables, ignore_index=True)
 
 
-def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, dict[str, str]]]) -> Figure:
+def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, Sequence[str]]]) -> Figure:
     """Draw means over seeds against training steps: layers in columns, measures in rows.
 
     Bands are intervals of the mean over seeds. `table` is `feature_table`'s with a column `method`;
-    `rows` are measures, and their parts' lines: `{"distance": ("wasserstein", {"labeled": "-"})}`.
+    `rows` are measures and their two parts, the second beside the first, thin and hollow:
+    `{"distance": ("wasserstein", ("labeled", "chance"))}`.
     """
     layers = sorted(table["layer"].unique())
     size = (2.2 * len(layers) + 1, 2.1 * len(rows) + 0.5)
@@ -347,9 +352,9 @@ def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, dict[str, str]]]) 
         panels[0].set_ylabel(label)
         for axes, layer in zip(panels, layers, strict=True):
             chosen = table[(table["measure"] == measure) & (table["layer"] == layer)]
-            for part, linestyle in parts.items():
+            for part in parts:
                 for method, values in chosen[chosen["part"] == part].groupby("method"):
-                    style = {"color": METHOD_COLORS.get(method), "linestyle": linestyle}
+                    style = look(method).line if part == parts[0] else look(method).aside
                     _line(axes, values, label=f"{method}, {part}", **style)
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"layer {layer}")
@@ -359,6 +364,11 @@ def draw_gaps(table: pd.DataFrame, rows: dict[str, tuple[str, dict[str, str]]]) 
     for panels in grid:
         panels[0].set_ylim(bottom=0)
         panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    kinds = "; ".join(f"{label}: {' and '.join(parts)}" for label, (_, parts) in rows.items())
+    figure.set_label(
+        f"Means over seeds with 95 % bands against the training step, a column a layer, for "
+        f"{' and '.join(table['method'].unique())}. Rows: {kinds} (thin, hollow marks)."
+    )
     return figure
 
 

@@ -21,10 +21,10 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from experiments.common.records import Result, recorded
-from experiments.common.style import BLUE, ORANGE
+from experiments.common.style import MUTED, look
 from experiments.common.training import BNConfig, NormConfig, UBNConfig, evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.plane import show_boundary, show_map, show_points
+from experiments.toy.plane import mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import (
     RADIUS,
     TURNS,
@@ -306,18 +306,24 @@ def draw(probabilities: Tensor, data: SpiralData) -> Figure:
     Beside it are the mean prediction's boundary and the net's data: labeled points are filled,
     unlabeled ones hollow.
     """
-    figure, axes = plt.subplots(figsize=(4.7, 4.0))
+    figure, axes = plt.subplots(figsize=(4.7, 4.4))
     image = show_map(axes, probabilities.std(0), cmap="viridis", vmin=0)
     show_boundary(axes, probabilities.mean(0), colors="w", linewidths=1)
     axes.scatter(*data.unlabeled.T, s=5, facecolors="none", edgecolors="w", linewidths=0.3)
     show_points(axes, data, unlabeled=False)
+    mark_legend(figure, ink="w", columns=2)
     figure.colorbar(image, ax=axes, label="standard deviation of P(class 1)")
+    figure.set_label(
+        "How much the predicted probability of class 1 varies over resampled batches, over the "
+        "plane of the spiral (bright: most), with the labeled and unlabeled points and the mean "
+        "prediction's class boundary."
+    )
     return figure
 
 
 SCORES = {
-    "spread": ("standard deviation of the predictions", BLUE, "o"),
-    "doubt": ("1 - mean prediction's probability", ORANGE, "s"),
+    "spread": "standard deviation of the predictions",
+    "doubt": "1 - mean prediction's probability",
 }
 
 
@@ -330,10 +336,9 @@ def draw_comparison(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     size = (2.5 * len(metrics) + 1.2, 0.34 * len(methods) + 1.3)
     figure, row = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axes, (what, title) in zip(row[0], metrics.items(), strict=True):
-        axes.axvline(0.5, color="#BBBBBB", linewidth=1)  # knows nothing
-        for shift, (score, (label, color, marker)) in zip(
-            (-0.12, 0.12), SCORES.items(), strict=True
-        ):
+        chance = axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=":")
+        for shift, (score, label) in zip((-0.12, 0.12), SCORES.items(), strict=True):
+            color, marker, _ = look(score)
             rows = table[table["metric"] == f"{score}_{what}_auroc"].dropna(subset="mean")
             heights = [methods.index(method) + shift for method in rows["method"]]
             axes.hlines(heights, rows["low"], rows["high"], color=color)
@@ -341,5 +346,11 @@ def draw_comparison(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
         axes.set(title=title, xlim=(0, 1), xlabel="AUROC", yticks=range(len(methods)))
         axes.set_yticklabels(methods)
     row[0][0].invert_yaxis()
-    figure.legend(*row[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    chance.set_label("knows nothing")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.set_label(
+        f"Area under the ROC curve, mean and 95 % interval over seeds, of {len(methods)} methods "
+        f"(rows) in telling {', '.join(metrics.values())} (columns): by the {SCORES['spread']} "
+        f"(dots) and by {SCORES['doubt']} (squares); 0.5 knows nothing."
+    )
     return figure

@@ -2,8 +2,8 @@
 
 Predict the labeled points with the statistics of one batch, change the batch, and move the points
 until the predictions are the earlier ones: to where they moved, the change of statistics has
-augmented them. The paper says that they follow the manifold, and that near the decision boundary
-they push it away.
+augmented them. The paper says that they follow the manifold, and that where the decision boundary
+is too close they push it away from the labeled points.
 """
 
 import copy
@@ -23,12 +23,12 @@ from torch.func import functional_call, jvp, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.records import Result, recorded
-from experiments.common.style import CLASS_COLORS, CLASS_MAP
+from experiments.common.style import CLASS_MAP, INK
 from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.least_squares import match
-from experiments.toy.plane import EXTENT, plane, show_boundary, show_map, show_points
+from experiments.toy.plane import EXTENT, mark_legend, plane, show_boundary, show_map, show_points
 from experiments.toy.spiral import SpiralData, distance_to, distance_to_arms, tangent
 from experiments.toy.train import SpiralTraining, dense_spiral, frozen, random_batch, train_spiral
 
@@ -236,7 +236,8 @@ def measure(
       negative), and `away`, the share of moves by which it grows.
     - `crossed_noise`, `near_gain_noise` and so on: the same of the noise. Its gain is below 0: a
       point between two stretches of the boundary comes nearer to one of them either way. So
-      `near_push` and `far_push`, gain less the noise's, are what tells a push away, above 0.
+      `near_push` and `far_push` are gain less the noise's: below 0, points move towards the
+      boundary, and training on them there would push it away.
     """
     points = points.double()
     start = points.expand_as(found.moved)
@@ -385,18 +386,24 @@ def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
         left_out = int((~panel.converged).sum())
         note = f"\n{left_out} of {panel.converged.numel()} not converged" if left_out else ""
         axes.set_title(panel.title + note)
+    mark_legend(figure, unlabeled=False, **{"where a change moves a point": _MOVE})
+    figure.set_label(
+        "Where changes of statistics move the labeled points of the spiral, drawn as a line from "
+        "each point to a small dot, over the predicted class and its boundary: "
+        f"{'; '.join(axes.get_title() for axes in grid.flat if axes.get_title())}."
+    )
     return figure
+
+
+_MOVE = dict(color=INK, linewidth=0.7, marker=".", markersize=4)
 
 
 def _show_moves(axes: Axes, panel: Panel) -> None:
     """Draw the labeled points, and under them where they went."""
     start = panel.data.labeled.to(panel.moved.dtype).expand_as(panel.moved)
-    colors = np.array(CLASS_COLORS)[panel.data.labels.expand(panel.converged.shape).numpy()]
-    chosen = panel.converged
-    lines = torch.stack([start, panel.moved], -2)[chosen].numpy()
-    colors = colors[chosen.numpy()]
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=0.7, alpha=0.7))
-    axes.scatter(*lines[:, 1].T, s=4, color=colors, linewidths=0)
+    lines = torch.stack([start, panel.moved], -2)[panel.converged].numpy()
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.7, alpha=0.7))
+    axes.scatter(*lines[:, 1].T, s=4, color=INK, linewidths=0)
     show_points(axes, panel.data, unlabeled=False)
 
 

@@ -2,12 +2,15 @@
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
-from experiments.common.style import CLASS_COLORS
+from experiments.common.style import CLASSES, INK, MUTED
 from experiments.toy.spiral import SpiralData
 
 EXTENT = 6.0
+HOLLOW = dict(facecolors="none", edgecolors=INK, linewidths=0.5)  # unlabeled points
 
 
 def plane(points: int = 161) -> Tensor:
@@ -35,12 +38,31 @@ def show_boundary(axes: Axes, probability: Tensor, **options) -> None:
 
 
 def show_points(axes: Axes, data: SpiralData, *, unlabeled: bool = True) -> None:
-    """Draw labeled points filled, by class, and unlabeled ones hollow."""
+    """Draw labeled points filled, by class, and unlabeled ones hollow; `mark_legend` explains."""
     if unlabeled:
-        axes.scatter(
-            *data.unlabeled.T, s=9, facecolors="none", edgecolors="#555555", linewidths=0.5
-        )
-    for label, color in enumerate(CLASS_COLORS):
-        axes.scatter(
-            *data.labeled[data.labels == label].T, s=24, color=color, edgecolors="k", linewidths=0.6
-        )
+        axes.scatter(*data.unlabeled.T, s=9, **HOLLOW)
+    for label, (color, marker, _) in enumerate(CLASSES):
+        some = data.labeled[data.labels == label]
+        axes.scatter(*some.T, s=26, color=color, marker=marker, edgecolors="k", linewidths=0.6)
+
+
+def mark_legend(
+    figure: Figure, *, unlabeled: bool = True, ink: str = "k", columns: int = 9, **lines: dict
+) -> None:
+    """Explain the points of `show_points` below a figure, and further lines by their names.
+
+    `ink` is the color of the boundary and the unlabeled points; columns are at most as many.
+    """
+    on = dict(frameon=True, facecolor=MUTED, labelcolor="w") if ink == "w" else {}
+    marks = dict(linestyle="", markeredgecolor="k", markersize=5)
+    handles = [
+        Line2D([], [], color=color, marker=marker, label=f"labeled, class {label}", **marks)
+        for label, (color, marker, _) in enumerate(CLASSES)
+    ]
+    if unlabeled:
+        hollow = dict(marker="o", markerfacecolor="none", markeredgecolor=ink, markersize=3)
+        handles.append(Line2D([], [], label="unlabeled", **marks | hollow))
+    lines = {"class boundary": dict(color=ink, linewidth=1.2)} | lines
+    handles += [Line2D([], [], label=name, **options) for name, options in lines.items()]
+    ncols = min(columns, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, **on)

@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from experiments.common.style import BLUE, CLASS_MAP, GRAY, GREEN, PURPLE
+from experiments.common.style import CLASS_MAP, MUTED, look
 from experiments.common.training import evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
-from experiments.toy.plane import show_boundary, show_map, show_points
+from experiments.toy.plane import mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import SpiralData, SpiralNet
 from experiments.toy.train import (
     SpiralTraining,
@@ -157,8 +158,8 @@ def _random_batches(config: SpiralTraining, data: SpiralData, count: int) -> tup
 
 
 BINS = 24
-PLACES = dict(left=0.01, right=0.9, bottom=0.1, top=0.93, wspace=0.3, hspace=0.5)
-BATCHES = {"labeled_batches": ("labeled", BLUE), "combined_batches": ("combined", PURPLE)}
+PLACES = dict(left=0.005, right=0.85, bottom=0.16, top=0.93, wspace=0.45, hspace=0.6)
+BATCHES = {"labeled_batches": "BN", "combined_batches": "UBN"}  # whose batches these are
 MOSAIC = """
     pppabc
     pppdef
@@ -172,8 +173,10 @@ def draw(playback: Playback, index: int = -1) -> Figure:
     All snapshots of a playback have the same axes, so that what moves is the net.
     """
     now = playback.snapshots[index]
-    # Placed by hand: the same in every picture, and faster than a layout engine.
-    options = dict(figsize=(10, 4.8), layout="none", gridspec_kw=PLACES)
+    # Placed by hand: the same in every picture, and faster than a layout engine. Of `layout="none"`
+    # the first savefig makes the style's constrained layout; an engine of its own remains.
+    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+    options = dict(figsize=(10.5, 5), layout=by_hand, gridspec_kw=PLACES)
     figure, axes = plt.subplot_mosaic(MOSAIC, **options)
     _draw_plane(axes["p"], playback, now)
     for layer, (top, middle) in enumerate(zip("abc", "def", strict=True)):
@@ -184,9 +187,18 @@ def draw(playback: Playback, index: int = -1) -> Figure:
     axes["e"].set_xlabel("mean of a batch, from that of all points")
     for inner in "ef":
         axes[inner].tick_params(labelleft=False)
-    for outer, title in (("c", "points"), ("f", "batches")):
-        axes[outer].legend(title=title, loc="upper left", bbox_to_anchor=(1, 1.1), handlelength=1)
     _draw_accuracy(axes["t"], playback.snapshots, now)
+    for outer, title in (("c", "points; line: mean"), ("f", "batches"), ("t", "accuracy")):
+        axes[outer].legend(title=title, loc="upper left", bbox_to_anchor=(1, 1.1), handlelength=1.5)
+    mark_legend(figure)
+    figure.set_label(
+        f"One net of the spiral after {now.step} steps. Left, the predicted class over the plane, "
+        "with the points. Right, by layer, histograms of one channel over labeled and unlabeled "
+        "points with their means; mean and deviation of random batches, labeled as BN has them and "
+        "combined as UBN has them, where unbiased ones scatter around (0, 1); below, the accuracy "
+        f"so far: {now.labeled_accuracy:.3f} of labeled points, {now.test_accuracy:.3f} of test "
+        "points."
+    )
     return figure
 
 
@@ -200,13 +212,12 @@ def _draw_plane(axes: Axes, playback: Playback, now: Snapshot) -> None:
 def _draw_features(axes: Axes, snapshots: list[Snapshot], now: Snapshot, layer: int) -> None:
     of_all = [features[layer] for s in snapshots for features in (s.labeled, s.unlabeled)]
     edges = np.histogram_bin_edges(torch.cat(of_all), BINS)
-    for name, features, color in (
-        ("unlabeled", now.unlabeled, GREEN),
-        ("labeled", now.labeled, BLUE),
-    ):
+    for name, features in (("unlabeled", now.unlabeled), ("labeled", now.labeled)):
+        color, _, dash = look(name)
         density, _ = np.histogram(features[layer], edges, density=True)
-        axes.stairs(density, edges, fill=True, color=color, alpha=0.45, label=name)
-        axes.axvline(features[layer].mean(), color=color, linewidth=1)
+        filled = name == "unlabeled"
+        axes.stairs(density, edges, fill=filled, color=color, linewidth=1.2, label=name)
+        axes.axvline(features[layer].mean(), color=color, linewidth=1.2, linestyle=dash)
     axes.set(title=f"layer {layer + 1}", yticks=[], xlim=(edges[0], edges[-1]))
 
 
@@ -214,23 +225,22 @@ def _draw_statistics(axes: Axes, snapshots: list[Snapshot], now: Snapshot, layer
     every = [getattr(snapshot, field) for snapshot in snapshots for field in BATCHES]
     farthest = max(0.2, *(offsets.mean.nan_to_num(0).abs().max().item() for offsets in every))
     widest = max(1.8, *(offsets.deviation.nan_to_num(1).max().item() for offsets in every))
-    axes.axhline(1, color=GRAY, linewidth=0.8)
-    axes.axvline(0, color=GRAY, linewidth=0.8)
-    for field, (name, color) in BATCHES.items():
+    axes.axhline(1, color=MUTED, linewidth=0.8)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    for field, method in BATCHES.items():
         mean, deviation = (values[layer] for values in getattr(now, field))
-        axes.scatter(mean, deviation, s=9, color=color, alpha=0.6, linewidths=0, label=name)
+        name = f"{field.split('_')[0]} ({method})"
+        color, marker, _ = look(method)
+        axes.scatter(mean, deviation, s=12, facecolors="none", edgecolors=color, marker=marker,
+                     linewidths=0.8, label=name)  # fmt: skip
     axes.set(xlim=(-1.1 * farthest, 1.1 * farthest), ylim=(0, 1.1 * widest))
 
 
 def _draw_accuracy(axes: Axes, snapshots: list[Snapshot], now: Snapshot) -> None:
     so_far = [snapshot for snapshot in snapshots if snapshot.step <= now.step]
     steps = [snapshot.step for snapshot in so_far]
-    for field, name, color in (
-        ("labeled_accuracy", "labeled points", BLUE),
-        ("test_accuracy", "test points", "k"),
-    ):
-        values = [getattr(snapshot, field) for snapshot in so_far]
-        axes.plot(steps, values, ".-", color=color, label=name)
+    for name in ("labeled", "test"):
+        values = [getattr(snapshot, f"{name}_accuracy") for snapshot in so_far]
+        axes.plot(steps, values, label=name, **look(name).line)
     axes.set(xlim=(0, 1.02 * snapshots[-1].step), ylim=(0.4, 1.02))
     axes.set_xlabel("step")
-    axes.legend(title="accuracy", loc="lower right")

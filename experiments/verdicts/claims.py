@@ -21,7 +21,8 @@ from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combi
 Profile = Literal["quick", "standard", "paper"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 NUMBERS = r"\d(\.\d)?( and \d(\.\d)?)*"
-PLACE = rf"^(Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*|beyond the paper)$"
+SECTION = rf"(Abstract and )?Sections? {NUMBERS}(, (equations?|Figure) {NUMBERS})*"
+PLACE = rf"^({SECTION}|beyond the paper)$"
 Text = Annotated[str, Field(min_length=1)]
 Where = dict[Text, bool | int | float | str | None]
 

@@ -15,17 +15,7 @@ from pandas.io.formats.style import Styler
 from experiments.common import style
 from experiments.verdicts.rule import Verdict
 
-COLORS: dict[Verdict, str] = {
-    "reproduced": style.BLUE,
-    "partially": style.SKY,
-    "opposite": "#8C2D04",
-    "no difference": style.GREEN,
-    "not reproduced": style.ORANGE,
-    "inconclusive": "#9A9A9A",
-    "not tested here": "#C4BFB2",
-    "not run": "#D5D5D5",
-    "measured": "#5B6B7B",
-}
+COLORS: dict[Verdict, str] = style.VERDICTS
 SYMBOLS: dict[Verdict, str] = {
     "reproduced": "✓",
     "partially": "◐",
@@ -150,7 +140,7 @@ def draw(table: pd.DataFrame) -> Figure:
                   transform=axes.get_yaxis_transform())  # fmt: skip
     axes.axvline(0, color="k", linewidth=0.8)
     axes.axvline(1, color="k", linewidth=0.8, linestyle=":")
-    axes.axvspan(1, 30, color=style.BLUE, alpha=0.08, linewidth=0)
+    axes.axvspan(1, 30, color=COLORS["reproduced"], alpha=0.08, linewidth=0)
     axes.set_xscale("symlog", linthresh=2, linscale=1.5)
     ticks = [-10, -5, -2, -1, 0, 1, 2, 5, 10]
     axes.set_xticks(ticks, map(str, ticks))
@@ -158,4 +148,11 @@ def draw(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(rows)), [row["claim"] for row in rows])
     axes.set(xlabel="effect in the claim's direction, in units of its margin",
              xlim=(-30, 30), ylim=(max(len(rows), 1) - 0.5, -0.5))  # fmt: skip
+    axes.set_title("dot: estimate; bar: 95 % interval; dotted line: margin; shade: it holds",
+                   fontsize=8)  # fmt: skip
+    figure.set_label(
+        "Estimate and 95 % interval of each claim, or cell of one, in units of its margin: beyond "
+        "1, in the shade, it holds. "
+        + "; ".join(f"{row['claim']}: {row['verdict']}" for row in rows) + "."
+    )  # fmt: skip
     return figure

@@ -236,9 +236,10 @@ def test_rank_correlation_has_an_interval():
 
 def test_histograms_integrate_to_one_and_share_their_bins():
     matplotlib.use("agg")
+    kinds = {"BN": [("labeled", 50), ("unlabeled", 400)], "UBN": [("labeled", 9)]}
     blocks = {
         net: {name: list(normal(2, size, seed=i)) for i, (name, size) in enumerate(sets)}
-        for net, sets in {"BN": [("labeled", 50), ("unlabeled", 400)], "UBN": [("x", 9)]}.items()
+        for net, sets in kinds.items()
     }
     figure, table = figure3.draw_histograms(blocks)
     assert len(figure.axes) == 2 * 2 + 2

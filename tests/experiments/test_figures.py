@@ -22,7 +22,8 @@ def _style():
 
 def test_a_figure_is_kept_as_picture_print_and_data(tmp_path):
     table = figure1_two_steps.STEPS
-    figure = style.save(figure1_two_steps.draw(), "01_steps", table, tmp_path / "figures")
+    figure = figure1_two_steps.draw()
+    style.save(figure, "01_steps", table, tmp_path / "figures")
     kept = {path.name: path for path in (tmp_path / "figures").iterdir()}
     assert sorted(kept) == ["01_steps.csv", "01_steps.pdf", "01_steps.png"]
     assert kept["01_steps.png"].read_bytes().startswith(b"\x89PNG")
@@ -57,9 +58,6 @@ def test_gains_are_paired_by_seed():
     assert row["low"] < row["gain"] < row["high"]
     base = table[table["method"] == "BN"]["delta1"].mean()
     assert row["relative"] == pytest.approx(np.mean(differences) / base)
-    left, right = figure6_label_fraction.draw_gains(figure6_label_fraction.gains(table)).axes
-    assert right.lines[0].get_ydata() == pytest.approx([100 * row["relative"]])
-    assert left.get_legend().get_texts()[0].get_text() == "UBN"
 
 
 def test_depth_training_has_a_panel_for_each_method_and_gap():
@@ -76,8 +74,9 @@ def test_depth_training_has_a_panel_for_each_method_and_gap():
     by = statistics.set_index(["method", "gap", "layer", "step"])["value"]
     assert (by["UBN", "test", "cnv1", 10], by["UBN", "test", "cnv1", 20]) == (0.3, 0.2)
     axes = figures.draw_statistics(statistics, {"test": "labeled to test"}).axes
-    solid = [line.get_ydata().tolist() for line in axes[0].lines if line.get_marker() == "o"]
-    assert solid == [[0.2], [0.2]]
+    shown = {line.get_label(): line.get_ydata().tolist() for line in axes[0].lines}
+    assert shown == {"BN, step 10": [0.3], "BN, step 20": [0.2],
+                     "UBN, step 10": [0.3], "UBN, step 20": [0.2]}  # fmt: skip
 
 
 def test_predictions_are_beside_the_lidar():

@@ -1,5 +1,7 @@
 """The reading aid: snapshots of a run, and their picture."""
 
+from io import BytesIO
+
 import hypothesis
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies
 
+from experiments.common.style import apply_style
 from experiments.common.training import BNConfig, UBNConfig, evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
@@ -116,6 +119,22 @@ def test_what_cannot_be_played_is_refused():
         playback(BNConfig(), seeds=(0, 1))
     with pytest.raises(ValueError, match="count is 1: it must be at least 2"):
         snapshot_steps(10, 1)
+
+
+def test_a_picture_stays_as_it_was_placed(ubn):
+    with plt.rc_context():
+        apply_style()  # whose layout a figure without one of its own gets at its first savefig
+        figure = draw(ubn)
+        places = [axes.get_position().bounds for axes in figure.axes]
+        pictures = [BytesIO(), BytesIO()]
+        for picture in pictures:
+            figure.savefig(picture, dpi=40)
+    assert pictures[0].getvalue() == pictures[1].getvalue()
+    tight = figure.get_tightbbox()
+    assert (tight.min >= 0).all() and (tight.max <= figure.get_size_inches()).all()  # nothing cut
+    map_axes = figure.axes[0].get_position().bounds
+    assert map_axes == pytest.approx(places[0], abs=0.1) and map_axes[2] > 0.35
+    plt.close(figure)
 
 
 def test_the_picture_is_of_the_snapshot(ubn):

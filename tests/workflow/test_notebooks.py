@@ -15,7 +15,9 @@ from small_project import ROOT
 MOST_BYTES = 1_500_000
 MOST_CELLS = 45
 MOST_LINES, MOST_LINES_OF_DEFINITION = 15, 40
+FOLDED = {"setup", "cloud-setup"}  # cells of imports and bookkeeping, nothing to read
 TIMING = ("execution", "papermill")
+MARKED = re.compile(r"<!-- = .*? -->.*?<!-- / -->", re.DOTALL)  # filled from records
 # Folders of somebody's machine, and the kernel's temporary files.
 MACHINE_PATH = re.compile(
     r"(?<![\w.])/(?:home|Users|root|work|tmp|private|mnt|opt)/[\w.-]+|\b[A-Z]:\\\\?\w"
@@ -88,7 +90,8 @@ def has_short_cells(notebook) -> list[str]:
         if "parameters" in cell.metadata.get("tags", []):
             continue  # a list, of one setting a line
         defines = re.search(r"^(async def|def|class) ", cell.source, re.MULTILINE)
-        most = MOST_LINES_OF_DEFINITION if defines else MOST_LINES
+        long = defines or not FOLDED.isdisjoint(cell.metadata.get("tags", []))
+        most = MOST_LINES_OF_DEFINITION if long else MOST_LINES
         count = len(cell.source.splitlines())
         if count > most:
             complaints.append(f"cell [{cell.execution_count}] has {count} lines, more than {most}")
@@ -121,6 +124,27 @@ def texts(notebook):
             for kind, data in output.get("data", {}).items():
                 if kind.startswith("text/"):
                     yield data
+
+
+def teaches(notebook) -> list[str]:
+    """Look for the summary at the top, the exercises at the end, and imports that are folded."""
+    complaints = []
+    opening = "".join(cell.source for cell in notebook.cells[:3])
+    if "| the paper says | we find" not in opening or "How sure" not in opening:
+        complaints.append("no summary of what the paper says and what is found in the first cells")
+    if numbers := re.findall(r"\d\.\d{2,}", MARKED.sub("", opening)):
+        complaints.append(f"the summary has numbers that no record fills: {', '.join(numbers)}")
+    _, _, exercises = notebook.cells[-1].source.partition("## Exercises")
+    asked = re.findall(r"^\d\. ", exercises, re.MULTILINE)
+    if len(asked) not in (2, 3) or exercises.count("*Hint:") != len(asked):
+        complaints.append("the last cell must have two or three exercises, each with a *Hint:*")
+    for cell in code_cells(notebook):
+        folded = not FOLDED.isdisjoint(cell.metadata.get("tags", []))
+        if folded and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            complaints.append(f"cell {cell.id} is tagged as folded and is not hidden")
+        if not folded and re.search(r"^(from \S+ )?import ", cell.source, re.MULTILINE):
+            complaints.append(f"cell {cell.id} imports; the folded cell is the place for that")
+    return complaints
 
 
 def has_no_machine_paths(notebook) -> list[str]:
@@ -169,6 +193,11 @@ def test_there_are_notebooks_and_all_are_numbered():
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook(name, guard):
     assert guard(committed(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])  # the last one is all summary
+def test_a_notebook_teaches(name):
+    assert teaches(committed(name)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from experiments.verdicts.claims import load_claims, read_evidence
 from experiments.verdicts.tables import judge_all
@@ -15,6 +16,7 @@ from small_project import ROOT
 PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
 NAMED = re.compile(r"`((?:ubnlib|experiments|workflow|data_scripts|tests|benchmarks)[./][\w./]+)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!https?:|#)([^)#\s\"\\]+)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def exists(name: str) -> bool:
@@ -35,6 +37,18 @@ def test_what_a_page_names_exists(page):
     assert [name for name in NAMED.findall(text) if not exists(name)] == []
     links = [link for link in LINK.findall(text) if "{" not in link]
     assert [link for link in links if not Path(page.parent, link).exists()] == []
+
+
+def test_every_picture_of_a_page_says_what_it_shows():
+    shown = [(page, *found) for page in PAGES for found in PICTURE.findall(page.read_text())]
+    assert any(page.name == "README.md" for page, _, _ in shown)
+    for page, says, picture in shown:
+        assert len(says.split()) > 4, (page.name, picture)
+        path = Path(page.parent, picture).resolve()
+        assert path.exists(), (page.name, picture)
+        if path.is_relative_to(ROOT / "results"):  # drawn by this code, so it has a caption itself
+            with Image.open(path) as image:
+                assert "Description" in image.info, (page.name, picture)
 
 
 # Numbers: from the committed records, and nowhere else.

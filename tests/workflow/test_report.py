@@ -1,10 +1,11 @@
 """The report: what it says follows the records, it names what is missing, and it works offline."""
 
+import base64
 import json
 import os
 import re
 import shutil
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
@@ -14,8 +15,9 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, write_record
@@ -25,6 +27,7 @@ from notebook_html import convert, make_html, mathml, rebase_links
 from report import group_figures, main, make_report
 from small_project import ROOT
 
+CAPTION = "Red: $a < b$ \N{PLUS-MINUS SIGN} 1"
 LEDGER = """
 - {id: better, place: "Section 2, Figure 1", claim: UBN is <better>., paper: 6 %,
    statistic: paired difference, margin: 0.02, seeds: 3, profile: quick, note: a & b,
@@ -107,7 +110,10 @@ def project(tmp_path):
     write_toy(results / "records", "bn", [0.5, 0.6, 0.7, 0.8, 0.6])
     write_toy(results / "records", "ubn", [0.55, 0.66, 0.75, 0.86, 0.655])
     (results / "figures").mkdir()
-    Image.new("RGB", (900, 600), "red").save(results / "figures" / "02_a picture.png")
+    described = PngInfo()
+    described.add_text("Description", CAPTION)
+    red = Image.new("RGB", (900, 600), "red")
+    red.save(results / "figures" / "02_a picture.png", pnginfo=described)
     (results / "figures" / "02_a picture.csv").write_text("x\n1\n")
     return tmp_path
 
@@ -425,8 +431,27 @@ def test_what_unfolds_in_a_notebook_unfolds_on_its_page(project):
     cells[1].metadata.jupyter = {"source_hidden": True}
     nbformat.write(new_notebook(cells=cells), path)
     page = make_html(path)
-    assert re.search(r"<summary>More</summary>\s*<table>.*</table>\s*</details>\s*<p>after", page, re.S)
+    inside = r"<summary>More</summary>\s*<table>.*</table>\s*</details>\s*<p>after"
+    assert re.search(inside, page, re.S)
     assert re.search(r"<details><summary>Code</summary>.*hidden.*</details>", page, re.S)
+
+
+def test_a_picture_has_its_caption_in_the_report_and_in_its_notebook(project, tmp_path):
+    page = " ".join(report(project).split())
+    assert f'alt="{escape(CAPTION)}" loading' in page
+    assert f"<figcaption>{escape(CAPTION)} <a" in page
+    png = base64.b64encode((project / "results/quick/figures/02_a picture.png").read_bytes())
+    data = {"image/png": png.decode(), "text/plain": CAPTION}
+    metadata = {"image/png": {"alt": CAPTION, "width": 450}}
+    shown = new_output("display_data", data, metadata=metadata)
+    other = new_output("display_data", data)
+    cells = [new_code_cell("x", outputs=[shown, other])]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "one.ipynb")
+    page = " ".join(make_html(tmp_path / "one.ipynb").split())
+    (image,) = re.findall(rf'<img [^>]*alt="{re.escape(escape(CAPTION))}"[^>]*>', page)
+    assert 'width="450"' in image
+    assert f"<figcaption>{escape(CAPTION)}</figcaption>" in page
+    assert page.count(png.decode()) == 2
 
 
 def test_rebase_links():
@@ -439,7 +464,9 @@ def test_figures_go_to_the_notebook_of_their_number(tmp_path):
     for name in ("02_a.png", "02_a.csv", "02_b.png", "04_c.png", "other.png", "lonely.csv"):
         (tmp_path / name).touch()
     groups = group_figures(tmp_path, ["02_toy_analysis", "03_depth"])
-    first = {"name": "02_a", "thumbnail": "", "png": "02_a.png", "csv": "02_a.csv"}
+    first = {"name": "02_a", "thumbnail": "", "caption": ""} | {
+        k: f"02_a.{k}" for k in ("png", "csv")
+    }
     assert groups["02_toy_analysis"][0] == first
     assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
     assert groups["03_depth"] == []

@@ -17,6 +17,7 @@ COMMAND = [sys.executable, ROOT / "workflow" / "reproduce.py"]
 FIGURE = """import matplotlib.pyplot as plt, pandas as pd
 from experiments.common import style
 figure, axes = plt.subplots()
+figure.set_label("Nothing")
 style.save(figure, "04_figure", pd.DataFrame({"rate": [1]}), Path(results) / "figures")"""
 VERDICTS = """from pathlib import Path
 assert (Path(results) / "figures" / "04_figure.png").exists(), "04 must run before 05"
