@@ -30,12 +30,13 @@ make test-all     the same, and what is slow: browsers, torch.compile, clusters,
                     RGBD_ROOT=         folder of real RGB-D frames, likewise
 make lab          open the notebooks in JupyterLab
 make notebooks    run the committed notebooks again, in place
+make numbers      fill the numbers of README, docs and notebooks from the committed records
 make site         build a website of notebooks, docs and reference into build/site
 make lock         write requirements.lock anew from pyproject.toml
 make clean        remove .venv and everything temporary; results and data stay
 endef
 
-.PHONY: help reproduce plan prepare claim test test-all FORCE lab notebooks site lock clean
+.PHONY: help reproduce plan prepare claim test test-all FORCE lab notebooks numbers site lock clean
 # The inline backend must be free to show the notebooks' figures; kernels are those of .venv.
 unexport MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -84,7 +85,7 @@ test-all: test
 build/nbval: $(INSTALLED) FORCE
 	rm -rf $@
 	mkdir -p $@/results
-	cp -R notebooks profiles claims.yaml $@
+	cp -R notebooks profiles claims.yaml statements.yaml $@
 	cp -R results/standard $@/results
 	$(BIN)/python data_scripts/make_synthetic_kitti.py $@/data/quick/synthetic
 
@@ -94,6 +95,9 @@ lab: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+numbers: $(INSTALLED)
+	$(BIN)/python workflow/prose.py
 
 site: $(INSTALLED)
 	$(BIN)/python site/build.py build/site

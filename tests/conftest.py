@@ -47,8 +47,8 @@ def standard(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("project")
     (root / "results" / "standard").mkdir(parents=True)
-    for name in ("notebooks", "docs", "profiles", "claims.yaml", "results/standard/records",
-                 "results/standard/figures"):  # fmt: skip
+    for name in ("notebooks", "docs", "profiles", "claims.yaml", "statements.yaml",
+                 "results/standard/records", "results/standard/figures"):  # fmt: skip
         (root / name).symlink_to(ROOT / name)
     for name in ("02_toy_analysis", "03_depth_experiments"):  # as if they had been run
         target = root / "results" / "standard" / "notebooks" / f"{name}.ipynb"

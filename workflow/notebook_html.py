@@ -23,13 +23,14 @@ from parameters import read_notebook
 
 TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
+{%- set DARK = 'media="screen and (prefers-color-scheme: dark)"' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block notebook_css -%}
 {{ super() }}
-{{ resources.include_css("static/theme-dark.css") | replace('type="text/css"', 'media="screen and (prefers-color-scheme: dark)"') }}
+{{ resources.include_css("static/theme-dark.css") | replace('type="text/css"', DARK) }}
 <style>STYLE</style>
 {%- endblock -%}
 {%- block input -%}
@@ -52,8 +53,8 @@ TEMPLATE = """
 # Dark where the reader's pages are; and nothing is cut on a phone or on paper.
 STYLE = """
 :root { color-scheme: light dark; }
-.jp-RenderedImage img, .jp-RenderedSVG svg, .jp-RenderedHTMLCommon img { background: #fff; }
-.jp-RenderedHTMLCommon img, .jp-RenderedImage img, .jp-RenderedSVG svg { max-width: 100%; height: auto; }
+:is(.jp-RenderedHTMLCommon, .jp-RenderedImage) img, .jp-RenderedSVG svg {
+  max-width: 100%; height: auto; background: #fff; }
 details > summary { cursor: pointer; margin: .3rem 0; }
 .jp-OutputArea-output, .jp-RenderedHTMLCommon { min-width: 0; overflow-wrap: anywhere; }
 .jp-OutputArea-output:has(table) { overflow-x: auto; }
@@ -62,7 +63,8 @@ math[display=block] { display: block math; max-width: 100%; overflow: auto hidde
   body.jp-Notebook { padding: .4rem !important; }
   .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important; }
   .jp-Cell { padding: 0; }
-  .highlight pre, .jp-OutputArea-output pre { white-space: pre-wrap !important; word-break: normal; }
+  :is(.highlight, .jp-OutputArea-output) pre {
+    white-space: pre-wrap !important; word-break: normal; }
   .jp-RenderedHTMLCommon :is(td, th) { padding: .2em; overflow-wrap: normal; }
 }
 @media print {

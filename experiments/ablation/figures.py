@@ -22,14 +22,14 @@ def draw_differences(table: pd.DataFrame, names: Sequence[str], baseline: str) -
     `analysis.compare`'s, of one number of labels a domain; `names` are the methods, from the top.
     """
     domains = list(dict.fromkeys(table["domain"]))
-    size = 2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.0
+    size = 2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.2
     figure, grid = plt.subplots(1, len(domains), figsize=size, sharey=True, squeeze=False)
     for axes, domain in zip(grid[0], domains, strict=True):
         rows = table[table["domain"] == domain].set_index("name").reindex(names)
         _panel(axes, rows)
         axes.set_title(_title(table, domain))
     grid[0, 0].set_yticks(range(len(names)), names)
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"accuracy minus that of {baseline}, points", fontsize=9)
     marks = [
         Line2D([], [], label="clear after correction, 95 % interval", **_mark(True)),
@@ -60,7 +60,8 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axvline(0, color=MUTED, linewidth=0.8)
     for place, row in enumerate(rows.itertuples()):
         if np.isnan(row.difference):
-            axes.text(0, place, "not run", color=MUTED, fontsize=7, ha="center", va="center")
+            axes.text(0, place, "not run", color=MUTED, fontsize=7, ha="center", va="center",
+                      bbox=dict(color="w", pad=1))  # fmt: skip
             continue
         mark = _mark(row.says in CLEAR)
         axes.hlines(place, 100 * row.low, 100 * row.high, color=mark["color"])

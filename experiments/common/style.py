@@ -75,7 +75,7 @@ VERDICTS = {
 }
 # Both darken or brighten from one end to the other, so that they are read in gray too.
 CLASS_MAP = LinearSegmentedColormap.from_list("classes", ["#8E7CC3", "#CFCBDD", "#FFF3D6"], N=64)
-GAIN_MAP = LinearSegmentedColormap.from_list("gain", ["#C9C9C9", "#F7F7F7", "#5B9BD0"], N=64)
+GAIN_MAP = LinearSegmentedColormap.from_list("gain", ["#FFF2D0", "#D9DDE3", "#4F94CD"], N=64)
 DEPTH_MAP = "magma_r"
 DPI = 90  # on a page; files have twice as many, for screens that show them
 

@@ -139,7 +139,7 @@ def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 3) -> Fi
     figure.supxlabel(marks, fontsize=9)
     figure.set_label(
         "Tables of settings, each cell with UBN's mean accuracy on the spiral less BN's, blue "
-        f"where UBN is ahead and gray where BN is. By 95 % intervals: {marks}. Settings: "
+        f"where UBN is ahead and cream where BN is. By 95 % intervals: {marks}. Settings: "
         f"{'; '.join(maps)}."
     )
     return figure

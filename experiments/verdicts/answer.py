@@ -123,6 +123,8 @@ def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
     elif cells := row.get("cells", ()):
         some = (f"{c['claim']}: {c['ours'].partition(' [')[0] or c['verdict']}" for c in cells)
         told = ", ".join(some)
+    elif verdict in ("inconclusive", "not tested here") and told:
+        told += f", for {row['reason']}"
     return Clause(claim, words or "", verdict, told or row["reason"], caveat)
 
 

@@ -155,7 +155,7 @@ def test_looks_are_told_apart_in_gray_and_by_the_color_blind(group):
         assert group == "classes" or one.dash != other.dash
 
 
-@pytest.mark.parametrize("colors", [style.CLASS_MAP, plt.get_cmap(style.DEPTH_MAP)])
+@pytest.mark.parametrize("colors", [style.CLASS_MAP, style.GAIN_MAP, plt.get_cmap(style.DEPTH_MAP)])
 def test_maps_go_from_dark_to_light_or_back(colors):
     lightness = np.array([lab(colors(x))[0] for x in np.linspace(0, 1, 33)])
     steps = np.diff(lightness)

@@ -10,18 +10,15 @@ import pytest
 from experiments.verdicts import figures as pictures
 from experiments.verdicts.claims import Claim, Query, judge
 from experiments.verdicts.tables import (
-    BEGIN,
-    END,
     VERDICTS,
-    between_markers,
     count,
     in_numbers,
     in_paper_order,
     judge_all,
     of_paper,
     sentence,
+    table_markdown,
     to_json,
-    to_markdown,
 )
 
 UBN = Query(experiment="toy", metric="score", where={"kind": "ubn"}, baseline={"kind": "bn"})
@@ -102,7 +99,8 @@ def test_numbers_as_text(numbers, signed, text):
 
 def test_markdown_has_one_row_a_claim():
     claims = [paired(paper="6 % | more"), claim("none")]
-    lines = to_markdown(judge_all(claims, records(-0.01), "quick")).splitlines()
+    table = judge_all(claims, records(-0.01), "quick")
+    lines = table_markdown(table.to_dict("records")).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith(r"| `a` | It is so; the paper: 6 % \| more | -0.009 [")
     assert lines[2].endswith("], 6 seeds | **opposite** |")
@@ -127,21 +125,11 @@ def test_what_is_no_finding_is_listed_and_counted_apart():
         "run; 1 identity of our own code: 1 reproduced; 1 cost: 1 measured."
     )
     assert count(of_paper(table))["reproduced"] == 1
-    text = to_markdown(table)
-    assert [line for line in text.splitlines() if line.startswith("**")] == [
-        "**Beyond the paper**", "**Identities of our own code**", "**Costs**",
-    ]  # fmt: skip
+    text = table_markdown(table.to_dict("records"))
     mean, lines = (next(r for r in text.splitlines() if f"`{n}`" in r) for n in ("mean", "lines"))
     assert "both: 0.751 [" in mean and "] reproduced<br>again: 0.751" in mean
     assert mean.endswith("| reproduced; *after trials* |")
     assert lines.endswith("| 1.002 | measured; bound 9 |")  # a count has no seeds
-
-
-def test_markers():
-    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    new = between_markers(text, "new\n")
-    assert new == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    assert between_markers(new, "new\n") == new
 
 
 def test_json_holds_claim_and_judgement():

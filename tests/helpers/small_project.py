@@ -45,5 +45,6 @@ def ablation_project(tmp_path):
     """A project of one notebook, which needs three short runs."""
     write_notebook(tmp_path / "notebooks" / "04_ablation.ipynb", FIRST, READ)
     write_profile(tmp_path, {"04_ablation": SIZE})
-    (tmp_path / "claims.yaml").write_text((ROOT / "claims.yaml").read_text())
+    for name in ("claims.yaml", "statements.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
     return tmp_path

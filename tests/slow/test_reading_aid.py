@@ -28,7 +28,7 @@ shown = panel()
 sliders, message, image = shown.children
 by_name = {slider.description: slider for slider in sliders.children}
 pictures = [image.value]
-for name, value in [("step", 0), ("step", 4), ("method", "BN"), ("noise", 0.5)]:
+for name, value in [("step", 0), ("step", 4), ("method", "BN"), ("labeled batch", 8)]:
     by_name[name].value = value
     pictures.append(image.value)
 print([picture[:4] == b"\\x89PNG" for picture in pictures])

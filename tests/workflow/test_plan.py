@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from claim import answering
+from claim import answering, rerun
 from experiments.common.records import PlannedRun, write_record
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
@@ -172,3 +172,28 @@ def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans
             found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
             assert set(judge(claim, records, "standard").records) <= found, claim.id
             assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "command"),
+    [
+        ("eq1-batchnorm", "quick", "make claim CLAIM=eq1-batchnorm PROFILE=quick"),
+        ("fig2-accuracy", "quick", "make claim CLAIM=fig2-accuracy PROFILE=standard"),
+        ("fig6-few-labels-drives", "quick", "make claim CLAIM=fig6-few-labels-drives "
+         "PROFILE=standard"),
+        ("fig6-kitti", "paper", "make claim CLAIM=fig6-kitti PROFILE=paper KITTI_ROOT=FOLDER"),
+        ("fig6-equal-work-drives", "quick", "python -m experiments.run depth.claims --domain "
+         "drives --results results/again && python -m experiments.run depth.arms --domain drives "
+         "--results results/again"),
+        ("tuned-indoor", "standard", "python -m experiments.run ablation.indoor "
+         "--rgbd-root FOLDER --results results/again"),
+    ],
+)  # fmt: skip
+def test_the_command_that_reruns_a_claim(name, first, command):
+    claim = next(c for c in load_claims(ROOT / "claims.yaml") if c.id == name)
+    assert rerun(claim, [first, "standard", "paper"], ROOT) == command
+
+
+def test_every_claim_that_asks_for_runs_has_a_command_that_makes_them():
+    for claim in load_claims(ROOT / "claims.yaml"):
+        assert rerun(claim, ["quick", "standard", "paper"], ROOT), claim.id

@@ -24,7 +24,7 @@ from experiments.common.records import Config, Record, write_record
 from experiments.verdicts.claims import judge, load_claims, read_evidence
 from experiments.verdicts.tables import in_numbers
 from notebook_html import convert, make_html, mathml, rebase_links
-from report import group_figures, main, make_report, readme
+from report import group_figures, main, make_report
 from small_project import ROOT
 
 CAPTION = "Red: $a < b$ \N{PLUS-MINUS SIGN} 1"
@@ -37,6 +37,13 @@ LEDGER = """
 - {id: large, place: Section 3, claim: It is large., statistic: mean, threshold: 0.5, margin: 0.1,
    seeds: 3, profile: standard, query: {experiment: toy, metric: score, where: {kind: ubn}}}
 - {id: unlikely, place: beyond the paper, claim: It is cheap., note: nobody has tried}
+"""
+STATEMENTS = """
+lines: {The toy: [is-better], Size: [is-large]}
+statements:
+- {id: is-better, place: Section 2, says: UBN is <better>., picture: 02_better,
+   claims: {better: more accurate than BN, forgotten: it is there}}
+- {id: is-large, place: Section 3, says: It is large., claims: {large: how large}}
 """
 TEXT = """# 2. The toy
 
@@ -90,6 +97,7 @@ def write_toy(folder: Path, kind: str, scores: list[float]) -> Path:
 def project(tmp_path):
     """A project of two notebooks and two records, after a run that went well."""
     (tmp_path / "claims.yaml").write_text(LEDGER)
+    (tmp_path / "statements.yaml").write_text(STATEMENTS)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "plan.md").write_text("The plan.")
     (tmp_path / "profiles").mkdir()
@@ -165,14 +173,17 @@ def test_the_page_follows_the_records(project):
     assert "<i>after &lt;trials&gt;</i>" in better
     told = "present (score at most 1): 0.640 t[0.498, 0.782]"
     assert "<dt>Precondition</dt>" in better and told in better
-    assert "a &amp; b" in better and "make claim CLAIM=better PROFILE=quick" in better
+    assert "a &amp; b" in better and "make claim" not in better  # no notebook here makes its runs
     assert "A processor · finished 2026-01-02 · revision\naaaaaaaaaaaa" in better
     assert verdicts(large) == ["inconclusive"] and "an indication" in large
     unlikely = article(page, "unlikely")
     assert verdicts(unlikely) == ["not-run"] and "nobody has tried" in unlikely
-    assert "make claim" not in unlikely
     assert warnings(page) == []
     assert "2 claims of the paper: 1 reproduced and 1 inconclusive. Apart from these" in page
+    (answer,) = re.findall(r'<ol class="answer">(.*?)</ol>', page, re.S)
+    assert verdicts(answer) == ["reproduced", "not-run", "inconclusive"]
+    assert "more accurate than BN" in answer and "+0.055 [0.049, 0.061]" in answer
+    assert "(after &lt;trials&gt;)" in answer and "0.695 [" in answer
 
     write_toy(results_of(project) / "records", "ubn", [0.5, 0.6, 0.7, 0.8, 0.6])
     better = article(report(project), "better")
@@ -202,10 +213,12 @@ def test_a_quick_run_is_shown_beside_the_committed_records(project):
         )
     page = report(project)
     large = article(page, "large")
-    assert verdicts(large) == ["inconclusive", "reproduced"]
-    assert 'data-verdicts="inconclusive|reproduced"' in large
+    assert verdicts(large) == ["reproduced", "inconclusive"]  # the larger profile comes first
     assert f'href="../standard/records/toy-{UBN}.json"' in large
-    assert "1 of them need a larger profile" in page
+    first, second = re.findall(r'<ol class="answer">(.*?)</ol>', page, re.S)
+    assert verdicts(first) == ["reproduced", "not-run", "reproduced"]
+    assert verdicts(second) == ["reproduced", "not-run", "inconclusive"]
+    assert "The same by this run, profile quick: an indication" in page
     check_links(results_of(project) / "report.html")
 
 
@@ -214,7 +227,6 @@ def test_a_run_on_kitti_says_so(project):
     write_notebook(results_of(project) / "notebooks" / "02_toy.ipynb", TEXT, ("better",), run)
     page = report(project)
     assert "<td>/data/kitti</td>" in page
-    assert "PROFILE=quick KITTI_ROOT=FOLDER" in article(page, "better")
 
 
 def test_a_claim_leads_to_the_section_that_discusses_it(project):
@@ -293,6 +305,11 @@ def test_before_anything_has_run_there_is_a_report_too(project):
     shutil.rmtree(project / "results")
     page = report(project)
     assert len(warnings(page)) == 3 and "There are none yet." in page
+    (answer,) = re.findall(r'<ol class="answer">(.*?)</ol>', page, re.S)
+    assert answer.count("<li>") == 2 and verdicts(answer) == ["not-run"] * 3
+    assert answer.count("there are no records") == 2
+    assert "claims.yaml has no such claim" in answer and "02_better is missing" in page
+    assert "records of the standard profile, results/standard/records, are not there" in page
     assert "<mfrac>" in page  # the deviations are those of the committed notebooks
     check_links(results_of(project) / "report.html")
 
@@ -333,12 +350,12 @@ def test_exports_agree_with_the_page_and_with_each_other(project):
     page, results = report(project), results_of(project)
     everything = json.loads((results / "claims.json").read_text())
     lines = (results / "claims.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| `")]
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     assert everything["profile"] == "quick"
     assert len(rows) == len(everything["claims"]) == page.count("<article") == 3
-    for row, claim in zip(rows, everything["claims"], strict=True):
-        judgement = claim["judgement"]
-        assert row.startswith(f"| `{claim['id']}` |") and judgement["verdict"] in row
+    for claim in everything["claims"]:
+        judgement, row = claim["judgement"], rows[claim["id"]]
+        assert judgement["verdict"] in row
         part = article(page, claim["id"])
         assert verdicts(part) == [judgement["verdict"].replace(" ", "-")]
         numbers = [judgement[name] for name in ("estimate", "low", "high")]
@@ -347,13 +364,6 @@ def test_exports_agree_with_the_page_and_with_each_other(project):
         assert text in row and text in part
         for name in judgement["records"]:
             assert (results / "records" / f"{name}.json").is_file() and name in part
-
-
-def test_the_readmes_table_is_what_the_records_give(project):
-    assert readme(ROOT) == (ROOT / "README.md").read_text(), "python workflow/report.py --readme"
-    (project / "README.md").write_text("before\n")
-    with pytest.raises(ValueError, match="each once"):
-        readme(project)
 
 
 # The committed records.
@@ -379,6 +389,11 @@ def test_links_and_notebook_sections_of_the_standard_report(standard):
     page = (standard / "report.html").read_text()
     link = 'href="notebooks/02_toy_analysis.html#Figure-4:'
     assert link in article(page, "fig4-uncertainty")
+    for claim, command in (
+        ("eq1-batchnorm", "make claim CLAIM=eq1-batchnorm PROFILE=standard"),
+        ("fig6-few-labels-rooms", "depth.claims --domain rooms --rgbd-root FOLDER --results"),
+    ):
+        assert command in article(page, claim)
     link = 'href="notebooks/03_depth_experiments.html#Figure-6:'
     assert link in article(page, "fig6-few-labels-rooms")
     assert len([w for w in warnings(page) if w.startswith("Notebook ")]) == 3
@@ -405,6 +420,20 @@ def test_a_notebooks_page_loads_nothing(project):
     assert "<mfrac>" in page and "$$" not in page
     assert Page(page).loads == []
     assert "<script src" not in page and "@import" not in page and "url(http" not in page
+    assert '<style media="screen and (prefers-color-scheme: dark)">' in page
+
+
+def test_what_unfolds_in_a_notebook_unfolds_on_its_page(project):
+    """Its parts, and the code of cells that are folded in Jupyter."""
+    path = project / "notebooks" / "02_toy.ipynb"
+    text = "<details><summary>More</summary>\n\n| a |\n|---|\n| b |\n\n</details>\n\nafter"
+    cells = [new_markdown_cell(text), new_code_cell("hidden = 1")]
+    cells[1].metadata.jupyter = {"source_hidden": True}
+    nbformat.write(new_notebook(cells=cells), path)
+    page = make_html(path)
+    inside = r"<summary>More</summary>\s*<table>.*</table>\s*</details>\s*<p>after"
+    assert re.search(inside, page, re.S)
+    assert re.search(r"<details><summary>Code</summary>.*hidden.*</details>", page, re.S)
 
 
 def test_a_picture_has_its_caption_in_the_report_and_in_its_notebook(project, tmp_path):

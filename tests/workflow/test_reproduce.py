@@ -32,7 +32,8 @@ def project(tmp_path):
     write_notebook(tmp_path / "notebooks" / "04_ablation.ipynb", FIRST, READ, FIGURE)
     write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, VERDICTS)
     write_profile(tmp_path, {"04_ablation": SIZE, "05_verdicts": {}})
-    (tmp_path / "claims.yaml").write_text((ROOT / "claims.yaml").read_text())
+    for name in ("claims.yaml", "statements.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
     return tmp_path
 
 
