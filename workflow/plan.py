@@ -213,7 +213,7 @@ def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
 
 def _memory(plan: Plan, planned: Planned) -> int:
     """Return about how many megabytes a run takes."""
-    if not planned.needs_frames:
+    if not planned.needs_frames or planned.run.config.experiment == "constant_map":
         return 2000
     return memory_of(planned.run.config, plan.parameters[DEPTH]["frames"]["size"])
 

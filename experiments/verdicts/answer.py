@@ -6,15 +6,17 @@ claim that there is not, is *not run*, and says why: nothing is left out.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.verdicts.claims import Precondition
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
 
+NEEDED = rf"\b({'|'.join(get_args(Precondition))}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
 UNITS = "Accuracies of UBN less BN, unless other words stand there, with 95 % intervals over seeds."
@@ -123,6 +125,10 @@ def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
     elif cells := row.get("cells", ()):
         some = (f"{c['claim']}: {c['ours'].partition(' [')[0] or c['verdict']}" for c in cells)
         told = ", ".join(some)
+    elif verdict == "not tested here":
+        told += f"; not shown: {', '.join(re.findall(NEEDED, row['reason']))}"
+    elif verdict == "inconclusive" and told:
+        told += f"; {row['reason']}"
     return Clause(claim, words or "", verdict, told or row["reason"], caveat)
 
 

@@ -248,7 +248,10 @@ def find(table: pd.DataFrame, experiment: str, /, **where: Any) -> pd.DataFrame:
 
 
 class Found(NamedTuple):
-    """What a query finds: one value a seed, the records' keys, and revisions by version."""
+    """What a query finds: one value a seed, the records' keys, and revisions by version.
+
+    Versions are compared within an experiment; those of two have nothing to do with each other.
+    """
 
     values: np.ndarray
     keys: tuple[str, ...]
@@ -281,14 +284,16 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
         )
     by_seed = (part.set_index("seed")["value"].loc[shared].to_numpy(float) for part in runs)
     values = sum(sign * part for (sign, *_), part in zip(sides, by_seed, strict=True))
-    rows = pd.concat([part.reindex(columns=["key", "version", "revision"]) for part in runs])
+    columns = ["key", "version", "revision", "experiment"]
+    rows = pd.concat([part.reindex(columns=columns) for part in runs])
     rows = rows.astype(object).where(rows.notna(), None).drop_duplicates("key")
-    versions = rows.dropna(subset="version").drop_duplicates("version")
-    return Found(
-        np.asarray(values),
-        tuple(rows["key"]),  # one record may hold many seeds
-        dict(zip(versions["version"], versions["revision"], strict=True)),
-    )
+    versions: dict[int, str | None] = {}  # of the experiment that has most of them
+    for _, some in rows.dropna(subset="version").groupby("experiment"):
+        some = some.drop_duplicates("version")
+        here = dict(zip(some["version"], some["revision"], strict=True))
+        versions = max(versions, here, key=len)
+    # One record may hold many seeds.
+    return Found(np.asarray(values), tuple(rows["key"]), versions)
 
 
 def _with_metric(table: pd.DataFrame, experiment: str, usual: str, where: Where) -> pd.DataFrame:

@@ -170,6 +170,19 @@ def test_where_a_precondition_fails_the_claim_is_not_tested(name):
     assert judge(needed, records(0.05, seeds=9), "standard").reason == "9 of at least 10 seeds"
 
 
+def test_versions_of_two_experiments_are_not_compared():
+    """Each counts its own; two of the baseline's experiment are told all the same."""
+    ours = records(0.05).assign(version=2, revision="1" * 40)
+    theirs = ours.assign(experiment="other", version=1, key=ours["key"] + "o")
+    both = pd.concat([ours, theirs])
+    query = claim().query.model_copy(update={"baseline_experiment": "other"})
+    across = claim().model_copy(update={"query": query})
+    assert "versions" not in judge(across, both, "standard").reason
+    old = theirs.copy()
+    old.loc[old["seed"] < 2, ["version", "key"]] = 0, "older"
+    assert "versions" in judge(across, pd.concat([ours, old]), "standard").reason
+
+
 def test_a_precondition_of_few_seeds_or_of_two_versions_is_not_met():
     few = records(0.05).assign(version=1, revision="1" * 40)
     few = few[(few["norm.kind"] == "ubn") | (few["seed"] < 4)]

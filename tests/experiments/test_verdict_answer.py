@@ -45,6 +45,11 @@ def test_lines_say_what_the_table_says(records):
             assert clause.caveat == row["caveat"]
             numbers = [cell["ours"] for cell in row["cells"]] or [row["ours"]]
             assert all(number.split(" [")[0] in clause.told for number in numbers)
+        if clause.verdict == "inconclusive" and not row["cells"]:
+            assert row["reason"] in clause.told
+        if clause.verdict == "not tested here":
+            named = clause.told.partition("not shown: ")[2].split(", ")
+            assert named and all(f"{name} (" in row["reason"] for name in named)
 
 
 def test_without_any_record_the_five_lines_come_and_say_so():

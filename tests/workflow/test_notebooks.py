@@ -200,6 +200,17 @@ def test_a_notebook_teaches(name):
     assert teaches(committed(name)) == []
 
 
+def test_what_does_not_teach_is_told():
+    notebook = committed(NAMES[0])
+    notebook.cells[0].source = "# A title, and 0.123 that nobody filled"
+    notebook.cells[-1].source = "## Exercises\n\n1. One without a hint."
+    code_cells(notebook)[-1].source = "import this"
+    told = teaches(notebook)
+    words = ("no summary", "no record fills: 0.123", "two or three exercises", "imports")
+    assert len(told) == len(words)
+    assert all(word in complaint for word, complaint in zip(words, told, strict=True))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_the_quick_profile(name):
     assert load_profile("quick", ROOT)["notebooks"][name] == {}

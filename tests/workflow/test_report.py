@@ -420,6 +420,20 @@ def test_a_notebooks_page_loads_nothing(project):
     assert "<mfrac>" in page and "$$" not in page
     assert Page(page).loads == []
     assert "<script src" not in page and "@import" not in page and "url(http" not in page
+    assert '<style media="screen and (prefers-color-scheme: dark)">' in page
+
+
+def test_what_unfolds_in_a_notebook_unfolds_on_its_page(project):
+    """Its parts, and the code of cells that are folded in Jupyter."""
+    path = project / "notebooks" / "02_toy.ipynb"
+    text = "<details><summary>More</summary>\n\n| a |\n|---|\n| b |\n\n</details>\n\nafter"
+    cells = [new_markdown_cell(text), new_code_cell("hidden = 1")]
+    cells[1].metadata.jupyter = {"source_hidden": True}
+    nbformat.write(new_notebook(cells=cells), path)
+    page = make_html(path)
+    inside = r"<summary>More</summary>\s*<table>.*</table>\s*</details>\s*<p>after"
+    assert re.search(inside, page, re.S)
+    assert re.search(r"<details><summary>Code</summary>.*hidden.*</details>", page, re.S)
 
 
 def test_a_picture_has_its_caption_in_the_report_and_in_its_notebook(project, tmp_path):
