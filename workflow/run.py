@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers:
     found = json.loads(frames.read_text(encoding="utf-8"))
     asked = found["asked"]
     data = split_data(PackedDepth(found["packed"]), asked["split"], asked["frames"]["test_every"])
+    if config.experiment != "depth":
+        obtain(config, partial(experiment.run, data=data), folder)
+        return
     kept = folder.parent / "weights"
     options = {"weights": kept, "checkpoints": folder.parent / "checkpoints", "workers": workers}
     if (
