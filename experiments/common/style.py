@@ -4,6 +4,7 @@ A caption says what a picture shows, to those too who cannot see it. It is the f
 where the figure is drawn, and goes into the files and pages that have the picture.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,12 +109,16 @@ def apply_style() -> None:
     )
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """A figure that was kept, as a notebook shows it: at half its size, with its caption."""
 
     png: bytes
     caption: str
     width: int  # on a page, in pixels
+
+    def __repr__(self) -> str:  # also what JupyterLab keeps beside the picture
+        return self.caption
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         data = {"image/png": self.png, "text/plain": self.caption}
