@@ -4,6 +4,7 @@ A caption says what a picture shows, to those too who cannot see it. It is the f
 where the figure is drawn, and goes into the files and pages that have the picture.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.common.files import whole
 
@@ -140,5 +142,13 @@ def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> 
     with whole(folder / f"{name}.csv") as partial:
         table.to_csv(partial, index=False)
     plt.close(figure)
-    png = (folder / f"{name}.png").read_bytes()
+    png = in_few_colors(folder / f"{name}.png")
     return Picture(png, caption, round(figure.get_figwidth() * DPI))
+
+
+def in_few_colors(path: Path) -> bytes:
+    """Return a PNG file's picture in 256 colors, for notebooks: a third of the bytes."""
+    content = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256).save(content, "PNG", optimize=True)
+    return content.getvalue()
