@@ -12,7 +12,7 @@ import yaml
 from parameters import defaults, load_profile, notebook_names
 from small_project import ROOT
 
-MOST_BYTES = 1_500_000
+MOST_BYTES = 2_000_000  # pictures have twice the pixels that a page shows
 MOST_CELLS = 45
 MOST_LINES, MOST_LINES_OF_DEFINITION = 15, 40
 FOLDED = {"setup", "cloud-setup"}  # cells of imports and bookkeeping, nothing to read
