@@ -1,4 +1,4 @@
-"""The stand-in split of all of KITTI Raw, as empty files of its names: what is found and missing."""
+"""All of the stand-in split as empty files of its names: what is there, and what is missing."""
 
 import os
 import shutil
