@@ -131,6 +131,8 @@ CONFIGS = {kind.model_fields["experiment"].default: kind for kind in CLASSES}
 
 def test_all_committed_records_have_the_key_of_their_configuration():
     paths = [*GOLDEN.glob("*.json"), *COMMITTED.glob("*/*.json")]
+    # The pilots' configurations have a switch that was taken out before the claims.
+    paths = [path for path in paths if path.parent.name != "depth_pilots"]
     assert len(paths) > 500
     for path in paths:
         record = read_record(path)

@@ -213,7 +213,7 @@ def write_plan(plan: Plan, cores: int, notebooks: bool = True) -> Path:
 
 def _memory(plan: Plan, planned: Planned) -> int:
     """Return about how many megabytes a run takes."""
-    if not planned.needs_frames or planned.run.config.experiment == "constant_map":
+    if not planned.needs_frames:
         return 2000
     return memory_of(planned.run.config, plan.parameters[DEPTH]["frames"]["size"])
 
@@ -223,6 +223,8 @@ def memory_of(config: Config, size: Sequence[int]) -> int:
 
     Measured on a CPU at 256x832 and full width: 1,170 bytes for each pixel of an image in float32.
     """
+    if config.experiment == "constant_map":
+        return 2000
     images = (config.labeled_batch + config.unlabeled_batch) / config.engine.accumulate
     weights = 32e6 * config.width**2 * 16
     return round(700 + (weights + images * math.prod(size) * config.width * 1200) / 1e6)

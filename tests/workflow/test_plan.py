@@ -11,6 +11,7 @@ import pytest
 
 from claim import answering, rerun
 from experiments.common.records import PlannedRun, write_record
+from experiments.depth.runs import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
 from parameters import run_parameters
@@ -118,13 +119,13 @@ def test_the_quick_profile_needs_few_processes(plans):
     assert len(jobs_of(plans["quick"].to_make, cores=2)) <= 14 < len(plans["quick"].to_make)
 
 
-def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run(plans):
+def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run():
     seconds = estimator([ROOT / "results" / "standard"])
-    config = next(p.run.config for p in plans["quick"].runs if p.run.config.experiment == "depth")
+    config = study_run("rooms", "UBN", "data", 0)
     once = seconds(config)
     assert seconds(config.model_copy(update={"steps": 3 * config.steps})) == pytest.approx(3 * once)
     assert seconds(config.model_copy(update={"width": 1.0})) is None
-    assert 0.5 < once < 60
+    assert 60 < once < 600
 
 
 def job(folder: Path, seed: int = 0, **options) -> subprocess.CompletedProcess:
