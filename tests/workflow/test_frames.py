@@ -44,14 +44,14 @@ def test_frames_of_synthetic_drives_and_what_a_plan_says(project, monkeypatch, t
     plan = make_plan("small", results, values)
     assert found["report"] in text_of(plan, 1)
     jobs = json.loads(write_plan(plan, 1).read_text())["jobs"]
-    assert {job["memory"] for job in jobs.values()} == {
-        memory_of(plan.runs[0].run.config, depth["frames"]["size"])
+    assert {job["memory"] for job in jobs.values()} <= {
+        memory_of(planned.run.config, depth["frames"]["size"]) for planned in plan.runs
     }
 
 
 def test_memory_is_by_image_size_and_batch(project):
     values = run_parameters("small", project, project / "results")
-    config = make_plan("small", project / "results", values).runs[0].run.config
+    config = make_plan("small", project / "results", values).runs[-1].run.config
     paper = config.model_copy(update={"width": 1.0, "labeled_batch": 2, "unlabeled_batch": 2})
     assert memory_of(paper, (256, 832)) == pytest.approx(2200, rel=0.15)  # 1.2 GB are the step's
     batch = paper.model_copy(update={"labeled_batch": 32, "unlabeled_batch": 96})
