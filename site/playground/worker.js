@@ -25,7 +25,7 @@ function show() {
   pace.cost = pace.last - started;
 }
 
-/** Train for a moment, then let messages in; pictures take a fifth of the time. */
+/** Train for a moment, then let messages in; pictures take a tenth of the time. */
 function train() {
   const started = performance.now();
   if (pace.resumed) pace.taken += started - pace.resumed;
@@ -36,7 +36,7 @@ function train() {
     if (run.learners.every((learner) => learner.stopped)) until = run.step;
   }
   const waited = performance.now() - pace.last;
-  if (run.step >= until || waited > Math.max(view.every, 4 * pace.cost)) show();
+  if (run.step >= until || waited > Math.max(view.every, 9 * pace.cost)) show();
   if (run.step < until) goOn();
   else pace.resumed = 0;
 }

@@ -114,7 +114,7 @@ def test_seeds_can_go_on(page):
     [
         (0, "batch=8", (15, 60)),  # UBN is far ahead
         (1, "", (-8, 12)),  # and level
-        (2, "rows=labeled", None),
+        (2, "batch=50", None),
         (3, "reading=literal", None),
         (4, "shade=spread", None),
     ],
