@@ -9,7 +9,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -349,21 +349,20 @@ def depth_runs(
     label_every: Sequence[int],  # keep one depth map in so many
     batch: Sequence[int],  # labeled and unlabeled images a step
     steps: int,
-    learning_rate: float | None,  # None: the study's
+    learning_rate: float,
     seeds: int,
     net: Mapping[str, Any],  # width and levels of DispNet
-    engine: Mapping[str, Any] | Literal["fastest"],
+    engine: Mapping[str, Any],
 ) -> list[DepthRun]:
     """Return the runs of every method and label share, and the maps that look at no image."""
     fields = dict(
         labeled_batch=batch[0],
         unlabeled_batch=batch[1],
         steps=steps,
-        engine=EngineConfig.fastest() if engine == "fastest" else EngineConfig(**engine),
+        learning_rate=learning_rate,
+        engine=EngineConfig(**engine),
         **net,
     )
-    if learning_rate is not None:
-        fields["learning_rate"] = learning_rate
     cells = [(k, seed) for k in label_every for seed in range(seeds)]
     runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]
     for arm in NOTEBOOK:
