@@ -63,6 +63,8 @@ SERIES = {  # what else is drawn beside each other
     "real": Look(_FIRST, "o", "-"),
     "synthetic": Look(_SECOND, "^", "--"),
     "before": Look(_THIRD, "s", "-."),
+    "labels from all places": Look(_FIRST, "o", "-"),
+    "labels from few places": Look(_SECOND, "^", "--"),
 }
 CLASSES = (Look("#54278F", "o", ""), Look("#F1A340", "^", ""))
 VERDICTS = {

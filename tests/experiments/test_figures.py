@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.common import style
-from experiments.depth import figure6_label_fraction, figures
+from experiments.depth import figure6_label_fraction, figures, where_it_helps
 from experiments.method import figure1_two_steps
 from experiments.toy import plane as spiral_plane
 
@@ -88,3 +88,33 @@ def test_predictions_are_beside_the_lidar():
     assert titles == ["image", "measured", "BN"]
     (points,) = figure.axes[1].collections
     assert points.get_offsets().tolist() == [[3, 4]]
+
+
+def _run(arm: str, kind: str, batch: int, seed: int, delta1: float) -> dict:
+    return {"experiment": "depth", "domain": "rooms", "arm": arm, "labels.kind": kind,
+            "labels.k": 16, "labeled_batch": batch, "seed": seed, "delta1": delta1}  # fmt: skip
+
+
+def test_the_map_pairs_runs_of_one_batch_and_one_kind_of_labels():
+    rng = np.random.default_rng(0)
+    truth = {("drawn", 2): 0.03, ("drawn", 16): 0.0, ("places", 2): 0.06}
+    rows = []
+    for (kind, batch), gain in truth.items():
+        for seed in range(3):
+            base = rng.uniform(0.3, 0.5)
+            rows.append(_run("BN", kind, batch, seed, base))
+            rows.append(_run("UBN", kind, batch, seed, base + gain + 0.01 * (seed - 1)))
+    rows.append(_run("UBN", "drawn", 2, 7, 0.0))  # without a partner
+    rows.append(_run("BN", "drawn", 2, 0, 0.9) | {"domain": "drives"})
+    table = where_it_helps.gains_of_map(pd.DataFrame(rows), "rooms", 16)
+    gains = {(row.labels, row.labeled_batch): row for row in table.itertuples()}
+    kinds = {"drawn": where_it_helps.SPREAD, "places": where_it_helps.FEW_PLACES}
+    assert len(gains) == len(truth)
+    for (kind, batch), gain in truth.items():
+        row = gains[kinds[kind], batch]
+        assert (row.seeds, row.gain) == (3, pytest.approx(gain))
+        # Student's t for three values: 4.303 standard errors.
+        assert row.high - row.gain == pytest.approx(4.3027 * 0.01 / np.sqrt(3), rel=1e-4)
+    gaps = pd.DataFrame([[where_it_helps.SPREAD, "cnv1", 0.1]], columns=["labels", "layer", "gap"])
+    caption = where_it_helps.draw(table, gaps, "rooms").get_label()
+    assert "labels from few places, batch 2: +0.060 [+0.035, +0.085]" in caption
