@@ -97,9 +97,10 @@ class Domain(NamedTuple):
     places: int  # blocks of the training frames that labels may be from, for the map
     options: Mapping[str, Any]
     rate_of_all: float
-    # For the pilots or for claims; None for what notebook 3 alone runs.
-    load: Callable[[argparse.Namespace, bool], DepthData] | None
+    # For the pilots or for claims, of a fold; None for what notebook 3 alone runs.
+    load: Callable[[argparse.Namespace, bool, int], DepthData] | None
     first_seed: int = 0  # of the claims
+    folds: int = 1  # by place; seed s tests on fold s modulo their number
 
 
 def _drawn(k: int, seed: int) -> LabelsConfig:
@@ -114,7 +115,7 @@ def _every(k: int, seed: int) -> LabelsConfig:
     return EveryLabels(k=k)
 
 
-def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
+def load_drives(arguments: argparse.Namespace, pilots: bool, fold: int) -> DepthData:
     """Return the pilots' drives or the claims', rendered and packed if need be."""
     from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
 
@@ -128,12 +129,15 @@ def load_drives(arguments: argparse.Namespace, pilots: bool) -> DepthData:
 
 
 def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
-    """Return what loads a folder of RGB-D frames: docs/rgbd.md."""
+    """Return what loads a folder of RGB-D frames, by its folds if it has any: docs/rgbd.md."""
 
-    def load(arguments: argparse.Namespace, pilots: bool) -> DepthData:
+    def load(arguments: argparse.Namespace, pilots: bool, fold: int) -> DepthData:
         if arguments.rgbd_root is None:
             raise ValueError(f"The {name} are a folder of real frames: give --rgbd-root.")
-        return rgbd_data(arguments.rgbd_root, size, describe(name))
+        description = describe(name)
+        return rgbd_data(
+            arguments.rgbd_root, size, description, fold if description.folds else None
+        )
 
     return load
 
@@ -154,8 +158,9 @@ DOMAINS = {
         first_seed=1,  # seed 0 was a first setting's, which its requirements stopped
     ),
     "streets": Domain(
-        4, (8, 4, 2, 1), _drawn, 10,
-        dict(learning_rate=1e-3, steps=500), 3e-3, load_folder("streets", (48, 160)),
+        4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch
+        dict(learning_rate=3e-3, steps=500, width=0.25), 3e-3, load_folder("streets", (48, 160)),
+        folds=5,
     ),
     "kitti": Domain(  # the paper's own numbers
         128, (128, 64, 32, 16, 8, 4, 2, 1), _every, 48,
@@ -294,23 +299,27 @@ def run_any(config: Config, data: DepthData) -> Record:
 
 def make_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Make a stage's records of a domain; a stopped stage goes on where it was."""
-    data = DOMAINS[arguments.domain].load(arguments, stage == "pilots")
-    engine = EngineConfig.fastest()
-    slow = " (this processor has no bfloat16; claims ask for it)" * (engine.precision == "fp32")
-    print(f"{arguments.domain}: steps in {engine.precision}{slow}", file=sys.stderr)
-    obtain_all(
-        list(STAGE_PLANS[stage](arguments.domain, data.fingerprint)),
-        functools.partial(run_any, data=data),
-        arguments.results / ("depth_pilots" if stage == "pilots" else "records"),
-        processes=arguments.processes,
-        progress=f"{arguments.domain}, {stage}",
-    )
+    where = DOMAINS[arguments.domain]
+    precision = EngineConfig.fastest().precision
+    slow = " (this processor has no bfloat16; claims ask for it)" * (precision == "fp32")
+    for fold in range(where.folds):
+        data = where.load(arguments, stage == "pilots", fold)
+        which = f", fold {fold}" * (where.folds > 1)
+        print(f"{arguments.domain}{which}: steps in {precision}{slow}", file=sys.stderr)
+        planned = STAGE_PLANS[stage](arguments.domain, data.fingerprint)
+        obtain_all(
+            [config for config in planned if config.seed % where.folds == fold],
+            functools.partial(run_any, data=data),
+            arguments.results / ("depth_pilots" if stage == "pilots" else "records"),
+            processes=arguments.processes,
+            progress=f"{arguments.domain}, {stage}{which}",
+        )
 
 
 def make_pictures(arguments: argparse.Namespace) -> None:
     """Draw what nets of the claims predict on test frames; they are trained again for it."""
     where, name = DOMAINS[arguments.domain], arguments.domain
-    data, folder = where.load(arguments, False), arguments.data / "pictures"
+    data, folder = where.load(arguments, False, 0), arguments.data / "pictures"
     some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
     predictions = {}
     for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):

@@ -10,6 +10,7 @@ import yaml
 
 from experiments import run
 from experiments.depth import runs as depth_study
+from experiments.depth.rgbd_data import describe
 from experiments.depth.runs import ARMS, DOMAINS, STAGE_PLANS, study_run
 from small_project import ROOT
 
@@ -79,7 +80,7 @@ def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     def note(configs, run, folder, **options):
         made.append(([config.key for config in configs], Path(folder).name, options["processes"]))
 
-    def load(arguments, pilots):
+    def load(arguments, pilots, fold):
         return SimpleNamespace(fingerprint="pilots" if pilots else "claims")
 
     monkeypatch.setattr(depth_study, "obtain_all", note)
@@ -93,3 +94,21 @@ def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     seed = depth_study.PILOT_SEED
     assert study_run("drives", "UBN", "pilots", seed, learning_rate=3e-3).key in made[0][0]
     assert study_run("drives", "UBN", "claims", 9).key in made[1][0]
+
+
+def test_a_seed_tests_on_the_fold_of_its_number(monkeypatch, tmp_path):
+    made = {}
+
+    def load(arguments, pilots, fold):
+        return SimpleNamespace(fingerprint=f"fold-{fold}")
+
+    def note(configs, run, folder, **options):
+        (data,) = {config.data for config in configs}
+        made[data] = {config.seed for config in configs}
+
+    monkeypatch.setattr(depth_study, "obtain_all", note)
+    monkeypatch.setitem(DOMAINS, "drives", DOMAINS["streets"]._replace(load=load))
+    monkeypatch.setattr("sys.argv", ["run", "depth.claims", "--results", str(tmp_path)])
+    assert run.main() == 0
+    assert made == {f"fold-{fold}": {fold, fold + 5} for fold in range(5)}
+    assert DOMAINS["streets"].folds == describe("streets").folds.count
