@@ -323,7 +323,7 @@ def make_pictures(arguments: argparse.Namespace) -> None:
     some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
     predictions = {}
     for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):
-        config = study_run(name, arm, data.fingerprint, 0, k)
+        config = study_run(name, arm, data.fingerprint, where.first_seed, k)
         net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
         if not weights_path(config, folder).exists():
             obtain_depth(config, data, folder, weights=folder, progress=f"{name}, {title}")
