@@ -54,9 +54,8 @@ def train(
     Raises:
         FloatingPointError: The loss is not finite; names the step.
     """
-    members = len(problem.seeds) if problem.side_by_side else 1
     with initialized_by(problem.seeds[0]):
-        net = method.apply(problem.net(), members).train()
+        net = method.apply(problem.net()).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=setting.learning_rate, fused=True)
         average = _average_of(net, method.teacher)
         labeled = row_batches(
