@@ -19,8 +19,7 @@ from synthetic_kitti.drive import PERIOD, Drive
 from synthetic_kitti.lidar import scan
 from synthetic_kitti.rig import Rig
 
-VERSION = 3
-"""Raised whenever the same settings would give other files."""
+VERSION = 3  # raised whenever the same settings would give other files
 DATE = "2000_01_01"
 MANIFEST = "synthetic.json"
 PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}

@@ -6,8 +6,7 @@ from synthetic_kitti.raycast import cast
 from synthetic_kitti.solids import World
 from synthetic_kitti.street import Curve
 
-SUN_DISTANCE = 1500.0
-"""Meters; far enough for nearly parallel rays, near enough for float32."""
+SUN_DISTANCE = 1500.0  # meters; far enough for nearly parallel rays, near enough for float32
 
 
 class SunMap:

@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthetic_kitti import (
-    Domain,
-    Drive,
-    Rig,
-    cast,
-    drives,
-    lidar,
-    make_synthetic_kitti,
-    read_domains,
-    render,
-    scan,
-)
-from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS
-from synthetic_kitti.raycast import GROUND, SKY
+from synthetic_kitti import drives, lidar, make_synthetic_kitti, read_domains
+from synthetic_kitti.camera import render
+from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS, Domain
+from synthetic_kitti.drive import Drive
+from synthetic_kitti.lidar import scan
+from synthetic_kitti.raycast import GROUND, SKY, cast
+from synthetic_kitti.rig import Rig
 from synthetic_kitti.solids import Material, Thing, World, block, rounded
 from synthetic_kitti.surfaces import surface
 from ubnlib.kitti import Calibration, KittiRaw, project_velodyne, read_velodyne
