@@ -115,10 +115,6 @@ def test_short_runs_share_a_job_and_long_ones_do_not():
     assert max(map(len, jobs)) > 1 and len(jobs) < len(runs)
 
 
-def test_the_quick_profile_needs_few_processes(plans):
-    assert len(jobs_of(plans["quick"].to_make, cores=2)) <= 14 < len(plans["quick"].to_make)
-
-
 def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run():
     seconds = estimator([ROOT / "results" / "standard"])
     config = study_run("rooms", "UBN", "data", 0)
