@@ -258,12 +258,8 @@ def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
 
 def _is_page(path: Path) -> bool:
     with path.open("rb") as file:
-        return (
-            file.read(500)
-            .lstrip(b"\xef\xbb\xbf \r\n\t")
-            .lower()
-            .startswith((b"<!doctype", b"<html"))
-        )
+        start = file.read(500).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return start.startswith((b"<!doctype", b"<html"))
 
 
 def _fault(members: Sequence[zipfile.ZipInfo], job: Job) -> str | None:

@@ -97,12 +97,6 @@ def cast(origin: np.ndarray, directions: np.ndarray, world: World) -> Hits:
 
     `origin` [3] lies above the ground and outside every thing. Directions are unit vectors [n, 3];
     or faster, a grid of neighbors [h, w, 3], n = h * w. Hits are float32.
-
-    Example:
-        >>> from synthetic_kitti.solids import Thing, rounded
-        >>> world = World.of([Thing([rounded((0, 0, 1), (1, 1, 1), 1, (1, 1, 1))], 10, 0)])
-        >>> float(cast(np.array([0, 0, 1]), np.array([[1.0, 0, 0]]), world).distance[0])
-        9.0
     """
     origin, directions = np.asarray(origin, np.float32), np.asarray(directions, np.float32)
     columns = directions.shape[-2]

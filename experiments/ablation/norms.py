@@ -66,16 +66,9 @@ class BatchRenorm(BatchNormVariant):
             return super().forward(input)
         r, d = self._corrections(input.detach())
         self.steps += 1
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight * r,
-            self.bias + self.weight * d,
-            training=True,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        averages = self.running_mean, self.running_var
+        affine = self.weight * r, self.bias + self.weight * d
+        return F.batch_norm(input, *averages, *affine, True, self.momentum, self.eps)
 
     def _corrections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         others = [i for i in range(x.dim()) if i != 1]

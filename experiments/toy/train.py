@@ -69,16 +69,8 @@ class SpiralRun(NamedTuple):
 
 def spiral_data(config: SpiralTraining) -> SpiralData:
     """Return the training data of each seed, the same whatever the method: points [N, E, 2]."""
-    parts = [
-        split_spiral(
-            config.labeled_per_class,
-            config.unlabeled_per_class,
-            config.noise,
-            generator,
-            config.labeled_at,
-        )
-        for generator in config.generators()
-    ]
+    drawn = config.labeled_per_class, config.unlabeled_per_class, config.noise
+    parts = [split_spiral(*drawn, g, config.labeled_at) for g in config.generators()]
     labeled, labels, unlabeled = zip(*parts, strict=True)
     return SpiralData(torch.stack(labeled, 1), labels[0], torch.stack(unlabeled, 1))
 
@@ -122,16 +114,8 @@ def train_spiral(
 
     note(0)
     with initialized_by(_weight_seeds(config)[0]):  # dropout draws from torch's own generator
-        batches = _batches(config, data)
-        fit(
-            net,
-            optimizer,
-            criterion,
-            batches,
-            progress=progress,
-            total=config.steps,
-            after_step=note,
-        )
+        options = dict(progress=progress, total=config.steps, after_step=note)
+        fit(net, optimizer, criterion, _batches(config, data), **options)
     return SpiralRun(net, data, torch.stack(losses))
 
 
