@@ -49,14 +49,8 @@ def make_synthetic_kitti(
     `if __name__ == "__main__":` unless `workers` is 1.
     """
     root = Path(root)
-    settings = {
-        "version": VERSION,
-        "drives": drives,
-        "frames": frames,
-        "scale": scale,
-        "seed": seed,
-        "azimuth_steps": azimuth_steps,
-    }
+    settings = dict(version=VERSION, drives=drives, frames=frames, scale=scale, seed=seed)
+    settings["azimuth_steps"] = azimuth_steps
     _check(settings, workers)
     if _is_complete(root, settings):
         return root
