@@ -81,10 +81,7 @@ def member_data(data: SpiralData, index: int) -> SpiralData:
 
 
 def train_spiral(
-    config: SpiralTraining,
-    *,
-    progress: str | None = None,
-    after_step: Callable[[int, Ensemble, SpiralData], None] | None = None,
+    config: SpiralTraining, *, after_step: Callable[[int, Ensemble, SpiralData], None] | None = None
 ) -> SpiralRun:
     """Train a net for each seed; runs of one seed share data, initial weights and labeled batches.
 
@@ -114,8 +111,7 @@ def train_spiral(
 
     note(0)
     with initialized_by(_weight_seeds(config)[0]):  # dropout draws from torch's own generator
-        options = dict(progress=progress, total=config.steps, after_step=note)
-        fit(net, optimizer, criterion, _batches(config, data), **options)
+        fit(net, optimizer, criterion, _batches(config, data), after_step=note)
     return SpiralRun(net, data, torch.stack(losses))
 
 
@@ -152,9 +148,9 @@ def dense_spiral(config: SpiralTraining, points_per_class: int = 2000) -> tuple[
 
 
 @recorded
-def run_spiral(config: SpiralConfig, *, progress: str | None = None) -> Result:
+def run_spiral(config: SpiralConfig) -> Result:
     """Train nets and measure what Figure 2 shows."""
-    net, data, losses = train_spiral(config, progress=progress)
+    net, data, losses = train_spiral(config)
     metrics = {
         "test_accuracy": accuracy(net, *dense_spiral(config)),
         "labeled_accuracy": accuracy(net, data.labeled, data.labels),
