@@ -284,6 +284,8 @@ def download(root: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str,
             f"{plan.disk_free:,} are free; choose fewer drives, or another disk."
         )
     (root / "archives").mkdir(parents=True, exist_ok=True)
+    for job in plan.done:  # where a run was killed between unpacking and tidying up
+        job.archive(root).unlink(missing_ok=True)
     failed, notes = {}, [note for job in plan.done for note in job.unexpected(root)]
     bar = tqdm(
         total=plan.fetch, initial=plan.arrived, unit="B", unit_scale=True, disable=arguments.quiet

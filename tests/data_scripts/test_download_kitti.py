@@ -111,8 +111,11 @@ def test_drives_and_calibration_arrive_and_are_kept(get, server, root):
     assert sorted(find_drives(root)) == sorted([SMALL.name, LARGE.name])
     assert {path.name for path in root.iterdir()} <= {DATE, ".download.lock"}
     server.statuses.clear()
+    part_of(root).parent.mkdir()
+    part_of(root).touch()  # as if killed before it had tidied up
     status, said = get(drives=(SMALL, LARGE))
     assert status == 0 and "0 to fetch, 2 there already" in said and not server.statuses
+    assert not part_of(root).parent.exists()
     next((root / DATE / f"{SMALL.name}_sync/image_02/data").iterdir()).unlink()
     status, said = get()
     assert status == 0 and "21 files image_02/data/*.png, 22 were expected" in said
