@@ -59,7 +59,7 @@ def test_from_archives_to_a_running_training(kitti_sample, project):
     assert "Frames of the depth runs: packed" in run(
         "workflow/reproduce.py", "--plan", *choice, cwd=project
     )
-    config = next(path for path in (results / "runs").glob("*.json"))
+    config = next(path for path in (results / "runs").glob("depth-*.json"))
     options = ("--split", "eigen", "--records", "records", "--workers", 0)
     command = [sys.executable, "-m", "experiments.depth.train", config, packed, *map(str, options)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
