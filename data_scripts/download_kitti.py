@@ -95,9 +95,8 @@ class Job:
         ]
 
     def archive(self, root: Path) -> Path:
-        """Return the archive that an earlier run kept, or else the part that has arrived."""
-        whole = root / "archives" / self.path.split("/")[-1]
-        return whole if whole.exists() else whole.with_name(f"{whole.name}.part")
+        """Return where what has arrived of the archive lies."""
+        return root / "archives" / f"{self.path.split('/')[-1]}.part"
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,10 @@ class Plan:
         )
 
 
-def make_plan(root: Path, drives: Sequence[Drive], parallel: int, keep_archives: bool) -> Plan:
+def make_plan(root: Path, drives: Sequence[Drive], parallel: int) -> Plan:
     """Compare what is wanted with what is there; nothing is written, and no server is asked.
 
-    The disk must hold what is extracted, and the archives that are on their way at once: the
-    largest ones, or all of them if they are kept.
+    The disk must hold what is extracted, and the archives that are on their way at once.
     """
     if root.exists() and not root.is_dir():
         raise NotADirectoryError(f"{root} is a file: name a folder to download to.")
@@ -147,8 +145,7 @@ def make_plan(root: Path, drives: Sequence[Drive], parallel: int, keep_archives:
         done=[job for job in wanted if job not in jobs],
         fetch=sum(sizes),
         arrived=sum(here),
-        disk_needed=sum(rest if keep_archives else rest[:parallel])
-        + sum(job.frames * KEPT_BYTES for job in jobs),
+        disk_needed=sum(rest[:parallel]) + sum(job.frames * KEPT_BYTES for job in jobs),
         disk_free=shutil.disk_usage(existing).free,
     )
 
@@ -163,20 +160,14 @@ class Download:
     def obtain(self, job: Job) -> list[str]:
         """Fetch an archive, unpack it, put its files in place; return what is unexpected."""
         archive = job.archive(self.root)
-        kept = archive.suffix != ".part"
-        if not zipfile.is_zipfile(archive) and not kept:  # whole if a process was killed just then
+        if not zipfile.is_zipfile(archive):  # whole if a process was killed just then
             self.fetch(f"{self.options.base_url.rstrip('/')}/{job.path}", archive)
         try:
             unpack(archive, job, self.root, self.stop)
         except DownloadError as error:
-            if kept:
-                raise DownloadError(f"{error} Remove it, then run again.") from error
             archive.unlink()
             raise DownloadError(f"{error} It was removed; run again to fetch it anew.") from error
-        if not kept and self.options.keep_archives:
-            archive.replace(archive.with_suffix(""))
-        elif not kept:
-            archive.unlink()
+        archive.unlink()
         return job.unexpected(self.root)
 
     def fetch(self, url: str, part: Path) -> None:
@@ -267,12 +258,8 @@ def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
 
 def _is_page(path: Path) -> bool:
     with path.open("rb") as file:
-        return (
-            file.read(500)
-            .lstrip(b"\xef\xbb\xbf \r\n\t")
-            .lower()
-            .startswith((b"<!doctype", b"<html"))
-        )
+        start = file.read(500).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return start.startswith((b"<!doctype", b"<html"))
 
 
 def _fault(members: Sequence[zipfile.ZipInfo], job: Job) -> str | None:
@@ -297,6 +284,8 @@ def download(root: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str,
             f"{plan.disk_free:,} are free; choose fewer drives, or another disk."
         )
     (root / "archives").mkdir(parents=True, exist_ok=True)
+    for job in plan.done:  # where a run was killed between unpacking and tidying up
+        job.archive(root).unlink(missing_ok=True)
     failed, notes = {}, [note for job in plan.done for note in job.unexpected(root)]
     bar = tqdm(
         total=plan.fetch, initial=plan.arrived, unit="B", unit_scale=True, disable=arguments.quiet
@@ -335,7 +324,6 @@ def main() -> int:
     add("--base-url", default=BASE_URL, help="where the archives are")
     add("--jobs", type=int, default=4, help="archives at the same time")
     add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
-    add("--keep-archives", action="store_true", help="keep them in ROOT/archives")
     add("--timeout", type=float, default=60.0, help="seconds without a byte")
     add("--attempts", type=int, default=8, help="without a new byte")
     add("--quiet", action="store_true", help="show no progress bar")
@@ -343,7 +331,7 @@ def main() -> int:
     root = arguments.root
     try:
         drives = choose_drives(arguments.drives, arguments.split)
-        plan = make_plan(root, drives, arguments.jobs, arguments.keep_archives)
+        plan = make_plan(root, drives, arguments.jobs)
         print(plan.describe(arguments.rate * 1e6), flush=True)
         if arguments.dry_run:
             return 0

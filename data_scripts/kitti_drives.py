@@ -75,14 +75,12 @@ def choose_drives(
             f"Unknown drives {', '.join(unknown)}: expected names like 2011_09_26_drive_0001 of "
             f"KITTI's City, Residential or Road category."
         )
-    chosen = tuple(catalog[name] for name in sorted(names) if _in_split(name, split))
+    every, tests = split in (None, "all"), split == "eigen_test"
+    kept = (name for name in sorted(names) if every or tests == (name in EIGEN_TEST_DRIVES))
+    chosen = tuple(map(catalog.__getitem__, kept))
     if not chosen:
         raise ValueError(
             f"No drive is left to choose of {len(names)} named in split {split or 'all'!r}: name "
             f"others, or leave one of the two out."
         )
     return chosen
-
-
-def _in_split(name: str, split: str | None) -> bool:
-    return split in (None, "all") or (split == "eigen_test") == (name in EIGEN_TEST_DRIVES)

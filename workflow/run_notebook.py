@@ -27,15 +27,9 @@ def run_notebook(source: Path, target: Path, parameters: dict, log: Path) -> Non
     start = time.monotonic()
     try:
         with told(source.stem, log):
-            papermill.execute_notebook(
-                str(source),
-                str(partial),
-                parameters=parameters,
-                kernel_name="python3",
-                cwd=str(source.parent),
-                log_output=True,
-                progress_bar=False,
-            )
+            options = dict(kernel_name="python3", log_output=True, progress_bar=False)
+            files = str(source), str(partial)
+            papermill.execute_notebook(*files, parameters, cwd=str(source.parent), **options)
     except SystemExit as error:
         # What failed in a cell is worth reading; after Ctrl-C or a dead kernel nothing is.
         if isinstance(error.__context__, papermill.PapermillExecutionError):

@@ -5,23 +5,7 @@ measures with it, and `make_synthetic_kitti` writes whole drives. The files are 
 code as the real ones.
 """
 
-from synthetic_kitti.camera import render
-from synthetic_kitti.domain import Domain, read_domains
-from synthetic_kitti.drive import Drive, Moment
+from synthetic_kitti.domain import read_domains
 from synthetic_kitti.drives import make_synthetic_kitti
-from synthetic_kitti.lidar import scan
-from synthetic_kitti.raycast import Hits, cast
-from synthetic_kitti.rig import Rig
 
-__all__ = [
-    "Domain",
-    "Drive",
-    "Hits",
-    "Moment",
-    "Rig",
-    "cast",
-    "make_synthetic_kitti",
-    "read_domains",
-    "render",
-    "scan",
-]
+__all__ = ["make_synthetic_kitti", "read_domains"]

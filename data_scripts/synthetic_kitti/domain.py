@@ -17,12 +17,9 @@ DRIVE_FILE = "drive.json"
 class Domain(NamedTuple):
     """The named attributes of one drive; analyses group by them."""
 
-    street: str
-    """city, residential, country or highway."""
-    season: str
-    """summer, autumn, winter (bare trees) or snow."""
-    light: str
-    """sunny, low_sun, overcast, rain (a wet road), mist or dusk."""
+    street: str  # city, residential, country or highway
+    season: str  # summer, autumn, winter (bare trees) or snow
+    light: str  # sunny, low_sun, overcast, rain (a wet road), mist or dusk
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Domain":
@@ -53,14 +50,10 @@ class Domain(NamedTuple):
 class Palette(NamedTuple):
     """What a season does to plants and ground."""
 
-    leaf: np.ndarray
-    """Albedo of foliage, or of twigs where there are no leaves; [3]."""
-    sparse: float
-    """How open the crowns of trees are; see `solids.rounded`."""
-    grass: np.ndarray
-    """Albedo of the verge, [3]."""
-    snow: float
-    """Share of snow on the ground and on roofs, in [0, 1]."""
+    leaf: np.ndarray  # albedo of foliage, or of twigs where there are no leaves; [3]
+    sparse: float  # how open the crowns of trees are; see `solids.rounded`
+    grass: np.ndarray  # albedo of the verge, [3]
+    snow: float  # share of snow on the ground and on roofs, in [0, 1]
 
     @classmethod
     def random(cls, rng: np.random.Generator, season: str) -> "Palette":

@@ -13,10 +13,8 @@ from synthetic_kitti.shadows import SunMap
 from synthetic_kitti.solids import World
 from synthetic_kitti.street import Street, random_layout
 
-PERIOD = 0.1
-"""Seconds between frames, as in KITTI."""
-VIEW = 95.0
-"""Meters of street ahead of the last frame."""
+PERIOD = 0.1  # seconds between frames, as in KITTI
+VIEW = 95.0  # meters of street ahead of the last frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +25,8 @@ class Moment:
     street: Street
     look: Look
     sun_map: SunMap
-    position: np.ndarray
-    """Where the lidar is in the world, [3]."""
-    turn: np.ndarray
-    """Rotation from velodyne axes to the world's, [3, 3]."""
+    position: np.ndarray  # where the lidar is in the world, [3]
+    turn: np.ndarray  # rotation from velodyne axes to the world's, [3, 3]
 
 
 class Drive:

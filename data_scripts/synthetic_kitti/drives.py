@@ -19,8 +19,7 @@ from synthetic_kitti.drive import PERIOD, Drive
 from synthetic_kitti.lidar import scan
 from synthetic_kitti.rig import Rig
 
-VERSION = 3
-"""Raised whenever the same settings would give other files."""
+VERSION = 3  # raised whenever the same settings would give other files
 DATE = "2000_01_01"
 MANIFEST = "synthetic.json"
 PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
@@ -42,31 +41,16 @@ def make_synthetic_kitti(
 
     Every drive depends on the seed and its own number alone, so the files do not depend on the
     number of workers. The folder appears under its name only when it is complete. A complete
-    folder with the same settings is kept as it is.
+    folder with the same settings is kept as it is, and returned.
 
-    Args:
-        root: Folder to make, and returned; its parent folders are made too.
-        drives: Number of drives, 1 to 9999, named 2000_01_01_drive_0001_sync and on.
-        frames: Frames per drive, 0.1 s apart.
-        scale: Image size relative to KITTI's 1242 x 375.
-        seed: Nonnegative seed.
-        azimuth_steps: Lidar rays per beam and turn; a real one has about 2000.
-        workers: Processes; the number of usable cores by default. They are spawned, so a script
-            must call this below `if __name__ == "__main__":` unless `workers` is 1.
-        progress: Whether to show a progress bar.
-
-    Example:
-        >>> root = make_synthetic_kitti("data/synthetic", drives=2, frames=3)  # doctest: +SKIP
+    Frames are 0.1 s apart, `scale` is the images' size relative to KITTI's 1242 x 375, and
+    `azimuth_steps` are lidar rays per beam and turn, of which a real one has about 2000. Worker
+    processes, by default one for each usable core, are spawned, so a script must call this below
+    `if __name__ == "__main__":` unless `workers` is 1.
     """
     root = Path(root)
-    settings = {
-        "version": VERSION,
-        "drives": drives,
-        "frames": frames,
-        "scale": scale,
-        "seed": seed,
-        "azimuth_steps": azimuth_steps,
-    }
+    settings = dict(version=VERSION, drives=drives, frames=frames, scale=scale, seed=seed)
+    settings["azimuth_steps"] = azimuth_steps
     _check(settings, workers)
     if _is_complete(root, settings):
         return root

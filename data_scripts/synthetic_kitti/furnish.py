@@ -14,10 +14,7 @@ GRAY = (0.42, 0.42, 0.40)
 def furnish(
     rng: np.random.Generator, street: Street, palette: Palette, start: float, stop: float
 ) -> list[Thing]:
-    """Draw everything beside a street from `start` to `stop` along x.
-
-    From `start` to `stop`, meters along x, where a row of houses or trees closes it.
-    """
+    """Draw all beside a street from `start` to `stop`, meters along x, where houses close it."""
     things = _backdrop(rng, street, palette, stop)
     if street.lanes > 1 and rng.random() < 0.5:
         place = rng.uniform(25, 70)

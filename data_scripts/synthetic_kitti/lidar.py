@@ -15,10 +15,8 @@ BLOCKS = ((0.21, np.linspace(1.94, -8.7, 32)), (0.12, np.linspace(-9.03, -24.85,
 Fitted to the rings of real scans: each ring follows z = height + distance * tan(elevation). Hence
 near things return higher in the image than the top beam's angle alone would allow.
 """
-RANGE = 80.0
-"""Meters."""
-RANGE_NOISE = 0.02
-"""Standard deviation in meters."""
+RANGE = 80.0  # meters
+RANGE_NOISE = 0.02  # standard deviation in meters
 
 
 @cache

@@ -22,33 +22,24 @@ LIGHTS = {
 BLUE, ZENITH = np.array((0.75, 0.9, 1.2)), np.array([[0.55], [0.8], [1.15]], np.float32)
 SKY_GAIN = (4.5, 2.2)
 """How much brighter the sky is seen than it lights, from clear to covered: it is overexposed."""
-PIVOT = 0.16
-"""The gray value that contrast leaves alone."""
-LEVELS = 1 << 15
-"""Steps of the camera's tone curve."""
+PIVOT = 0.16  # the gray value that contrast leaves alone
+LEVELS = 1 << 15  # steps of the camera's tone curve
 
 
 @dataclass(frozen=True)
 class Look:
     """Weather and camera settings of one moment."""
 
-    sun: np.ndarray
-    """Unit vector toward the sun, [3]."""
-    sunlight: np.ndarray
-    """Color and strength of direct light, [3]; weak under clouds."""
-    skylight: np.ndarray
-    """Color and strength of diffuse light, [3]."""
-    clouds: float
-    """Share of cloud cover in [0, 1]."""
-    haze: float
-    """Extinction per meter."""
+    sun: np.ndarray  # unit vector toward the sun, [3]
+    sunlight: np.ndarray  # color and strength of direct light, [3]; weak under clouds
+    skylight: np.ndarray  # color and strength of diffuse light, [3]
+    clouds: float  # share of cloud cover in [0, 1]
+    haze: float  # extinction per meter
     exposure: float
-    gain: np.ndarray
-    """White balance, [3]."""
+    gain: np.ndarray  # white balance, [3]
     contrast: float
     saturation: float
-    noise: float
-    """Standard deviation of sensor noise in mid gray, of a full scale of 1."""
+    noise: float  # standard deviation of sensor noise in mid gray, of a full scale of 1
 
     def __post_init__(self):
         for field in fields(self):  # one double would make every large array double

@@ -4,8 +4,7 @@ from functools import cache
 
 import numpy as np
 
-TEXELS = 256
-"""Side of the finest noise tile, in texels."""
+TEXELS = 256  # side of the finest noise tile, in texels
 
 
 @cache

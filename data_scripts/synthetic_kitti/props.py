@@ -49,23 +49,12 @@ def car(rng: np.random.Generator, x: float, y: float, yaw: float, velocity: floa
     length, roof = length * rng.uniform(0.95, 1.05), roof * rng.uniform(0.97, 1.04)
     color, sill = pick(rng, CAR_COLORS), 0.24
     cabin, middle = length - hood - trunk, (trunk - hood) / 2
+    body = (0, 0, (0.62 + waist) / 2), (length, width, waist - 0.62)
+    above = (middle, 0, (waist + roof) / 2), (cabin, width * 0.92, roof - waist)
     parts = [
         block((0, 0, (sill + 0.62) / 2), (length, width, 0.62 - sill), Material.BODY, color),
-        block(
-            (0, 0, (0.62 + waist) / 2),
-            (length, width, waist - 0.62),
-            Material.BODY,
-            color,
-            top=(0.95, 0.93),
-        ),
-        block(
-            (middle, 0, (waist + roof) / 2),
-            (cabin, width * 0.92, roof - waist),
-            Material.CABIN,
-            color,
-            top=(slant, 0.8),
-            shift=shift * cabin,
-        ),
+        block(*body, Material.BODY, color, top=(0.95, 0.93)),
+        block(*above, Material.CABIN, color, top=(slant, 0.8), shift=shift * cabin),
     ]
     radius = 0.31 if kind != "van" else 0.35
     for along in (-0.31 * length, 0.32 * length):

@@ -77,11 +77,9 @@ def _enter_boxes(origin, axis, sin_spread, wide, boxes, number, tile):
     return kept, np.where(wide[kept], 0, enter[kept])
 
 
-SKY, GROUND = -1, 0
-"""Part numbers of a ray that hits nothing and of one that hits the ground."""
+SKY, GROUND = -1, 0  # part numbers of a ray that hits nothing and of one that hits the ground
 
-TILE = 4
-"""Side of the squares of neighboring rays that are culled together."""
+TILE = 4  # side of the squares of neighboring rays that are culled together
 BATCH, CHUNK = 1 << 15, 1 << 11
 """Rays, and pairs of a part and a tile, that are worked on at once; all fits into the caches."""
 
@@ -89,12 +87,9 @@ BATCH, CHUNK = 1 << 15, 1 << 11
 class Hits(NamedTuple):
     """What each ray meets first."""
 
-    distance: np.ndarray
-    """[n] meters along the ray, inf where it meets nothing."""
-    normal: np.ndarray
-    """[n, 3] outward unit normal, zero where it meets nothing."""
-    part: np.ndarray
-    """[n] row of the world's tables; `SKY` or `GROUND`."""
+    distance: np.ndarray  # [n] meters along the ray, inf where it meets nothing
+    normal: np.ndarray  # [n, 3] outward unit normal, zero where it meets nothing
+    part: np.ndarray  # [n] row of the world's tables; `SKY` or `GROUND`
 
 
 def cast(origin: np.ndarray, directions: np.ndarray, world: World) -> Hits:
@@ -102,12 +97,6 @@ def cast(origin: np.ndarray, directions: np.ndarray, world: World) -> Hits:
 
     `origin` [3] lies above the ground and outside every thing. Directions are unit vectors [n, 3];
     or faster, a grid of neighbors [h, w, 3], n = h * w. Hits are float32.
-
-    Example:
-        >>> from synthetic_kitti.solids import Thing, rounded
-        >>> world = World.of([Thing([rounded((0, 0, 1), (1, 1, 1), 1, (1, 1, 1))], 10, 0)])
-        >>> float(cast(np.array([0, 0, 1]), np.array([[1.0, 0, 0]]), world).distance[0])
-        9.0
     """
     origin, directions = np.asarray(origin, np.float32), np.asarray(directions, np.float32)
     columns = directions.shape[-2]

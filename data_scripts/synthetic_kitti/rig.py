@@ -5,11 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-LIDAR_HEIGHT = 1.73
-"""Meters above the ground, as in KITTI's sensor setup."""
+LIDAR_HEIGHT = 1.73  # meters above the ground, as in KITTI's sensor setup
 FULL_SIZE = (375, 1242)
-FOCAL, CENTER = 721.5377, (609.5593, 172.854)
-"""KITTI's rectified intrinsics of 2011_09_26, in pixels."""
+FOCAL, CENTER = 721.5377, (609.5593, 172.854)  # KITTI's, rectified, of 2011_09_26; in pixels
 CAMERA_X = (0.0, 0.537150, -0.059850, 0.472900)
 """Where cameras 0 to 3 sit along the rectified x axis: gray pair, then color pair; meters."""
 VELO_TO_CAM_SHIFT = (-0.004070, -0.076316, -0.271781)

@@ -6,31 +6,22 @@ from synthetic_kitti.raycast import cast
 from synthetic_kitti.solids import World
 from synthetic_kitti.street import Curve
 
-SUN_DISTANCE = 1500.0
-"""Meters; far enough for nearly parallel rays, near enough for float32."""
+SUN_DISTANCE = 1500.0  # meters; far enough for nearly parallel rays, near enough for float32
+HALF, CELL = 18.0, 0.25  # meters from the road's middle to the border, and between rays there
 
 
 class SunMap:
     """Shadows of everything at rest: the scene seen once from the sun.
 
-    It reaches over `x`, first and last meter along the road, and to `half` meters from the road's
-    middle, whose `curve` it follows; its rays are `cell` meters apart on the ground.
+    It reaches over `x`, first and last meter along the road, whose `curve` it follows.
     """
 
-    def __init__(
-        self,
-        sun: np.ndarray,
-        world: World,
-        x: tuple[float, float],
-        curve: Curve,
-        half=18.0,
-        cell=0.25,
-    ):
-        self.start, self.cell, self.curve = np.array((x[0], -half), np.float32), cell, curve
+    def __init__(self, sun: np.ndarray, world: World, x: tuple[float, float], curve: Curve):
+        self.start, self.curve = np.array((x[0], -HALF), np.float32), curve
         self.origin = np.array((np.mean(x), 0, 0), np.float32) + np.float32(SUN_DISTANCE) * sun
-        target = np.zeros((int((x[1] - x[0]) / cell), int(2 * half / cell), 3), np.float32)
-        target[..., 0] = x[0] + cell * np.arange(target.shape[0])[:, None]
-        target[..., 1] = -half + cell * np.arange(target.shape[1])
+        target = np.zeros((int((x[1] - x[0]) / CELL), int(2 * HALF / CELL), 3), np.float32)
+        target[..., 0] = x[0] + CELL * np.arange(target.shape[0])[:, None]
+        target[..., 1] = -HALF + CELL * np.arange(target.shape[1])
         target[..., 1] += curve.at(target[..., 0])
         rays = target - self.origin
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
@@ -43,14 +34,14 @@ class SunMap:
         Points and normals are [3, n]; `facing` [n] their cosines toward the sun, positive.
         """
         # Looked up a little off the surface, or a wall that the sun grazes would shade itself.
-        x, y, z = points + np.float32(1.2 * self.cell) * normals - self.origin[:, None]
+        x, y, z = points + np.float32(1.2 * CELL) * normals - self.origin[:, None]
         scale = -self.origin[2] / z
         # Where the sun grazes a surface, neighboring cells see it at very different distances.
         margin = np.minimum(np.float32(0.25) + np.float32(0.15) / facing, np.float32(3))
         length = np.sqrt(x * x + y * y + z * z) - margin
         x, y = x * scale + self.origin[0], y * scale + self.origin[1]
-        row = (x - self.start[0]) / self.cell
-        column = (y - self.curve.at(x) - self.start[1]) / self.cell
+        row = (x - self.start[0]) / CELL
+        column = (y - self.curve.at(x) - self.start[1]) / CELL
         top, left = np.floor(row), np.floor(column)
         down, right = row - top, column - left
         rows, columns = self.distance.shape

@@ -39,13 +39,10 @@ class Part(NamedTuple):
 
     material: int
     color: tuple[float, float, float]
-    planes: np.ndarray | None
-    """[6, 4] outward normals and offsets: inside where normal . p <= offset. None for a round."""
-    unit: np.ndarray | None
-    """[3, 3] map that takes the round, centered, to the unit sphere. None for a block."""
+    planes: np.ndarray | None  # [6, 4] outward normals, offsets: inside n . p <= offset; or a round
+    unit: np.ndarray | None  # [3, 3] takes the round, centered, to the unit sphere; or a block
     center: np.ndarray
-    half: np.ndarray
-    """[3] half extents of the bounding box about `center`."""
+    half: np.ndarray  # [3] half extents of the bounding box about `center`
     porous: float = 0.0
 
 

@@ -54,33 +54,22 @@ class Curve(NamedTuple):
 class Street:
     """Layout of the flat surfaces; meters. The road's middle is at y = 0 before it is bent."""
 
-    style: str
-    """city, residential, country or highway."""
+    style: str  # city, residential, country or highway
     curve: Curve
-    lanes: int
-    """Number of lanes each way."""
-    lane: float
-    """Width of a lane."""
-    strip: float
-    """Width of the parking strip or hard shoulder beside the lanes; 0 where there is none."""
-    sidewalk: float
-    """Width of each sidewalk; 0 where there is none."""
-    verge: float
-    """From the sidewalk to the houses."""
-    crossings: tuple[float, ...]
-    """Where side streets meet the road."""
+    lanes: int  # number of lanes each way
+    lane: float  # width of a lane
+    strip: float  # width of the parking strip or hard shoulder; 0 where there is none
+    sidewalk: float  # width of each sidewalk; 0 where there is none
+    verge: float  # from the sidewalk to the houses
+    crossings: tuple[float, ...]  # where side streets meet the road
     verge_color: tuple[float, float, float]
-    asphalt: float
-    """Albedo of the road."""
+    asphalt: float  # albedo of the road
     edge_lines: bool
     center_line: bool
-    snow: float
-    """Share of snow, in [0, 1]."""
-    wet: float
-    """How wet the road is, in [0, 1]."""
+    snow: float  # share of snow, in [0, 1]
+    wet: float  # how wet the road is, in [0, 1]
 
-    CROSSING: ClassVar[float] = 4.0
-    """Half width of a side street."""
+    CROSSING: ClassVar[float] = 4.0  # half width of a side street
 
     @property
     def edge(self) -> float:

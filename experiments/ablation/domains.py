@@ -34,6 +34,7 @@ class Problem(Protocol):
     seeds: Sequence[int]
     side_by_side: bool = False
     _pools: Mapping[Pool, Tensor]  # the rows of each, or where they are
+    _classes: Tensor  # of labeled rows
 
     def net(self) -> nn.Module:
         """Return a new net with batch normalization; weights are from torch's generator."""
@@ -44,9 +45,11 @@ class Problem(Protocol):
 
     def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
         """Return rows of a pool as the net's input."""
+        return self._pools[pool][rows]
 
     def targets(self, rows: Tensor) -> Tensor:
         """Return what the loss needs to know of labeled rows."""
+        return self._classes[rows]
 
     def loss(self, output: Any, targets: Tensor) -> Tensor:
         """Return the loss of labeled rows."""
@@ -137,10 +140,6 @@ class SpiralProblem(Problem):
         """Return points [n, seeds, 2]."""
         return self._pools[pool][rows, torch.arange(len(self.seeds))]
 
-    def targets(self, rows: Tensor) -> Tensor:
-        """Return classes [n, seeds]."""
-        return self._classes[rows]
-
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the seeds' losses, so that each net has its own gradient."""
         return F.cross_entropy(output.movedim(-1, 1), targets, reduction="none").mean(0).sum()
@@ -214,14 +213,6 @@ class DigitsProblem(Problem):
         """Return four convolutions, each followed by normalization and ReLU, and a classifier."""
         blocks = [_block(1, 8), _block(8, 16), nn.MaxPool2d(2), _block(16, 16), _block(16, 32)]
         return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-
-    def inputs(self, pool: Pool, rows: Tensor) -> Tensor:
-        """Return images [n, 1, 8, 8]."""
-        return self._pools[pool][rows]
-
-    def targets(self, rows: Tensor) -> Tensor:
-        """Return classes [n]."""
-        return self._classes[rows]
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the cross entropy."""

@@ -31,7 +31,7 @@ class UBN(UBNConfig):
     where: Where = "all"  # layers that see unlabeled rows, as they run; a DispNet's halves are its
     # encoder and its decoder
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
+    def apply(self, model: nn.Module) -> nn.Module:
         """Return the model, built with batch normalization, with UBN instead."""
         whole = UBNConfig(**self.model_dump(exclude={"unlabeled_weight", "where"})).apply(model)
         layers = ubn_layers(whole)
@@ -49,21 +49,13 @@ class UBN(UBNConfig):
         return whole
 
 
-class BN(BNConfig):
-    """Batch normalization of the labeled rows."""
-
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
-        """Return the model with its batch normalization."""
-        return super().apply(model)
-
-
 class Ghost(Config):
     """Batch normalization by parts of the labeled rows."""
 
     kind: Literal["ghost"] = "ghost"
     ghost: int = Field(ge=2)
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
+    def apply(self, model: nn.Module) -> nn.Module:
         """Return the model with ghost batch normalization."""
         return replace_norms(model, lambda old: GhostBatchNorm(old.num_features, self.ghost))
 
@@ -75,7 +67,7 @@ class Renorm(Config):
     r_max: float = Field(ge=1)
     d_max: float = Field(ge=0)
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
+    def apply(self, model: nn.Module) -> nn.Module:
         """Return the model with Batch Renormalization."""
         return replace_norms(
             model, lambda old: BatchRenorm(old.num_features, self.r_max, self.d_max)
@@ -87,7 +79,7 @@ class Split(Config):
 
     kind: Literal["split"] = "split"
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
+    def apply(self, model: nn.Module) -> nn.Module:
         """Return the model with split batch normalization."""
         return replace_norms(model, lambda old: SplitBatchNorm(old.num_features))
 
@@ -102,8 +94,9 @@ class Group(Config):
     kind: Literal["group"] = "group"
     per_group: int | None = Field(default=None, ge=1)
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
+    def apply(self, model: nn.Module) -> nn.Module:
         """Return the model with group normalization; nets side by side have groups of their own."""
+        members = getattr(model, "members", 1)
 
         def make(old: nn.Module) -> nn.Module:
             channels = old.num_features // members
@@ -113,7 +106,7 @@ class Group(Config):
         return replace_norms(model, make)
 
 
-Norm = Annotated[BN | UBN | Ghost | Renorm | Split | Group, Field(discriminator="kind")]
+Norm = Annotated[BNConfig | UBN | Ghost | Renorm | Split | Group, Field(discriminator="kind")]
 Pool = Literal["unlabeled", "labeled", "everything", "other"]
 
 
@@ -139,7 +132,7 @@ class Teacher(Config):
 class Method(Config):
     """One thing to compare."""
 
-    norm: Norm = BN()
+    norm: Norm = BNConfig()
     rows: Rows = Rows()
     averages_see: bool = False  # BN whose moving averages see unlabeled rows, and nothing else does
     teacher: Teacher | None = None
@@ -164,12 +157,9 @@ class Method(Config):
         """Whether a step needs rows beside the labeled ones."""
         return self.norm.kind == "ubn" or self.averages_see or self.teacher is not None
 
-    def apply(self, model: nn.Module, members: int = 1) -> nn.Module:
-        """Change a model, built with batch normalization, to this method's, and return it.
-
-        `members` nets stand side by side in it.
-        """
-        model = self.norm.apply(model, members)
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Change a model, built with batch normalization, to this method's, and return it."""
+        model = self.norm.apply(model)
         return add_dropout(model, self.dropout) if self.dropout else model
 
 

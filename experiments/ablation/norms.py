@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class BatchNormVariant(_BatchNorm):
     """What the variants of batch normalization share: in evaluation they are batch normalization.
 
-    All take rows [N, C, ...]; `momentum` is that of the moving averages.
+    All take rows [N, C, ...].
     """
 
     plain = False  # be batch normalization in training mode too, to measure statistics anew
@@ -31,8 +31,8 @@ class GhostBatchNorm(BatchNormVariant):
     A batch is cut into equal parts of about `ghost` rows; the averages move once a part.
     """
 
-    def __init__(self, num_features: int, ghost: int, momentum: float = 0.1) -> None:
-        super().__init__(num_features, momentum=momentum)
+    def __init__(self, num_features: int, ghost: int) -> None:
+        super().__init__(num_features)
         self.ghost = ghost
 
     def forward(self, input: Tensor) -> Tensor:
@@ -54,17 +54,11 @@ class BatchRenorm(BatchNormVariant):
     Both limits open in `opening` steps from (1, 0), which is batch normalization, to their values.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        r_max: float = 3.0,
-        d_max: float = 5.0,
-        opening: int = 100,
-        momentum: float = 0.1,
-    ) -> None:
-        super().__init__(num_features, momentum=momentum)
-        self.r_max, self.d_max, self.opening = r_max, d_max, opening
-        self.steps = 0
+    opening = 100
+
+    def __init__(self, num_features: int, r_max: float, d_max: float) -> None:
+        super().__init__(num_features)
+        self.r_max, self.d_max, self.steps = r_max, d_max, 0
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize by averages and batch; in evaluation by the averages."""
@@ -72,22 +66,15 @@ class BatchRenorm(BatchNormVariant):
             return super().forward(input)
         r, d = self._corrections(input.detach())
         self.steps += 1
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight * r,
-            self.bias + self.weight * d,
-            training=True,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        averages = self.running_mean, self.running_var
+        affine = self.weight * r, self.bias + self.weight * d
+        return F.batch_norm(input, *averages, *affine, True, self.momentum, self.eps)
 
     def _corrections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         others = [i for i in range(x.dim()) if i != 1]
         var, mean = torch.var_mean(x, others, correction=0)
         average = (self.running_var + self.eps).sqrt()
-        open_by = min(1.0, self.steps / max(1, self.opening))
+        open_by = min(1.0, self.steps / self.opening)
         r_max, d_max = 1 + open_by * (self.r_max - 1), open_by * self.d_max
         r = ((var + self.eps).sqrt() / average).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / average).clamp(-d_max, d_max)
@@ -101,9 +88,7 @@ class SplitBatchNorm(BatchNormVariant):
     the labeled ones, come first; evaluation uses their averages. Scale and shift are shared.
     """
 
-    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
-        super().__init__(num_features, momentum=momentum)
-        self.first: int | None = None
+    first: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each kind of rows by its own statistics; in evaluation by the averages."""

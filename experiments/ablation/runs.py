@@ -167,28 +167,13 @@ RATES = (1.0, 1 / 3, 3.0)  # of the domain's learning rate
 
 
 def configured(
-    domain: Domain,
-    method: Method,
-    change: Mapping[str, Any],
-    *,
-    stage: str,
-    data: str = "",
-    ingredient: str = "",
-    name: str = "",
+    domain: Domain, method: Method, change: Mapping[str, Any], *, stage: str, **names: str
 ) -> AblationConfig:
     """Return a run with all seeds of its stage; `change` is what differs from the usual setting."""
     seeds = CLAIM_SEEDS[domain] if stage == "claims" else TUNING_SEEDS[domain]
     setting = Setting(**BASE[domain].model_dump() | dict(change))
-    return AblationConfig(
-        domain=domain,
-        stage=stage,
-        ingredient=ingredient,
-        name=name,
-        data=data,
-        method=method,
-        setting=setting,
-        seeds=seeds,
-    )
+    what = dict(domain=domain, method=method, setting=setting, stage=stage, seeds=seeds)
+    return AblationConfig(**what, **names)
 
 
 def claimed(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from experiments.ablation.domains import Problem, Scenes, problems_of
 from experiments.ablation.methods import AblationConfig, Method, Pool, Rows, Setting, Teacher
@@ -23,9 +22,7 @@ from ubnlib.forward import two_passes
 
 
 @recorded
-def run_ablation(
-    config: AblationConfig, scenes: Scenes | None = None, *, progress: str | None = None
-) -> Result:
+def run_ablation(config: AblationConfig, scenes: Scenes | None = None) -> Result:
     """Train and measure each seed; `scenes` are the frames of a depth domain.
 
     The metrics are accuracies: `accuracy` on data for testing, `labeled_accuracy` and
@@ -35,7 +32,7 @@ def run_ablation(
     """
     metrics: dict[str, list[float | None]] = {}
     for problem in problems_of(config, scenes):
-        net = train(config.method, config.setting, problem, progress=progress)
+        net = train(config.method, config.setting, problem)
         found = problem.measure(net)
         again = refreshed(net, problem)
         unknown = [None] * len(problem.seeds)
@@ -46,17 +43,14 @@ def run_ablation(
     return Result(metrics, {}, other)
 
 
-def train(
-    method: Method, setting: Setting, problem: Problem, *, progress: str | None = None
-) -> nn.Module:
+def train(method: Method, setting: Setting, problem: Problem) -> nn.Module:
     """Return the trained net, or the teacher; runs of a seed share weights and labeled batches.
 
     Raises:
         FloatingPointError: The loss is not finite; names the step.
     """
-    members = len(problem.seeds) if problem.side_by_side else 1
     with initialized_by(problem.seeds[0]):
-        net = method.apply(problem.net(), members).train()
+        net = method.apply(problem.net()).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=setting.learning_rate, fused=True)
         average = _average_of(net, method.teacher)
         labeled = row_batches(
@@ -65,8 +59,7 @@ def train(
         usual = method.rows.number or setting.other_batch
         wanted = method.rows.model_copy(update={"number": usual})
         others = row_batches(problem, wanted.pool, wanted, salt=1)
-        bar = tqdm(range(setting.steps), desc=progress, leave=False, disable=progress is None)
-        for step in bar:
+        for step in range(setting.steps):
             rows = next(labeled)
             inputs, targets = problem.inputs("labeled", rows), problem.targets(rows)
             beside = None

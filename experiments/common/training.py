@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from experiments.common.records import Config
 from ubnlib.batchnorm import RunningStat, Source, StatsGrad
@@ -62,21 +61,17 @@ def fit(
     criterion: Callable[[Any, Tensor], Tensor],
     batches: Iterable[Batch],
     *,
-    progress: str | None = None,
-    total: int | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train a model in training mode, one optimizer step a batch, and return each step's loss.
 
-    `after_step` is called with the number of steps made so far; `total` is the number of all, for
-    the progress bar's estimate.
+    `after_step` is called with the number of steps made so far.
 
     Raises:
         FloatingPointError: The loss is not finite; names the step.
     """
     losses = []
-    bar = tqdm(batches, desc=progress, total=total, leave=False, disable=progress is None)
-    for step, (labeled, target, unlabeled) in enumerate(bar, start=1):
+    for step, (labeled, target, unlabeled) in enumerate(batches, start=1):
         # Worth the second thread with more numbers than this: measured with the spiral's net.
         large = unlabeled is not None and labeled.numel() + unlabeled.numel() >= 20_000
         output = ubn_forward(model, labeled, unlabeled, interleave=large)

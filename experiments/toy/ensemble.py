@@ -23,11 +23,6 @@ class Ensemble(nn.Module):
 
     [N, E, inputs] to [N, E, outputs], for E members of the same layers. Dropout draws anew for each
     member, from torch's generator.
-
-        >>> import torch
-        >>> nets = [nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(5)]
-        >>> Ensemble(nets)(torch.randn(7, 5, 2)).shape
-        torch.Size([7, 5, 3])
     """
 
     def __init__(self, nets: Sequence[nn.Sequential]) -> None:

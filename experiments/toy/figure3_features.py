@@ -62,7 +62,7 @@ class FeaturesConfig(SpiralTraining):
 
 
 @recorded
-def run_features(config: FeaturesConfig, *, progress: str | None = None) -> Result:
+def run_features(config: FeaturesConfig) -> Result:
     """Train nets, and measure their features through training and what refreshing them changes.
 
     Curves are named MEASURE.PART.LAYER (`feature_table` reads them). Metrics are the means over
@@ -79,7 +79,7 @@ def run_features(config: FeaturesConfig, *, progress: str | None = None) -> Resu
             for name, layers in layer_numbers(net, data, config).items():
                 curves[name].append(torch.stack(layers, -1))
 
-    net, data, _ = train_spiral(config, progress=progress, after_step=look)
+    net, data, _ = train_spiral(config, after_step=look)
     history = {name: torch.stack(each, 1) for name, each in curves.items()}  # [E, looks, layers]
     means = {name: values.nanmean(-1) for name, values in history.items()}
     means |= {(name, "ratio"): means[name, "labeled"] / means[name, "chance"] for name in GAPS}

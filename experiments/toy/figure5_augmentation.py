@@ -68,14 +68,14 @@ class AugmentationConfig(SpiralTraining):
 
 
 @recorded
-def run_augmentation(config: AugmentationConfig, *, progress: str | None = None) -> Result:
+def run_augmentation(config: AugmentationConfig) -> Result:
     """Train nets and measure what Figure 5 shows.
 
     Metrics of each seed: `test_accuracy`; and for each reading, as READING_NAME, those of `measure`
     and `tangent_share_any`, which is what any change of the reading would have (see
     `share_of_any_change`).
     """
-    net, data, _ = train_spiral(config, progress=progress)
+    net, data, _ = train_spiral(config)
     before, after = changes_of_statistics(config, data, config.changes)
     boundaries = decision_boundaries(net)
     metrics = {"test_accuracy": accuracy(net, *dense_spiral(config))}

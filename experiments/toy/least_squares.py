@@ -43,24 +43,12 @@ def match(
     backpropagation, and is to first order the shortest one that gives the target; with
     more values than two coordinates there is a least-squares answer only.
 
-    Args:
-        function: Of points [..., 2], each by itself, to values [..., K]. Use float64: the search
-            ends early where rounding hides that a step is one for the better.
-        target: [..., K].
-        start: [..., 2].
-        tolerance: Largest difference from the target that counts as equal, in the values' unit.
-        longest: Longest step, in the points' unit: a far target is approached along the gradient,
-            not in one leap past nearer answers.
-        shortest: A step of this length or less that does not halve the residuals ends the search.
-            At a kink of a network with ReLU it may end short of the best place.
-        steps: Most steps of a point, taken and refused.
-
-    Example:
-        >>> import torch
-        >>> start = torch.zeros(3, 2, dtype=torch.float64)
-        >>> found = match(lambda points: 2 * points - 1, torch.ones_like(start), start)
-        >>> found.moved.round(decimals=3)[0].tolist(), bool(found.matched.all())
-        ([1.0, 1.0], True)
+    The function takes points [..., 2] to values [..., K], the target's shape, in float64: the
+    search ends early where rounding hides that a step is one for the better. Values are equal
+    within the `tolerance`. No step is longer than `longest`, so that a far target is approached
+    along the gradient, not in one leap past nearer answers; one of at most `shortest` that does not
+    halve the residuals ends the search, at a kink of a ReLU perhaps short of the best place;
+    `steps`, taken and refused, are a point's most.
     """
     point = start.clone()
     residual, jacobian = _linearized(function, target, point)

@@ -1,7 +1,6 @@
 """The toy: the TensorFlow Playground's spiral, of which a few points have labels, and its net."""
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -110,19 +109,14 @@ def distance_to_arms(points: Tensor) -> Tensor:
 class SpiralNet(nn.Sequential):
     """Five fully connected layers; behind each of the first four are normalization and ReLU.
 
-    Points [N, 2] to class logits [N, 2]. `norm` makes a normalization layer for so many units.
+    Points [N, 2] to class logits [N, 2].
     """
 
-    def __init__(
-        self,
-        width: int = 64,
-        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, width: int = 64, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
         inputs = 2
         for _ in range(4):
-            layers += [nn.Linear(inputs, width), norm(width), nn.ReLU()]
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
             layers += [nn.Dropout(dropout)] if dropout else []
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, 2))

@@ -69,16 +69,8 @@ class SpiralRun(NamedTuple):
 
 def spiral_data(config: SpiralTraining) -> SpiralData:
     """Return the training data of each seed, the same whatever the method: points [N, E, 2]."""
-    parts = [
-        split_spiral(
-            config.labeled_per_class,
-            config.unlabeled_per_class,
-            config.noise,
-            generator,
-            config.labeled_at,
-        )
-        for generator in config.generators()
-    ]
+    drawn = config.labeled_per_class, config.unlabeled_per_class, config.noise
+    parts = [split_spiral(*drawn, g, config.labeled_at) for g in config.generators()]
     labeled, labels, unlabeled = zip(*parts, strict=True)
     return SpiralData(torch.stack(labeled, 1), labels[0], torch.stack(unlabeled, 1))
 
@@ -89,10 +81,7 @@ def member_data(data: SpiralData, index: int) -> SpiralData:
 
 
 def train_spiral(
-    config: SpiralTraining,
-    *,
-    progress: str | None = None,
-    after_step: Callable[[int, Ensemble, SpiralData], None] | None = None,
+    config: SpiralTraining, *, after_step: Callable[[int, Ensemble, SpiralData], None] | None = None
 ) -> SpiralRun:
     """Train a net for each seed; runs of one seed share data, initial weights and labeled batches.
 
@@ -122,16 +111,7 @@ def train_spiral(
 
     note(0)
     with initialized_by(_weight_seeds(config)[0]):  # dropout draws from torch's own generator
-        batches = _batches(config, data)
-        fit(
-            net,
-            optimizer,
-            criterion,
-            batches,
-            progress=progress,
-            total=config.steps,
-            after_step=note,
-        )
+        fit(net, optimizer, criterion, _batches(config, data), after_step=note)
     return SpiralRun(net, data, torch.stack(losses))
 
 
@@ -168,9 +148,9 @@ def dense_spiral(config: SpiralTraining, points_per_class: int = 2000) -> tuple[
 
 
 @recorded
-def run_spiral(config: SpiralConfig, *, progress: str | None = None) -> Result:
+def run_spiral(config: SpiralConfig) -> Result:
     """Train nets and measure what Figure 2 shows."""
-    net, data, losses = train_spiral(config, progress=progress)
+    net, data, losses = train_spiral(config)
     metrics = {
         "test_accuracy": accuracy(net, *dense_spiral(config)),
         "labeled_accuracy": accuracy(net, data.labeled, data.labels),

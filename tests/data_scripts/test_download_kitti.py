@@ -85,15 +85,14 @@ def expected(*drives):
 
 
 def test_a_plan_counts_bytes_time_and_disk(root):
-    plan = make_plan(root, (LARGE, SMALL), 1, keep_archives=False)
+    plan = make_plan(root, (LARGE, SMALL), 1)
     assert plan.fetch == 99 * ARCHIVE_BYTES and plan.arrived == 0
     assert plan.disk_needed == 77 * ARCHIVE_BYTES + 99 * KEPT_BYTES
-    kept = make_plan(root, (LARGE, SMALL), 1, keep_archives=True)
-    assert kept.disk_needed == 99 * (ARCHIVE_BYTES + KEPT_BYTES)
+    assert make_plan(root, (LARGE, SMALL), 2).disk_needed == 99 * (ARCHIVE_BYTES + KEPT_BYTES)
     part_of(root).parent.mkdir(parents=True)
     part_of(root).write_bytes(bytes(1_000_000))
     (root / DATE / f"{LARGE.name}_sync").mkdir(parents=True)
-    plan = make_plan(root, (LARGE, SMALL), 1, keep_archives=False)
+    plan = make_plan(root, (LARGE, SMALL), 1)
     assert (plan.fetch, plan.arrived) == (22 * ARCHIVE_BYTES, 1_000_000)
     assert "2 h 28 min" in plan.describe(rate=10_000)  # 88.98 MB at 10 kB/s
 
@@ -101,7 +100,7 @@ def test_a_plan_counts_bytes_time_and_disk(root):
 def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
     assert get("--dry-run")[0] == 0
     assert not root.exists() and not server.statuses
-    everything = make_plan(root, choose_drives(), 4, keep_archives=False)
+    everything = make_plan(root, choose_drives(), 4)
     assert everything.fetch == pytest.approx(173.4e9, rel=2e-3)  # as KITTI says
 
 
@@ -112,25 +111,14 @@ def test_drives_and_calibration_arrive_and_are_kept(get, server, root):
     assert sorted(find_drives(root)) == sorted([SMALL.name, LARGE.name])
     assert {path.name for path in root.iterdir()} <= {DATE, ".download.lock"}
     server.statuses.clear()
+    part_of(root).parent.mkdir()
+    part_of(root).touch()  # as if killed before it had tidied up
     status, said = get(drives=(SMALL, LARGE))
     assert status == 0 and "0 to fetch, 2 there already" in said and not server.statuses
+    assert not part_of(root).parent.exists()
     next((root / DATE / f"{SMALL.name}_sync/image_02/data").iterdir()).unlink()
     status, said = get()
     assert status == 0 and "21 files image_02/data/*.png, 22 were expected" in said
-
-
-def test_archives_are_kept_when_wanted_and_used_again(get, server, root):
-    assert get("--keep-archives")[0] == 0
-    kept = root / "archives" / f"{SMALL.name}_sync.zip"
-    assert kept.read_bytes() == ARCHIVES[SMALL.name] and len(list(kept.parent.iterdir())) == 2
-    shutil.rmtree(root / DATE)
-    server.statuses.clear()
-    assert get()[0] == 0 and not server.statuses
-    assert expected(SMALL).items() <= on_disk(root).items() and kept.exists()
-    shutil.rmtree(root / DATE)
-    kept.write_bytes(b"junk")
-    status, said = get()
-    assert status == 1 and "Remove it, then run again." in said and kept.exists()
 
 
 # --- servers that misbehave -----------------------------------------------------------------------

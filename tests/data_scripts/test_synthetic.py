@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthetic_kitti import (
-    Domain,
-    Drive,
-    Rig,
-    cast,
-    drives,
-    lidar,
-    make_synthetic_kitti,
-    read_domains,
-    render,
-    scan,
-)
-from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS
-from synthetic_kitti.raycast import GROUND, SKY
+from synthetic_kitti import drives, lidar, make_synthetic_kitti, read_domains
+from synthetic_kitti.camera import render
+from synthetic_kitti.domain import LIGHTS, SEASONS, STREETS, Domain
+from synthetic_kitti.drive import Drive
+from synthetic_kitti.lidar import scan
+from synthetic_kitti.raycast import GROUND, SKY, cast
+from synthetic_kitti.rig import Rig
 from synthetic_kitti.solids import Material, Thing, World, block, rounded
 from synthetic_kitti.surfaces import surface
 from ubnlib.kitti import Calibration, KittiRaw, project_velodyne, read_velodyne
@@ -160,7 +153,13 @@ def test_shadows_on_a_bent_road_are_where_the_sun_is_hidden():
 # --- streets and domains --------------------------------------------------------------------------
 
 
-def test_the_car_drives_on_a_bent_road():
+@pytest.fixture
+def without_shadows(monkeypatch):
+    """Drives without the map of shadows, which takes nearly all of their time."""
+    monkeypatch.setattr("synthetic_kitti.drive.SunMap", lambda *arguments: None)
+
+
+def test_the_car_drives_on_a_bent_road(without_shadows):
     """The ground under its lane is gray asphalt at every frame; off the road it is grass."""
     domain, checked = Domain("country", "summer", "overcast"), 0
     for seed in range(6):
@@ -181,7 +180,7 @@ def test_the_car_drives_on_a_bent_road():
     assert checked >= 3
 
 
-def test_nobody_drives_into_anybody():
+def test_nobody_drives_into_anybody(without_shadows):
     for seed in range(20):
         drive = Drive(np.random.default_rng(seed), 5)
         boxes = [(thing, *thing.contact) for thing in drive.moving if thing.contact[0] > 1]

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from experiments.ablation.methods import BN, UBN, Ghost, Group, Renorm, Split
+from experiments.ablation.methods import UBN, Ghost, Group, Renorm, Split
 from experiments.ablation.norms import BatchRenorm, GhostBatchNorm, SplitBatchNorm
+from experiments.common.training import BNConfig
 from experiments.toy.ensemble import Ensemble
 from ubnlib.dispnet import DispNet
 from ubnlib.forward import two_passes
@@ -94,7 +95,8 @@ def renorm_by_hand(layer, x, running, r_max, d_max):
 @pytest.mark.parametrize("limits", [(3.0, 5.0), (1.2, 0.1), (1.0, 0.0), (50.0, 50.0)])
 def test_batch_renorm_is_the_papers(shape, limits):
     """Values, gradients and averages, over steps in which the limits open and stay open."""
-    layer, met = ready(BatchRenorm(3, *limits, opening=4, momentum=0.3)), set()
+    layer, met = ready(BatchRenorm(3, *limits)), set()
+    layer.opening, layer.momentum = 4, 0.3
     for step in range(7):
         x, running = rows(*shape, seed=step), averages(layer)
         open_by = min(1, step / 4)
@@ -148,7 +150,7 @@ def test_split_normalization_is_two_batch_normalizations(shape):
     assert_close(averages(layer), moved(running, labeled))
 
 
-@pytest.mark.parametrize("layer", [GhostBatchNorm(3, 2), BatchRenorm(3), SplitBatchNorm(3)])
+@pytest.mark.parametrize("layer", [GhostBatchNorm(3, 2), BatchRenorm(3, 3, 5), SplitBatchNorm(3)])
 def test_in_evaluation_all_are_batch_normalization(layer):
     layer, x = ready(layer).eval(), rows(9, 3, 2, 2)
     assert_close(layer(x), normalized(x, *averages(layer), layer))
@@ -173,7 +175,7 @@ def nets(count=3):
 
 
 NORMS = {
-    "BN": BN(momentum=0.3),
+    "BN": BNConfig(momentum=0.3),
     "UBN": UBN(stats_grad="all"),
     "ghost": Ghost(ghost=4),
     "renorm": Renorm(r_max=2, d_max=1),
@@ -186,7 +188,7 @@ NORMS = {
 @pytest.mark.parametrize("norm", NORMS)
 def test_nets_side_by_side_are_the_nets_alone(norm):
     singles, members = nets(), 3
-    ensemble = NORMS[norm].apply(Ensemble(singles), members).double()
+    ensemble = NORMS[norm].apply(Ensemble(singles)).double()
     alone = [NORMS[norm].apply(copy.deepcopy(net)).double() for net in singles]
     x, y = rows(10, members, 2).detach(), rows(14, members, 2, seed=1, mean=0.0).detach()
 

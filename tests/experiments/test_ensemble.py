@@ -1,4 +1,4 @@
-"""Nets side by side against the same nets one by one, in plain loops of torch alone."""
+"""Nets side by side against the same nets one by one; test_toy_train.py trains them."""
 
 import copy
 import itertools
@@ -8,26 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from experiments.toy.ensemble import Ensemble
-from oracle import oracle_training
-from ubnlib import convert_ubn, ubn_forward
 
-METHODS = {  # options of convert_ubn; None is batch normalization
-    "BN": None,
-    "corrected": dict(stats_grad="corrected"),
-    "none": dict(stats_grad="none"),
-    "running": dict(stats_grad="corrected", source="running", momentum=0.3),
-    "deviations": dict(stats_grad="none", running_stat="std"),
-}
-# Adam's eps is larger than usual: else it makes whole steps of gradients that are rounding errors,
-# such as those of a bias before a normalization, and no two ways of computing stay together.
-OPTIMIZERS = {
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, eps=1e-3),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
-}
-MEMBERS, ROWS, OTHERS = 3, 6, 9
+MEMBERS, ROWS = 3, 6
 
 
 def make_nets(count=MEMBERS, dtype=torch.float64, seed=0):
@@ -40,63 +24,6 @@ def make_nets(count=MEMBERS, dtype=torch.float64, seed=0):
         ).to(dtype)
         for _ in range(count)
     ]  # fmt: skip
-
-
-def make_batches(steps, dtype=torch.float64, seed=1):
-    """Labeled rows [steps, N, E, 2], their classes [steps, N, E], unlabeled rows."""
-    generator = torch.Generator().manual_seed(seed)
-    x, y = (torch.randn(steps, n, MEMBERS, 2, generator=generator) for n in (ROWS, OTHERS))
-    targets = torch.randint(2, (steps, ROWS, MEMBERS), generator=generator)
-    return x.to(dtype), targets, (1 + 2 * y).to(dtype)
-
-
-def norms_of(net):
-    return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d)]
-
-
-def train_alone(net, x, targets, y, options, optimizer):
-    """Train one net without ubnlib. Returns it with its losses."""
-    net = copy.deepcopy(net)
-    stepper = OPTIMIZERS[optimizer](net.parameters())
-    losses = oracle_training(net, zip(x, targets, y, strict=True), stepper, options)
-    return net, torch.tensor(losses, dtype=x.dtype)
-
-
-def train_together(nets, x, targets, y, options, optimizer):
-    ensemble, losses = Ensemble(nets), []
-    if options is not None:
-        convert_ubn(ensemble, **options)
-    stepper = OPTIMIZERS[optimizer](ensemble.parameters())
-    for rows, target, others in zip(x, targets, y, strict=True):
-        output = ubn_forward(ensemble, rows, None if options is None else others)
-        each = [cross_entropy(output[:, e], target[:, e]) for e in range(len(nets))]
-        stepper.zero_grad()
-        sum(each).backward()
-        stepper.step()
-        losses.append([loss.item() for loss in each])
-    return ensemble, torch.tensor(losses, dtype=x.dtype)
-
-
-def numbers(net):
-    """Weights and running statistics; not how many batches were seen, which the oracle omits."""
-    return {name: v for name, v in net.state_dict().items() if "num_batches" not in name}
-
-
-@pytest.mark.parametrize(
-    ("method", "optimizer"), [*((method, "adam") for method in METHODS), ("none", "sgd")]
-)
-def test_members_learn_what_they_would_learn_alone(method, optimizer):
-    nets, (x, targets, y) = make_nets(), make_batches(steps=25)
-    ensemble, losses = train_together(nets, x, targets, y, METHODS[method], optimizer)
-    for e, net in enumerate(nets):
-        single = x[:, :, e], targets[:, :, e], y[:, :, e]
-        alone, expected = train_alone(net, *single, METHODS[method], optimizer)
-        torch.testing.assert_close(losses[:, e], expected, rtol=0, atol=1e-10)
-        member = ensemble.member(e, net)
-        torch.testing.assert_close(numbers(member), numbers(alone), rtol=0, atol=1e-10)
-        assert [norm.num_batches_tracked.item() for norm in norms_of(member)] == [25, 25]
-        moved = (alone[0].weight - net[0].weight).abs().max()
-        assert moved > 0.01, "nothing was learned, so nothing was compared"
 
 
 @settings(max_examples=25, deadline=None)
@@ -141,7 +68,7 @@ def test_member_gives_the_net_back():
 
 
 def test_features_are_what_the_normalizations_give():
-    nets, x = make_nets(), make_batches(steps=1)[0][0]
+    nets, x = make_nets(), torch.randn(ROWS, MEMBERS, 2, dtype=torch.float64)
     ensemble = Ensemble(nets).eval()
     features = ensemble.normalized_features(x)
     assert [tuple(feature.shape) for feature in features] == [(ROWS, 3, 7), (ROWS, 3, 5)]

@@ -59,7 +59,7 @@ class KittiServer:
     """Serves `files` (bytes by path) on the loopback interface; `answers` come first, each once.
 
     `sent` counts the bytes of bodies by path, `statuses` lists what was answered to GETs. Without
-    `ranges` the server sends all whatever was asked for; `delay` is in seconds for 64 KiB.
+    `ranges` the server sends all whatever was asked for.
     """
 
     def __init__(self):
@@ -67,7 +67,7 @@ class KittiServer:
         self.answers: dict[str, list[Answer]] = defaultdict(list)
         self.sent: Counter = Counter()
         self.statuses: dict[str, list[int]] = defaultdict(list)
-        self.ranges, self.delay = True, 0.0
+        self.ranges = True
         self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"kitti": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -110,7 +110,6 @@ class _Handler(BaseHTTPRequestHandler):
         limits = [n for n in (answer.cut_after, answer.stall_after) if n is not None]
         end = min([len(content), *(first + n for n in limits)])
         for start in range(first, end, 1 << 16):
-            self.kitti.closing.wait(self.kitti.delay)
             block = content[start : min(end, start + (1 << 16))]
             self.wfile.write(block)
             self.kitti.sent[path] += len(block)

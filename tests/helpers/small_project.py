@@ -23,6 +23,13 @@ found = read_records(Path(results) / "records", "ablation")
 assert len(found) == 3 and set(found["setting.steps"]) == {steps}, found"""
 
 
+FRAMES = {
+    "data_root": "../data/small", "split": "eigen", "net": {"width": 0.1, "levels": 4},
+    "frames": {"cameras": [2, 3], "size": [64, 128], "test_every": 1}, "label_every": [2],
+    "batch": [2, 2], "steps": 2,
+}  # fmt: skip
+
+
 def write_notebook(path: Path, *sources: str) -> None:
     """Write a notebook: a heading with a formula, a parameters cell, code."""
     cells = [new_markdown_cell(f"# About {path.stem}\n\n$$\\frac{{a}}{{b}} \\tag{{1}}$$")]
@@ -47,4 +54,12 @@ def ablation_project(tmp_path):
     write_profile(tmp_path, {"04_ablation": SIZE})
     for name in ("claims.yaml", "statements.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def depth_project(tmp_path):
+    """A project of the third notebook and a profile `small`."""
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    write_profile(tmp_path, {"03_depth_experiments": FRAMES}, name="small")
     return tmp_path

@@ -6,27 +6,11 @@ import subprocess
 import sys
 import zipfile
 
-import pytest
-import yaml
-
 from kitti_server import KittiServer, zip_of
-from small_project import ROOT
+from small_project import ROOT, depth_project
 
 DRIVES = ("2011_09_26_drive_0001", "2011_09_26_drive_0052")
-SMALL = {
-    "data_root": "../data/small", "split": "eigen", "net": {"width": 0.1, "levels": 4},
-    "frames": {"cameras": [2, 3], "size": [64, 128], "test_every": 1}, "label_every": [2],
-    "batch": [2, 2], "steps": 2,
-}  # fmt: skip
-
-
-@pytest.fixture
-def project(tmp_path):
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    (tmp_path / "profiles").mkdir()
-    profile = {"description": "For tests.", "notebooks": {"03_depth_experiments": SMALL}}
-    (tmp_path / "profiles" / "small.yaml").write_text(yaml.safe_dump(profile))
-    return tmp_path
+project = depth_project
 
 
 def run(script, *arguments, cwd):
@@ -75,7 +59,7 @@ def test_from_archives_to_a_running_training(kitti_sample, project):
     assert "Frames of the depth runs: packed" in run(
         "workflow/reproduce.py", "--plan", *choice, cwd=project
     )
-    config = next(path for path in (results / "runs").glob("*.json"))
+    config = next(path for path in (results / "runs").glob("depth-*.json"))
     options = ("--split", "eigen", "--records", "records", "--workers", 0)
     command = [sys.executable, "-m", "experiments.depth.train", config, packed, *map(str, options)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)

@@ -1,7 +1,6 @@
 """Misuse of the two steps ends in a sentence, and no state is left behind."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -132,18 +131,6 @@ def test_rows_of_the_combined_batch_must_be_told_apart(model, batches):
     with pytest.raises(RuntimeError, match="gets 14 rows for the 4 labeled and 9 unlabeled"):
         with collecting(model, rows=(4, 9)):
             model(torch.cat(batches))
-
-
-@pytest.mark.parametrize("stats_grad", ["corrected", "all"])
-def test_model_can_be_copied_and_pickled_after_a_step(model, batches, stats_grad):
-    convert_ubn(model, stats_grad=stats_grad)
-    output = ubn_forward(model, *batches)
-    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
-    output.sum().backward()
-    for twin in twins:
-        assert twin[1].stats_grad == stats_grad
-        assert twin[1].last_step == () and len(model[1].last_step) == 1
-        assert torch.equal(twin.eval()(batches[0]), copy.deepcopy(model).eval()(batches[0]))
 
 
 def test_a_hook_reads_the_statistics_of_the_step(model, batches):

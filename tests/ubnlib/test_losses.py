@@ -53,12 +53,6 @@ def test_downscaling_agrees_with_the_loops(mode, size, density, seed):
     np.testing.assert_allclose(ours, downscale_by_loops(depth, size, mode), rtol=1e-12)
 
 
-def test_nearest_surface_keeps_measured_values_exactly_and_is_the_default():
-    depth = torch.from_numpy(sparse_depth(5, (1, 16, 16), 0.2)).float()
-    small = downscale_depth(depth, (4, 4))
-    assert set(small[small > 0].tolist()) <= set(depth[depth > 0].tolist())
-
-
 def test_downscaling_refuses_larger_sizes_and_unknown_modes():
     with pytest.raises(ValueError, match=r"size is \(5, 9\), expected at most the \(4, 9\)"):
         downscale_depth(torch.ones(1, 4, 9), (5, 9))

@@ -37,7 +37,6 @@ PUBLISHED = {
     "eigen_test_697": "eigen_test_697.txt",
     "eigen_test_652": "eigen_benchmark_652.txt",
 }
-VALIDATION = {f"2011_09_26_drive_{number}" for number in ("0028", "0032", "0070")}
 quickly = settings(deadline=None, max_examples=60)
 
 
@@ -84,23 +83,6 @@ def test_no_frame_is_in_two_splits_and_no_drive_in_train_and_test(shipped):
     assert shipped["eigen_test_652"] < shipped["eigen_test_697"]
     frames = {drive.name: drive.frames for drive in load_catalog()}
     assert all(key.frame < frames[key.drive_name] for key in shipped["eigen_test_697"])
-
-
-def test_eigen_train_and_val_are_33_whole_drives(shipped):
-    frames = {d.name: d.frames for d in load_catalog() if d.name not in EIGEN_TEST_DRIVES}
-    found = Counter((key.drive_name, key.camera) for key in shipped["eigen_train"])
-    found += Counter((key.drive_name, key.camera) for key in shipped["eigen_val"])
-    expected = {(name, camera): count for name, count in frames.items() for camera in (2, 3)}
-    assert found == expected and sum(expected.values()) == 46_976
-
-
-def test_standin_is_the_eigen_train_drives_without_static_frames(shipped):
-    train, val = shipped["paper_standin_train"], shipped["paper_standin_val"]
-    eigen = shipped["eigen_train"] | shipped["eigen_val"]
-    assert drives(val) == VALIDATION and drives(train) == drives(eigen) - VALIDATION
-    assert val == {key for key in eigen if key.drive_name in VALIDATION}
-    assert train < eigen
-    assert {key._replace(camera=5 - key.camera) for key in train} == train  # both cameras or none
 
 
 def test_splits_are_the_published_lists(kitti_sample, shipped):

@@ -96,7 +96,6 @@ def test_a_callable_in_place_of_forward(interleave):
 X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
 
 
-@both_ways
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -115,9 +114,9 @@ X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
         (X.numpy(), X.numpy()[:2], "array|tensor"),
     ],
 )
-def test_batches_that_do_not_go_together(x, y, message, interleave):
+def test_batches_that_do_not_go_together(x, y, message):
     with pytest.raises(ValueError, match=message) as refused:
-        ubn_forward(convert_ubn(network()), x, y, interleave=interleave)
+        ubn_forward(convert_ubn(network()), x, y)
     assert len(str(refused.value)) < 300, "a sentence, without the values of a tensor"
 
 

@@ -4,27 +4,13 @@ import json
 import shutil
 
 import pytest
-import yaml
 
 from frames import plan_frames, prepare_frames, read_frames
 from parameters import run_parameters
 from plan import make_plan, memory_of, text_of, write_plan
-from small_project import ROOT
+from small_project import depth_project
 
-SMALL = {
-    "data_root": "../data/small", "split": "eigen", "net": {"width": 0.1, "levels": 4},
-    "frames": {"cameras": [2, 3], "size": [64, 128], "test_every": 1}, "label_every": [2],
-    "batch": [2, 2], "steps": 2,
-}  # fmt: skip
-
-
-@pytest.fixture
-def project(tmp_path):
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    (tmp_path / "profiles").mkdir()
-    profile = {"description": "For tests.", "notebooks": {"03_depth_experiments": SMALL}}
-    (tmp_path / "profiles" / "small.yaml").write_text(yaml.safe_dump(profile))
-    return tmp_path
+project = depth_project
 
 
 def test_frames_of_synthetic_drives_and_what_a_plan_says(project, monkeypatch, tiny_kitti):

@@ -1,6 +1,7 @@
 """A plan: the notebooks' runs, what is there of them, and the jobs that make the others."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -115,10 +116,6 @@ def test_short_runs_share_a_job_and_long_ones_do_not():
     assert max(map(len, jobs)) > 1 and len(jobs) < len(runs)
 
 
-def test_the_quick_profile_needs_few_processes(plans):
-    assert len(jobs_of(plans["quick"].to_make, cores=2)) <= 14 < len(plans["quick"].to_make)
-
-
 def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run():
     seconds = estimator([ROOT / "results" / "standard"])
     config = study_run("rooms", "UBN", "data", 0)
@@ -160,9 +157,10 @@ def test_progress_counts_what_this_plan_made(tmp_path):
     path = write_plan(plan_of(tmp_path, seeds=4), cores=1)
     plan = json.loads(path.read_text())
     assert progress(plan, path) == "run 0 of 3"
-    time.sleep(1.1)
+    begun = time.time() - 100
+    os.utime(path, (begun, begun))
     write_record(run_identities(IdentitiesConfig(seed=1)), tmp_path / "records")
-    assert progress(plan, path).startswith("run 1 of 3, about 2 s left")
+    assert progress(plan, path).startswith("run 1 of 3, about 3 min 2")
 
 
 def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans, monkeypatch):

@@ -1,12 +1,7 @@
 """Sets of frames: splits of KITTI Raw, which labels are kept, and sets as readable text.
 
-The `eigen_*` lists are those of D. Eigen, C. Puhrsch and R. Fergus (NeurIPS 2014) as circulated
-with monodepth2 (C. Godard et al., ICCV 2019), l = camera 2 and r = camera 3. Train and test share
-no drive; Eigen train and val share all of theirs.
-
-The paper's split, 42,304 images and 2,480 to validate, was not published. The `paper_standin_*`
-lists take its place: of the Eigen train drives, static frames removed, validation is 0028, 0032 and
-0070 of 2011_09_26, and train the other 30. `data_scripts/make_splits.py` makes or checks all lists.
+docs/kitti.md says what the shipped lists are, and which stand in for the paper's own split, which
+was not published; each file names its source. `data_scripts/make_splits.py` makes or checks them.
 
 Labels are kept within each sequence, one camera of one drive; every frame keeps its image. Choices
 are nested: a model with fewer labels never sees one that a model with more does not.
