@@ -17,7 +17,7 @@ import torch
 
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Config, Experiment, PlannedRun, Record
-from experiments.common.style import save
+from experiments.common.style import apply_style, save
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, NormConfig, UBNForm
 from experiments.depth.constant_map import ConstantMapConfig, run_constant_map
@@ -318,6 +318,7 @@ def make_stage(arguments: argparse.Namespace, stage: str) -> None:
 
 def make_pictures(arguments: argparse.Namespace) -> None:
     """Draw what nets of the claims predict on test frames; they are trained again for it."""
+    apply_style()
     where, name = DOMAINS[arguments.domain], arguments.domain
     data, folder = where.load(arguments, False, 0), arguments.data / "pictures"
     some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
