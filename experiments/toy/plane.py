@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from experiments.common.style import CLASSES, INK, INK
+from experiments.common.style import CLASSES, INK, MUTED
 from experiments.toy.spiral import SpiralData
 
 EXTENT = 6.0
@@ -53,7 +53,7 @@ def mark_legend(
 
     `ink` is the color of the boundary and the unlabeled points; columns are at most as many.
     """
-    on = dict(frameon=True, framealpha=1, facecolor=INK, labelcolor="w") if ink == "w" else {}
+    on = dict(frameon=True, facecolor=MUTED, labelcolor="w") if ink == "w" else {}
     marks = dict(linestyle="", markeredgecolor=ink, markersize=5)
     handles = [
         Line2D([], [], color=color, marker=marker, label=f"labeled, class {label}", **marks)
