@@ -55,6 +55,7 @@ STYLE = """
 :root { color-scheme: light dark; }
 :is(.jp-RenderedHTMLCommon, .jp-RenderedImage) img, .jp-RenderedSVG svg {
   max-width: 100%; height: auto; background: #fff; }
+details > summary, figcaption { font-family: var(--jp-content-font-family); font-size: .9em; }
 details > summary { cursor: pointer; margin: .3rem 0; }
 .jp-OutputArea-output, .jp-RenderedHTMLCommon { min-width: 0; overflow-wrap: anywhere; }
 .jp-OutputArea-output:has(table) { overflow-x: auto; }

@@ -3,31 +3,38 @@
     python workflow/prose.py
 
 run in the project's folder, writes README.md, docs/*.md and the Markdown cells of notebooks anew
-where `<!-- = NAME -->...<!-- / -->` stands. NAME is `answer` (five lines), `words` (the verdicts'
-meanings), `statements` (with all claims), a claim, `CLAIM: CELL` of its grid, either with `of` and
-`verdict`, `estimate` or `size` (without sign) before it, or a query as in claims.yaml, in braces,
-for numbers that no claim is about. A test fails where a page says something else.
+where `<!-- = NAME -->...<!-- / -->` stands. NAME is a block: `answer` (five lines), `words` (the
+verdicts' meanings), `statements` (with all claims), `peers`, `ingredients`, `bias and noise` (the
+ablation's tables); or a number: a claim, `CLAIM: CELL` of its grid, a query as in claims.yaml, in
+braces, or times of a benchmark, `FILE.json: METHOD` or `FILE.json: METHOD / METHOD`. `verdict of`,
+`estimate of` or `size of` (without sign) may stand before it. A test fails where a page says
+something else.
 """
 
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
 import pandas as pd
 import yaml
 from pydantic import ValidationError
+from scipy.stats import quantile_test
 
+from experiments.ablation import analysis
 from experiments.common.files import whole
 from experiments.common.stats import interval
 from experiments.verdicts import answer, tables
-from experiments.verdicts.claims import Query, gather, load_claims, read_evidence
+from experiments.verdicts.claims import Query, find, gather, load_claims, read_evidence
 
 COMMITTED = "standard"  # the profile whose records are part of the repository
 MARKED = re.compile(r"<!-- = (.*?) -->(.*?)<!-- / -->", re.DOTALL)
-ASKS = re.compile(r"(?:(verdict|estimate|size) of )?([a-z0-9-]+)(?:: (.+))?")
+ASKS = re.compile(r"(?:(verdict|estimate|size) of )?(.+)")
+TIMES = re.compile(r"(\S+\.json): (?:(\d+) x )?(.+?)(?: / (.+))?")
 
 
 def filler(root: Path) -> Callable[[str], str]:
@@ -42,30 +49,39 @@ def filler(root: Path) -> Callable[[str], str]:
         "answer": lambda: answer.lines_markdown(stated, judged),
         "words": lambda: answer.WORDS,
         "statements": lambda: answer.statements_markdown(judged, table, figures),
+    } | {
+        name: lambda name=name: analysis.in_markdown(find(records, "ablation"), name)
+        for name in analysis.TABLES
     }
 
     def value(name: str) -> str:
         if name in blocks:
             return blocks[name]()
-        if name.startswith("{"):
-            return _of_query(name, records)
-        asked = ASKS.fullmatch(name)
-        if not asked or asked[2] not in rows:
-            raise ValueError(f"'{name}' is neither a block nor a claim of claims.yaml: rename it.")
-        what, claim, cell = asked.groups()
-        row = rows[claim]
-        cells = {one["claim"]: one for one in row["cells"]}
-        if cell or (cells and what != "verdict"):
-            if cell not in cells:
-                there = ", ".join(cells) or "no cells"
-                raise ValueError(f"'{name}': {claim} has {there}; name one of these.")
-            row = cells[cell]
-        if what == "verdict":
-            return row["verdict"]
-        numbers = row["ours"] or f"({row['verdict']})"
+        what, asked = ASKS.fullmatch(name).groups()
+        if asked.startswith("{"):
+            numbers = _of_query(asked, records)
+        elif times := TIMES.fullmatch(asked):
+            numbers = _of_times(root / "results" / "benchmarks" / times[1], *times.groups()[1:])
+        else:
+            row = _of_claim(name, what, *asked.partition(": ")[::2])
+            if what == "verdict":
+                return row["verdict"]
+            numbers = row["ours"] or f"({row['verdict']})"
         if what is None:
             return numbers
         return numbers.partition(" [")[0].lstrip("+-" if what == "size" else "")
+
+    def _of_claim(name: str, what: str | None, claim: str, cell: str) -> dict[str, Any]:
+        if claim not in rows:
+            raise ValueError(f"'{name}' is neither a block nor a claim of claims.yaml: rename it.")
+        row = rows[claim]
+        cells = {one["claim"]: one for one in row["cells"]}
+        if not cell and (what == "verdict" or not cells):
+            return row
+        if cell not in cells:
+            there = ", ".join(cells) or "no cells"
+            raise ValueError(f"'{name}': {claim} has {there}; name one of these.")
+        return cells[cell]
 
     def fill(text: str) -> str:
         if text.count("<!-- = ") != len(MARKED.findall(text)):
@@ -98,10 +114,42 @@ def _of_query(text: str, records: pd.DataFrame) -> str:
     return tables.in_numbers(values.mean(), *ends, signed=query.baseline is not None)
 
 
+def _of_times(path: Path, factor: str | None, of: str, by: str | None) -> str:
+    """Return the median of a benchmark's times, or of their ratios turn by turn, with interval.
+
+    The 95 % interval is by order statistics, and left out where there are too few turns for one.
+    """
+    taken = dict(_taken(json.loads(path.read_text(encoding="utf-8"))))
+    if missing := {of, by} - {None, *taken}:
+        raise ValueError(f"{path} has no {' and no '.join(missing)}; it has {'; '.join(taken)}.")
+    values = int(factor or 1) * np.array(taken[of]) / (np.array(taken[by]) if by else 1)
+    ends = quantile_test(values, p=0.5).confidence_interval(0.95)
+    middle, *ends = (f"{x:.0f}" if x >= 100 else f"{x:#.3g}" for x in (np.median(values), *ends))
+    return middle if "nan" in ends else f"{middle} [{', '.join(ends)}]"
+
+
+def _taken(found: Any, said: tuple[str, ...] = ()) -> Iterator[tuple[str, list[float]]]:
+    """Yield the series of numbers in a benchmark's file, each by the names on the way to it."""
+    if isinstance(found, dict):
+        said += tuple(
+            str(found[name]) for name in ("name", "k", "engine", "method") if name in found
+        )
+        for name, inner in found.items():
+            known = name in ("steps", "measurements", "rows", "milliseconds", "values")
+            if name not in ("setting", "provenance"):
+                yield from _taken(inner, said if known else (*said, name))
+    elif isinstance(found, list) and found and isinstance(found[0], dict):
+        for inner in found:
+            yield from _taken(inner, said)
+    elif isinstance(found, list | float):
+        yield ", ".join(said), found if isinstance(found, list) else [found]
+
+
 def pages(root: Path) -> list[Path]:
     """List the pages that are filled."""
     found = (sorted(root.glob(pattern)) for pattern in ("docs/*.md", "notebooks/*.ipynb"))
-    return [root / "README.md", *(path for paths in found for path in paths)]
+    first = (root / "README.md", root / "results" / "benchmarks" / "README.md")
+    return [*first, *(path for paths in found for path in paths)]
 
 
 def filled(path: Path, fill: Callable[[str], str]) -> str:

@@ -224,7 +224,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         units=answer.UNITS,
         statements=[[one[name] for one in judged] for name in judged[0]],
         picture=pictures,
-        counts=[tables.sentence(source.table) for source in sources],
+        counts=[f"{tables.sentence(s.table)} {tables.corrected(s.table)}" for s in sources],
         claims=entries,
         apart=(tables.BEYOND, *tables.APART.values()),
         meanings=MEANING,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, ttest_rel
 
-from experiments.ablation.runs import BASE, DEFAULT, PLAIN, REFRESHED
+from experiments.ablation.runs import BASE, DEFAULT, LABELS, PLAIN, REFRESHED, ingredients
 from experiments.common.stats import interval
 
 CLEAR = 0.05  # a corrected p below it is a clear difference
@@ -14,6 +14,8 @@ OF_USE = 0.02  # a clear difference of at least so much accuracy is of use
 # With what the runs of an ingredient are compared; all others with UBN's defaults.
 BASELINES = {"peers": ("peers", PLAIN)}
 ORDER = list(BASE)
+TABLES = ("peers", "ingredients", "bias and noise")  # of the study's page
+MARKS = {"ahead": "**", "behind": "**", "a little ahead": "*", "a little behind": "*"}
 PAIRED = ("difference", "low", "high", "p", "effect size", "seeds")
 
 
@@ -142,3 +144,46 @@ def of_refreshing(runs: pd.DataFrame) -> pd.DataFrame:
         difference = some["refreshed_accuracy"] - some["accuracy"]
         rows.append([domain, labels, name, *_paired(difference, False)])
     return pd.DataFrame(rows, columns=["domain", "labels", "name", *PAIRED])
+
+
+def in_markdown(runs: pd.DataFrame, what: str) -> str:
+    """Write one of `TABLES` in points of accuracy, a column for each domain, at its fewest labels.
+
+    Bold is clear and of use, italic clear; the first line of peers and of ingredients has what the
+    others are compared with.
+    """
+    baseline, planned = None, ["less bias", "more noise", "interaction"]
+    if what == "bias and noise":
+        table = bias_and_noise(runs).assign(line=lambda t: t["what"], says="open")
+    else:
+        _, baseline = BASELINES.get(what, ("baselines", DEFAULT))
+        table = compare(runs)  # corrected over all numbers of labels
+        table = table[table["ingredient"].eq("peers") == (what == "peers")]
+        pairs = zip(table["ingredient"], table["name"], strict=True)
+        table = table.assign(line=[_named(*pair) for pair in pairs])
+        planned = [_named(i, name) for i, some in ingredients("spiral").items() for name in some]
+        planned = [baseline, PLAIN, *planned]
+    table = table[table["labels"] == table["domain"].map(lambda domain: LABELS[domain][0])]
+    if what == "peers":
+        ranks = table.groupby("domain")["accuracy"].rank(ascending=False)
+        planned += ranks.groupby(table["line"]).mean().sort_values(kind="stable").index.tolist()
+    planned = [line for line in dict.fromkeys(planned) if line in set(table["line"])]
+    cells = {}
+    for row in table.itertuples():
+        mark = MARKS.get(row.says, "")
+        number = (
+            f"{mark}{100 * row.difference:+.1f}{mark} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        )
+        cells[row.line, row.domain] = f"{row.accuracy:.3f}" if row.line == baseline else number
+    domains = table["domain"].unique()
+    lines = [f"| | {' | '.join(domains)} |", "|---" * (1 + len(domains)) + "|"]
+    for line in planned:
+        said = [f"{line}, accuracy" if line == baseline else line]
+        lines.append(f"| {' | '.join(said + [cells.get((line, d), '-') for d in domains])} |")
+    return "\n".join(lines)
+
+
+def _named(ingredient: str, name: str) -> str:
+    """Put an ingredient before the name of its variant, where that does not say it already."""
+    said = ingredient in ("peers", "baselines") or name.startswith(ingredient)
+    return name if said else f"{ingredient}: {name}"

@@ -338,6 +338,7 @@ class Judgement(NamedTuple):
     records: tuple[str, ...] = ()
     preconditions: tuple[tuple[str, bool], ...] = ()
     cells: tuple[tuple[str, "Judgement"], ...] = ()
+    p: float | None = None  # of what was tested, not corrected
 
 
 def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
@@ -369,7 +370,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     if len(versions) > 1:
         reason = _of_other_code(versions)
         return Judgement("inconclusive", reason, seeds=len(values), records=keys)
-    estimate, low, high = float(values.mean()), None, None
+    estimate, low, high, p = float(values.mean()), None, None, None
     if claim.statistic == "largest":
         estimate = float(np.abs(values).max())
         verdict = "reproduced" if estimate <= claim.margin else "not reproduced"
@@ -377,7 +378,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     else:
         neutral = 0.0 if claim.statistic == "paired difference" else claim.threshold
         asked = Question(claim.direction, claim.threshold, claim.margin, neutral)
-        verdict, reason, low, high = decide(values, asked)
+        verdict, reason, low, high, p = decide(values, asked)
     if claim.kind == "cost":
         verdict = "measured"
         if low is not None:
@@ -393,7 +394,8 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         verdict, reason = "inconclusive", f"{len(values)} of at least {enough} seeds"
     elif failed:
         verdict, reason = "not tested here", "; ".join(failed)
-    return Judgement(verdict, reason, estimate, low, high, len(values), keys, found)
+    tested = p if verdict not in ("measured", "not tested here") else None
+    return Judgement(verdict, reason, estimate, low, high, len(values), keys, found, p=tested)
 
 
 def _of_other_code(versions: dict[int, str | None]) -> str:

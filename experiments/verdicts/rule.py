@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 from experiments.common.stats import MANY, interval, t_interval
 
@@ -50,12 +51,16 @@ class Question(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A verdict, why, and the 95 % interval that it rests on, if there are seeds for one."""
+    """A verdict, why, and the 95 % interval that it rests on, if there are seeds for one.
+
+    `p` is that of the t-test of the bound that the interval is compared with.
+    """
 
     verdict: Verdict
     reason: str
     low: float | None
     high: float | None
+    p: float | None = None
 
 
 def decide(values: np.ndarray, question: Question) -> Decision:
@@ -79,7 +84,13 @@ def decide(values: np.ndarray, question: Question) -> Decision:
             told = ", ".join(f"{found.count(word)} {word}" for word in dict.fromkeys(found))
             reason = f"{BOOTSTRAPS} bootstrap seeds do not agree: {told}"
             return Decision("inconclusive", reason, low, high)
-    return Decision(verdict, reason, low, high)
+    if question.direction == "equal" or np.ptp(values) == 0:
+        return Decision(verdict, reason, low, high)
+    beyond = question.margin if question.direction == "greater" else -question.margin
+    bound = question.neutral if verdict == "opposite" else question.threshold
+    bound += beyond if verdict == "reproduced" else 0
+    p = float(ttest_1samp(values, bound).pvalue)
+    return Decision(verdict, reason, low, high, p)
 
 
 def compare(

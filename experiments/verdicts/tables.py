@@ -45,7 +45,7 @@ def judge_all(claims: Iterable[Claim], records: pd.DataFrame, profile: str) -> p
 
     Its columns are `claim` (the id), `section`, `place`, `text`, `paper`, `caveat`, `ours` (the
     numbers as text, a line for each cell of a grid), `estimate`, `low`, `high` (NaN where there is
-    none), `seeds`, `verdict`, `reason`, `criterion`, `statistic`, `direction`, `threshold`,
+    none), `seeds`, `p`, `verdict`, `reason`, `criterion`, `statistic`, `direction`, `threshold`,
     `margin`, `records` (the files' names, without ending), `preconditions` (texts) and `cells`
     (such rows, with the cell as `claim`). Records that contradict each other make their claim
     inconclusive; the reason says why.
@@ -83,6 +83,7 @@ def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
         "low": low,
         "high": high,
         "seeds": judgement.seeds,
+        "p": math.nan if judgement.p is None else judgement.p,
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "criterion": criterion(claim),
@@ -155,6 +156,28 @@ def sentence(table: pd.DataFrame) -> str:
         if len(some := table[table["section"] == name]):
             said.append(_counted(some, *words))
     return said[0] + "." + (f" Apart from these, {'; '.join(said[1:])}." if said[1:] else "")
+
+
+def corrected(table: pd.DataFrame) -> str:
+    """Say which verdicts would not be shown if the tests of each figure were corrected together.
+
+    Holm's correction at 5 %, over all tests of the claims of one place, those of the cells of a
+    grid too; the verdicts stay as they are.
+    """
+    changed = []
+    for _, some in of_paper(table).groupby("place", sort=False):
+        tests = []
+        for row in some.to_dict("records"):
+            cells = [cell | {"claim": f"{row['claim']}: {cell['claim']}"} for cell in row["cells"]]
+            tests += [one for one in cells or [row] if not math.isnan(one["p"])]
+        most = 0.0
+        for rank, one in enumerate(sorted(tests, key=lambda one: one["p"])):
+            most = max(most, one["p"] * (len(tests) - rank))
+            if most > 0.05 and one["verdict"] in ("reproduced", "partially", "opposite"):
+                p = f"p {one['p']:.3f}, corrected {min(most, 1):.3f}"
+                changed.append(f"{one['claim']} ({one['verdict']}; {p})")
+    found = "; ".join(changed) or "none"
+    return f"Not shown after Holm's correction of t-tests within a figure or section: {found}."
 
 
 def _counted(table: pd.DataFrame, one: str, many: str) -> str:

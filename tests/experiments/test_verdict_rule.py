@@ -154,6 +154,18 @@ def test_a_grid_is_judged_as_a_whole(cells, verdict):
         assert all(f"{words[c]}: " in reason for c in cells)
 
 
+@pytest.mark.parametrize(
+    ("mean", "half", "bound"), [(0.1, 0.02, 0.02), (0.03, 0.02, 0.0), (-0.1, 0.02, 0.0)]
+)
+def test_p_is_of_the_bound_that_the_verdict_rests_on(mean, half, bound):
+    some = values(mean, half)
+    for sign, direction in ((1, "greater"), (-1, "smaller")):
+        found = decide(sign * some, Question(direction, 0.0, 0.02, 0.0))
+        assert found.p == pytest.approx(ttest_1samp(some, bound).pvalue)
+        assert found.p < 0.05
+    assert decide(some, Question("equal", 0.0, 0.02, 0.0)).p is None
+
+
 def test_every_word_has_a_meaning():
     assert set(rule.MEANING) == set(rule.Verdict.__args__)
     assert compare((0.1, 0.2), (0.1, 0.2), GREATER)[1] in rule.MEANING["reproduced"]

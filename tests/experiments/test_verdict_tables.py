@@ -11,6 +11,7 @@ from experiments.verdicts import figures as pictures
 from experiments.verdicts.claims import Claim, Query, judge
 from experiments.verdicts.tables import (
     VERDICTS,
+    corrected,
     count,
     in_numbers,
     in_paper_order,
@@ -130,6 +131,27 @@ def test_what_is_no_finding_is_listed_and_counted_apart():
     assert "both: 0.751 [" in mean and "] reproduced<br>again: 0.751" in mean
     assert mean.endswith("| reproduced; *after trials* |")
     assert lines.endswith("| 1.002 | measured; bound 9 |")  # a count has no seeds
+
+
+def test_holm_within_a_figure_by_hand():
+    """Of .012, .02, .03 and .2 the corrected are .048, .06, .06 and .2: the second falls."""
+
+    def row(claim, p, verdict="reproduced", place="Section 3.3, Figure 2", cells=()):
+        at = {"claim": claim, "place": place, "section": place.split(",")[0]}
+        return at | {"p": p, "verdict": verdict, "cells": cells}
+
+    cells = (row("batch 8", 0.02, "partially"), row("batch 50", 0.2, "inconclusive"))
+    rows = [
+        row("a", 0.03, "no difference"),
+        row("b", 0.012, "opposite"),
+        row("c", math.nan, "partially", cells=cells),
+        row("alone", 0.049, place="Section 3.3, Figure 3"),
+        row("ours", 0.049, place="beyond the paper"),
+        row("untested", math.nan, "not tested here"),
+    ]
+    told = corrected(pd.DataFrame(rows))
+    assert told.endswith(": c: batch 8 (partially; p 0.020, corrected 0.060).")
+    assert corrected(pd.DataFrame(rows[3:])).endswith(": none.")
 
 
 def test_json_holds_claim_and_judgement():

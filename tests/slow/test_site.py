@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from headings import out_of_order
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 ORDER = [
@@ -104,6 +106,12 @@ def pages(site) -> dict[Path, Page]:
 def test_every_page_is_there_and_no_other(site, pages):
     names = {path.relative_to(site).as_posix() for path in pages}
     assert names == {"index.html", "docs/playground.html", *ORDER, *WITHOUT_CONTENT}
+
+
+def test_headings_are_in_order(pages):
+    written = [path for path in pages if path.name not in WITHOUT_CONTENT]
+    faults = {path: out_of_order(path.read_text(encoding="utf-8")) for path in written}
+    assert {path: found for path, found in faults.items() if found} == {}
 
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,7 @@ from experiments.verdicts.tables import judge_all
 from prose import MARKED, filled, filler, pages
 from small_project import ROOT
 
-PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+PAGES = pages(ROOT)
 NAMED = re.compile(r"`((?:ubnlib|experiments|workflow|data_scripts|tests|benchmarks)[./][\w./]+)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!https?:|#)([^)#\s\"\\]+)")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
@@ -54,6 +55,8 @@ def test_every_picture_of_a_page_says_what_it_shows():
 # Numbers: from the committed records, and nowhere else.
 
 FILLED = [ROOT / "README.md", ROOT / "docs" / "results.md"]  # all of whose decimals are filled
+# Only a result is written as a number with its interval, or as a difference with its sign.
+RESULT = re.compile(r"\d\*{0,2} \[[-+]?\d[\d.]*, [-+]?\d[\d.]*\]|(?<=[\s|(*])[-+]\d*\.\d+")
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +69,36 @@ def test_the_numbers_of_a_page_are_those_of_the_records(page, fill):
     assert filled(page, fill) == page.read_text(), "make numbers"
 
 
+def bare(page):
+    """Return a page's prose, or that of a notebook's cells, without marks, code and formulas."""
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]+`|\$[^$]+\$", "", MARKED.sub("", text), flags=re.DOTALL)
+
+
 @pytest.mark.parametrize("page", FILLED, ids=lambda page: page.name)
 def test_no_other_number_stands_in_the_prose(page):
-    text = re.sub(r"```.*?```", "", MARKED.sub("", page.read_text()), flags=re.DOTALL)
-    assert re.findall(r"(?<![\w.])[-+]?[01]\.\d+\b(?!\.)", text) == []
+    assert re.findall(r"(?<![\w.])[-+]?[01]\.\d+\b(?!\.)", bare(page)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: "/".join(page.parts[-2:]))
+def test_no_result_stands_in_prose_outside_a_mark(page):
+    found = [line for line in bare(page).splitlines() if RESULT.search(line)]
+    assert found == [], "write <!-- = QUERY --><!-- / --> there, then make numbers"
+
+
+@pytest.mark.parametrize(
+    "text", ["is +0.031 [0.021, 0.043] ahead", "| **-4.6** [-5.9, -3.5] |", "1.43 [1, 2]", "(-0.2)"]
+)
+def test_what_looks_like_a_result_is_found(text, tmp_path):
+    (tmp_path / "page.md").write_text(text)
+    assert RESULT.search(bare(tmp_path / "page.md"))
+    (tmp_path / "page.md").write_text(
+        f"seeds [0, 1], v1.2-0.3, `{text}`, <!-- = x -->{text}<!-- / -->"
+    )
+    assert not RESULT.search(bare(tmp_path / "page.md"))
 
 
 def test_a_changed_number_is_seen_and_put_right(fill, tmp_path):
@@ -114,6 +143,52 @@ def test_values_are_those_that_judge_gives(fill):
     assert value(absent).startswith("(not run: no record of experiment absent")
 
 
+def test_times_of_a_benchmark_are_medians_and_ratios_within_turns(tmp_path):
+    folder = tmp_path / "results" / "benchmarks"
+    folder.mkdir(parents=True)
+    for name in ("claims.yaml", "statements.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    times = {"BN": [2.0, 4.0, 1.0, 8.0, 16.0, 3.0], "UBN": [3.0, 4.0, 2.0, 24.0, 16.0, 6.0]}
+    (folder / "a.json").write_text(
+        json.dumps({"steps": [{"method": m, "k": 1, "milliseconds": t} for m, t in times.items()]})
+    )
+    fill = filler(tmp_path)
+
+    def value(name):
+        return MARKED.fullmatch(fill(f"<!-- = a.json: {name} --><!-- / -->"))[2]
+
+    # Of six values the least and the largest hold the median with 1 - 2 / 2 ** 6 = 97 %.
+    assert value("1, BN") == "3.50 [1.00, 16.0]"
+    assert value("1, UBN / 1, BN") == "1.75 [1.00, 3.00]"
+    assert value("10 x 1, UBN / 1, BN") == "17.5 [10.0, 30.0]"
+    with pytest.raises(ValueError, match="has no 2, BN; it has 1, BN; 1, UBN"):
+        value("2, BN")
+
+
+def test_the_tables_of_the_ablation_are_those_of_its_analysis(fill):
+    """One number of each against numpy, by another way."""
+    table = read_evidence(ROOT / "results" / "standard" / "records").table
+    runs = table[(table["experiment"] == "ablation") & (table["domain"] == "spiral")]
+
+    def accuracy(ingredient, name):
+        chosen = runs[(runs["ingredient"] == ingredient) & (runs["name"] == name)]
+        return chosen.set_index("seed")["accuracy"].sort_index()
+
+    def line(block, start):
+        text = fill(f"<!-- = {block} -->\n<!-- / -->")
+        (found,) = [row for row in text.splitlines() if row.startswith(f"| {start} |")]
+        return found.split("|")[2]
+
+    ghost = 100 * (accuracy("peers", "Ghost BN") - accuracy("peers", "BN")).mean()
+    assert line("peers", "Ghost BN").startswith(f" **{ghost:+.1f}** [")
+    assert line("peers", "BN, accuracy") == f" {accuracy('peers', 'BN').mean():.3f} "
+    first = 100 * (accuracy("layers", "first") - accuracy("baselines", "UBN")).mean()
+    assert line("ingredients", "layers: first").startswith(f" **{first:+.1f}** [")
+    cell = {n: accuracy("bias and noise", n).mean() for n in runs["name"].unique() if ", " in n}
+    noise = sum(cell[f"{x}, batch"] - cell[f"{x}, all"] for x in ("labeled", "everything"))
+    assert line("bias and noise", "more noise").startswith(f" {100 * noise / 2:+.1f} [")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -121,6 +196,7 @@ def test_values_are_those_that_judge_gives(fill):
         ("a <!-- = fig2-accuracy --><!-- / -->", "has batch 8, batch 16"),
         ("a <!-- = fig3-bias: batch 8 --><!-- / -->", "has no cells"),
         ("a <!-- = {experiment: x} --><!-- / -->", "is no query"),
+        ("a <!-- = spiral_ensemble.json: x --><!-- / -->", "has no x; it has together, BN"),
         ("a <!-- = fig3-bias -->1", "needs a `<!-- / -->` behind it"),
         ("a\n<!-- = fig3-bias -->1<!-- / -->", "begins a line"),
     ],

@@ -23,6 +23,7 @@ from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, write_record
 from experiments.verdicts.claims import judge, load_claims, read_evidence
 from experiments.verdicts.tables import in_numbers
+from headings import out_of_order
 from notebook_html import convert, make_html, mathml, rebase_links
 from report import group_figures, main, make_report
 from small_project import ROOT
@@ -387,6 +388,7 @@ def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
 def test_links_and_notebook_sections_of_the_standard_report(standard):
     check_links(standard / "report.html")
     page = (standard / "report.html").read_text()
+    assert out_of_order(page) == []
     link = 'href="notebooks/02_toy_analysis.html#Figure-4:'
     assert link in article(page, "fig4-uncertainty")
     for claim, command in (
@@ -413,6 +415,22 @@ def test_links_and_notebook_sections_of_the_standard_report(standard):
 )
 def test_mathml(formula, part):
     assert part in mathml(formula, block=True)
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem
+)
+def test_the_headings_of_a_notebooks_page_are_in_order(notebook):
+    assert out_of_order(make_html(notebook)) == []
+
+
+def test_headings_out_of_order_are_told():
+    assert out_of_order("<h1>a</h1><h2>b</h2><h3>c</h3><h2>d</h2>") == []
+    assert out_of_order("<h1>a</h1><h3 id='x'>b <i>c</i></h3><h1>d</h1>") == [
+        "2 first headings",
+        "level 1 is followed by 3: b c",
+    ]
+    assert out_of_order("<h2>a</h2>") == ["0 first headings"]
 
 
 def test_a_notebooks_page_loads_nothing(project):
