@@ -121,40 +121,35 @@ function linear(room, x, { weight, bias }) {
   return product(room.take(rows * outputs), [x, inputs, 1], [weight, inputs, 1], sizes, bias);
 }
 
-function addRows(sums, a) {
-  for (let i = 0; i < a.length; )
-    for (let j = 0; j < sums.length; j++) sums[j] += a[i++];
-  return sums;
-}
-
 /** Mean and biased variance of each column: equation 1's statistics. */
 export function moments(z, width) {
   const rows = z.length / width;
-  const mean = addRows(new Float64Array(width), z);
-  for (let j = 0; j < width; j++) mean[j] /= rows;
+  const mean = new Float64Array(width);
   const variance = new Float64Array(width);
-  for (let i = 0; i < z.length; )
-    for (let j = 0; j < width; j++) {
-      const away = z[i++] - mean[j];
-      variance[j] += away * away;
-    }
-  for (let j = 0; j < width; j++) variance[j] /= rows;
+  for (let j = 0; j < width; j++) {
+    let [sum, squares] = [0, 0];
+    for (let i = j; i < z.length; i += width) sum += z[i];
+    const middle = sum / rows;
+    for (let i = j; i < z.length; i += width) squares += (z[i] - middle) * (z[i] - middle);
+    mean[j] = middle;
+    variance[j] = squares / rows;
+  }
   return { mean, variance, rows };
 }
 
-const inverseDeviation = (variance) => variance.map((v) => 1 / Math.sqrt(v + EPS));
+const inverseDeviation = (variance) => 1 / Math.sqrt(variance + EPS);
 
 /** Equation 4 and ReLU; equation 1 where the reference is the rows' own moments. */
 function normalizeAndRectify(room, z, { mean, variance }, { gamma, beta }) {
   const width = mean.length;
-  const scale = inverseDeviation(variance);
-  for (let j = 0; j < width; j++) scale[j] *= gamma[j];
   const out = room.take(z.length);
-  for (let i = 0; i < z.length; )
-    for (let j = 0; j < width; j++, i++) {
-      const y = (z[i] - mean[j]) * scale[j] + beta[j];
-      out[i] = y > 0 ? y : y !== y ? y : 0; // what is not a number stays visible
+  for (let j = 0; j < width; j++) {
+    const [middle, scale, shift] = [mean[j], inverseDeviation(variance[j]) * gamma[j], beta[j]];
+    for (let i = j; i < z.length; i += width) {
+      const y = (z[i] - middle) * scale + shift;
+      out[i] = 0.5 * (y + Math.abs(y)); // ReLU without a branch, which is as often wrong as right
     }
+  }
   return out;
 }
 
@@ -214,30 +209,22 @@ export function crossEntropy(logits, labels) {
 function normalizeBackward(g, { z, y, moments: reference }, gamma, own, into) {
   const width = gamma.length;
   const { mean } = own ?? reference;
-  const { beta, gamma: slope } = into; // sums of g and of g (z - mean)
-  beta.fill(0);
-  slope.fill(0);
-  for (let i = 0; i < g.length; )
-    for (let j = 0; j < width; j++, i++) {
-      const v = y[i] > 0 ? g[i] : 0;
-      g[i] = v;
-      beta[j] += v;
-      slope[j] += v * (z[i] - mean[j]);
-    }
-  const scale = inverseDeviation(reference.variance);
-  const shift = new Float64Array(width);
-  const tilt = new Float64Array(width);
   for (let j = 0; j < width; j++) {
-    if (own) {
-      shift[j] = beta[j] / own.rows;
-      tilt[j] = slope[j] / (own.rows * (own.variance[j] + EPS));
+    const middle = mean[j];
+    let [sum, slope] = [0, 0]; // of g, and of g (z - mean)
+    for (let i = j; i < g.length; i += width) {
+      g[i] *= Number(y[i] > 0);
+      sum += g[i];
+      slope += g[i] * (z[i] - middle);
     }
-    slope[j] = (slope[j] + (mean[j] - reference.mean[j]) * beta[j]) * scale[j];
-    scale[j] *= gamma[j];
+    const inverse = inverseDeviation(reference.variance[j]);
+    into.beta[j] = sum;
+    into.gamma[j] = (slope + (middle - reference.mean[j]) * sum) * inverse;
+    const scale = gamma[j] * inverse;
+    const shift = own ? sum / own.rows : 0;
+    const tilt = own ? slope / (own.rows * (own.variance[j] + EPS)) : 0;
+    for (let i = j; i < g.length; i += width) g[i] = scale * (g[i] - shift - (z[i] - middle) * tilt);
   }
-  for (let i = 0; i < g.length; )
-    for (let j = 0; j < width; j++, i++)
-      g[i] = scale[j] * (g[i] - shift[j] - (z[i] - mean[j]) * tilt[j]);
 }
 
 /** The gradient of all parameters, flat, from that of the logits of the first rows. */
@@ -248,7 +235,8 @@ function backward(net, pass, logitGradient, corrected) {
   const linearBackward = (g, x, { weight }, into, further) => {
     const outputs = into.bias.length;
     const inputs = weight.length / outputs;
-    addRows(into.bias.fill(0), g);
+    into.bias.fill(0);
+    for (let i = 0; i < g.length; ) for (let j = 0; j < outputs; j++) into.bias[j] += g[i++];
     product(into.weight, [g, 1, outputs], [x, 1, inputs], [outputs, inputs, rows]);
     if (!further) return null;
     const out = room.take(rows * inputs);

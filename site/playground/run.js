@@ -12,7 +12,7 @@ const WIDTH = 64;
 const TEST_PER_CLASS = 250;
 const BATCHES_SHOWN = 12; // dots of the statistics
 const RESAMPLED = 8; // predictions behind the uncertainty
-const CURVE_EVERY = 40; // steps between two accuracies
+const CURVE_EVERY = 50; // steps between two accuracies
 
 /** Data and nets of a run; the first net has BN, the second the reading of UBN. */
 export function startRun(settings) {
