@@ -21,15 +21,13 @@ const mix = (a, b, share) => a.map((v, i) => v + share * (b[i] - v));
 export function drawPlane(canvas, net, data, side, colors) {
   const { context, width, height } = open(canvas);
   const [zero, half, one, doubt] = ["zero", "half", "one", "doubt"].map((key) => rgb(colors[key]));
-  const shade = net.spread
-    ? (i) => mix(half, doubt, Math.min(1, 2 * net.spread[i]))
-    : (i) => {
-        const p = net.probability[i];
-        return p < 0.5 ? mix(zero, half, 2 * p) : mix(half, one, 2 * p - 1);
-      };
+  const [values, shade] = net.spread
+    ? [net.spread, (v) => mix(half, doubt, Math.min(1, 2 * v))]
+    : [net.probability, (p) => (p < 0.5 ? mix(zero, half, 2 * p) : mix(half, one, 2 * p - 1))];
+  const palette = Array.from({ length: 256 }, (_, level) => [...shade(level / 255), 255]);
   const small = new OffscreenCanvas(side, side);
   const image = new ImageData(side, side);
-  for (let i = 0; i < side * side; i++) image.data.set([...shade(i), 255], 4 * i);
+  values.forEach((v, i) => image.data.set(palette[Math.round(255 * v)] ?? [0, 0, 0, 0], 4 * i));
   small.getContext("2d").putImageData(image, 0, 0);
   context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, width, height);
@@ -64,6 +62,8 @@ function drawBoundary(context, p, side, cell, color) {
   for (let row = 0; row + 1 < side; row++)
     for (let column = 0; column + 1 < side; column++) {
       const i = row * side + column;
+      const inside = (p[i] > 0.5) + (p[i + 1] > 0.5) + (p[i + side] > 0.5) + (p[i + side + 1] > 0.5);
+      if (inside % 4 === 0) continue;
       const corners = [[0, 0], [1, 0], [1, 1], [0, 1]];
       const values = [p[i], p[i + 1], p[i + side + 1], p[i + side]].map((v) => v - 0.5);
       const crossings = corners.flatMap(([x, y], from) => {

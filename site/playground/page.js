@@ -32,7 +32,7 @@ const view = () => ({
   layer: settings.layer - 1,
   channel: settings.channel,
   spread: settings.shade === "spread",
-  moving: settings.shade === "spread" ? 32 : 44, // points a side of the grid while a net trains
+  moving: 48, // points a side of the grid while a net trains, where there is time for so many
   resting: 84,
   every: CALM.matches ? 2000 : 200, // milliseconds between two pictures
 });
