@@ -66,6 +66,19 @@ export const TOUR = [
   },
 ];
 
+// How each method is drawn, with matplotlib's names, as experiments/common/style.py says.
+const LOOKS = {
+  bn: { color: "bn", marker: "s", dash: [3.7, 1.6] },
+  corrected: { color: "ubn", marker: "o", dash: [] },
+  averages: { color: "ubn", marker: "o", dash: [] },
+  literal: { color: "literal", marker: "X", dash: [6.4, 1.6, 1, 1.6] },
+  joint: { color: "joint", marker: "^", dash: [8, 2] },
+  again: { color: "again", marker: "D", dash: [4, 1, 4, 3] }, // labeled rows in the place of unlabeled
+};
+
+/** The looks of both nets. */
+export const looks = ({ reading, rows }) => [LOOKS.bn, LOOKS[rows === "labeled" ? "again" : reading]];
+
 /** Return why a value cannot be a field's, or "". */
 export function fault(field, value) {
   if (field.choices)
