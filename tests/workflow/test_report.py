@@ -387,6 +387,7 @@ def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
 def test_links_and_notebook_sections_of_the_standard_report(standard):
     check_links(standard / "report.html")
     page = (standard / "report.html").read_text()
+    assert 'href="../../docs/playground.html">Playground<' in page
     link = 'href="notebooks/02_toy_analysis.html#Figure-4:'
     assert link in article(page, "fig4-uncertainty")
     for claim, command in (
