@@ -42,6 +42,7 @@ html_sidebars = {
 }
 html_css_files = ["site.css"]
 html_js_files = [("zoom.js", {"defer": "defer"})]
+html_scaled_image_link = False  # a click enlarges, by zoom.js
 html_math_renderer = "mathml"
 html_copy_source = False
 # The summary is fetched from the page, which browsers refuse to pages opened as files.
