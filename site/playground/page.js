@@ -197,7 +197,9 @@ worker.onmessage = ({ data }) => {
   if (data.kind === "failed") return notes([data.sentence]);
   if (data.kind !== "seen") return;
   if (data.id !== id) return; // of a run that is over
-  const ended = playing && !data.playing && data.step > 0;
+  // A picture may still be that of a pause which is over.
+  const over = data.step >= until || data.nets.every((net) => net.stopped);
+  const ended = playing && !data.playing && over;
   seen = data;
   if (ended) {
     playing = false;
@@ -263,7 +265,10 @@ function makeControls() {
       reflect();
     });
     if (field.typed) continue;
-    const output = Object.assign(document.createElement("output"), { id: `value-${key}` });
+    const output = Object.assign(document.createElement("output"), {
+      id: `value-${key}`,
+      ariaHidden: true, // the slider itself says its value
+    });
     control.before(output);
     control.addEventListener("input", () => (output.textContent = value()));
   }

@@ -138,7 +138,7 @@ export function checked(settings) {
   return { used, sentences };
 }
 
-const GUESS = Math.log(2); // the loss of a net that knows nothing
+const DIVERGED = 20; // a loss; that of a guess is log 2
 
 /** What there is to say of a run's losses. */
 export function troubles(nets) {
@@ -146,7 +146,7 @@ export function troubles(nets) {
     const name = kind === "bn" ? "BN" : "UBN";
     const lower = "lower the learning rate";
     if (stopped) return [`${name}'s loss is no number at step ${stopped}, where it stopped: ${lower}.`];
-    if (worst < 30 * GUESS) return [];
-    return [`${name} diverged: its loss was ${worst.toPrecision(2)}, where a guess has 0.7; ${lower}.`];
+    if (worst < DIVERGED) return [];
+    return [`${name} diverged: its loss passed ${DIVERGED}, where a guess has 0.7; ${lower}.`];
   });
 }

@@ -149,8 +149,9 @@ def test_the_playground_is_linked_to(pages, site):
         found = [(file.parent / link).resolve() == playground for link in page.navigation]
         assert found.count(True) == (file != playground), file
     for name in ("index", "notebooks/02_toy_analysis", "docs/toy_study"):  # in the text too
-        links = [(site / f"{name}.html").parent / link for link in pages[site / f"{name}.html"].links]
-        assert [link.resolve() for link in links].count(playground) == 2, name
+        page = site / f"{name}.html"
+        found = [(page.parent / link).resolve() == playground for link in pages[page].links]
+        assert found.count(True) == 2, name
 
 
 # The website in a browser.
