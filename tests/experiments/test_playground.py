@@ -20,7 +20,7 @@ from small_project import ROOT
 from ubnlib import ubn_forward
 
 PAGE = ROOT / "docs" / "playground.html"
-TOUR = SETTINGS = (ROOT / "site" / "playground" / "settings.js").read_text()
+SETTINGS = (ROOT / "site" / "playground" / "settings.js").read_text()
 STYLE = (ROOT / "site" / "playground" / "style.css").read_text()
 RECORDS = ROOT / "results" / "standard"
 # The page's names of the readings, and the layers' switches.
@@ -125,7 +125,7 @@ def test_in_the_dark_colors_keep_their_hue_and_can_be_seen():
 
 def said(title: str) -> str:
     """What the tour says in the step of that title."""
-    return re.search(rf'title: "{title}".*?says: "(.*?)"', TOUR, re.DOTALL)[1]
+    return re.search(rf'title: "{title}".*?says: "(.*?)"', SETTINGS, re.DOTALL)[1]
 
 
 def verdict(claim: str, cell: str = "") -> str:
