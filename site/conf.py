@@ -28,8 +28,21 @@ napoleon_use_ivar = True  # attributes are described once, with their class
 html_theme = "furo"
 html_title = "UBN, a reproducible companion"
 html_static_path = ["static"]
+templates_path = ["templates"]
+# Furo's, with a link to the playground, which is no page of Sphinx's.
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "playground.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_css_files = ["site.css"]
 html_js_files = [("zoom.js", {"defer": "defer"})]
+html_scaled_image_link = False  # a click enlarges, by zoom.js
 html_math_renderer = "mathml"
 html_copy_source = False
 # The summary is fetched from the page, which browsers refuse to pages opened as files.

@@ -95,6 +95,7 @@ def mathml(formula: str, block: bool) -> str:
     try:
         # Without the namespace, which HTML does not need and nbconvert's headings stumble over.
         result = tex2mathml(formula, as_block=block).replace(XMLNS, "")
+        result = result.replace("&ApplyFunction;", "&#x2061;")  # behind log, unknown to XML
         ElementTree.fromstring(result)
     except (MathError, ElementTree.ParseError, IndexError, KeyError, AttributeError):
         return f"<code>{escape(source)}</code>"

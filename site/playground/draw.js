@@ -17,19 +17,32 @@ function open(canvas) {
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const mix = (a, b, share) => a.map((v, i) => v + share * (b[i] - v));
 
+/** The outline of a mark by matplotlib's name of it. */
+function outline(context, marker, x, y, r) {
+  const corners = {
+    s: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+    D: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+    "^": [[0, -1.2], [1.2, 1], [-1.2, 1]],
+    X: [[-1, -1.4], [0, -0.5], [1, -1.4], [1.4, -1], [0.5, 0], [1.4, 1],
+      [1, 1.4], [0, 0.5], [-1, 1.4], [-1.4, 1], [-0.5, 0], [-1.4, -1]],
+  };
+  context.beginPath();
+  if (marker === "o") context.arc(x, y, r, 0, 2 * Math.PI);
+  else for (const [h, v] of corners[marker]) context.lineTo(x + h * r, y + v * r);
+  context.closePath();
+}
+
 /** Class probability or spread, the boundary, and the points: labeled filled, others hollow. */
 export function drawPlane(canvas, net, data, side, colors) {
   const { context, width, height } = open(canvas);
   const [zero, half, one, doubt] = ["zero", "half", "one", "doubt"].map((key) => rgb(colors[key]));
-  const shade = net.spread
-    ? (i) => mix(half, doubt, Math.min(1, 2 * net.spread[i]))
-    : (i) => {
-        const p = net.probability[i];
-        return p < 0.5 ? mix(zero, half, 2 * p) : mix(half, one, 2 * p - 1);
-      };
+  const [values, shade] = net.spread
+    ? [net.spread, (v) => mix(half, doubt, Math.min(1, 2 * v))]
+    : [net.probability, (p) => (p < 0.5 ? mix(zero, half, 2 * p) : mix(half, one, 2 * p - 1))];
+  const palette = Array.from({ length: 256 }, (_, level) => [...shade(level / 255), 255]);
   const small = new OffscreenCanvas(side, side);
   const image = new ImageData(side, side);
-  for (let i = 0; i < side * side; i++) image.data.set([...shade(i), 255], 4 * i);
+  values.forEach((v, i) => image.data.set(palette[Math.round(255 * v)] ?? [0, 0, 0, 0], 4 * i));
   small.getContext("2d").putImageData(image, 0, 0);
   context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, width, height);
@@ -39,20 +52,16 @@ export function drawPlane(canvas, net, data, side, colors) {
     (height * (EXTENT - points[2 * i + 1])) / (2 * EXTENT),
   ];
   const size = width / 340;
-  const dot = (points, i, radius) => {
-    context.beginPath();
-    context.arc(...at(points, i), radius * size, 0, 2 * Math.PI);
-  };
   context.lineWidth = 0.8 * size;
   context.strokeStyle = colors.hollow;
   for (let i = 0; i < data.unlabeled.length / 2; i++) {
-    dot(data.unlabeled, i, 2.2);
+    outline(context, "o", ...at(data.unlabeled, i), 2.2 * size);
     context.stroke();
   }
   context.strokeStyle = colors.ink;
   for (let i = 0; i < data.labels.length; i++) {
-    dot(data.labeled, i, 4);
-    context.fillStyle = data.labels[i] ? colors.second : colors.first;
+    outline(context, data.labels[i] ? "^" : "o", ...at(data.labeled, i), 4 * size);
+    context.fillStyle = colors[`class-${data.labels[i]}`];
     context.fill();
     context.stroke();
   }
@@ -64,6 +73,8 @@ function drawBoundary(context, p, side, cell, color) {
   for (let row = 0; row + 1 < side; row++)
     for (let column = 0; column + 1 < side; column++) {
       const i = row * side + column;
+      const inside = (p[i] > 0.5) + (p[i + 1] > 0.5) + (p[i + side] > 0.5) + (p[i + side + 1] > 0.5);
+      if (inside % 4 === 0) continue;
       const corners = [[0, 0], [1, 0], [1, 1], [0, 1]];
       const values = [p[i], p[i + 1], p[i + side + 1], p[i + side]].map((v) => v - 0.5);
       const crossings = corners.flatMap(([x, y], from) => {
@@ -115,8 +126,8 @@ function line(context, points) {
   context.stroke();
 }
 
-/** Means and deviations of batches, as dots around the cross of all points. */
-export function drawStatistics(canvas, net, color, colors) {
+/** Means and deviations of batches, as marks around the cross of all points. */
+export function drawStatistics(canvas, net, { color, marker }, colors) {
   const opened = open(canvas);
   const { context } = opened;
   const [x, y] = [[-0.8, 0.8], [0.4, 1.6]]; // what lies outside is drawn on the border
@@ -126,13 +137,12 @@ export function drawStatistics(canvas, net, color, colors) {
   context.strokeStyle = colors.soft;
   line(context, [[across(x[0]), up(1)], [across(x[1]), up(1)]]);
   line(context, [[across(0), up(y[0])], [across(0), up(y[1])]]);
-  context.fillStyle = color;
+  context.fillStyle = colors[color];
   context.globalAlpha = 0.8;
   for (const [mean, deviation] of net.dots) {
     if (!Number.isFinite(mean + deviation)) continue; // a channel that is constant over all points
     const [h, v] = [clip(mean, x), clip(deviation, y)];
-    context.beginPath();
-    context.arc(across(h), up(v), 4, 0, 2 * Math.PI);
+    outline(context, marker, across(h), up(v), 4);
     context.fill();
   }
 }
@@ -145,15 +155,15 @@ export function drawHistogram(canvas, net, colors) {
   const { across, up } = axes(opened, colors, {
     x: [from, to], y: [0, 1], xTicks: [-2, 0, 2], yTicks: [], xName: "normalized feature",
   });
-  for (const [kind, color] of [["unlabeled", colors.third], ["labeled", colors.first]]) {
+  for (const kind of ["unlabeled", "labeled"]) {
     const counts = new Float64Array(bins);
     for (const v of net[kind]) {
       const bin = Math.floor((bins * (v - from)) / (to - from));
       if (Number.isFinite(v)) counts[Math.max(0, Math.min(bins - 1, bin))] += 1;
     }
     const unit = bins / (net[kind].length * (to - from));
-    context.fillStyle = color;
-    context.globalAlpha = 0.5;
+    context.fillStyle = colors[kind];
+    context.globalAlpha = 0.6;
     counts.forEach((count, i) => {
       const left = across(from + (i * (to - from)) / bins);
       const right = across(from + ((i + 1) * (to - from)) / bins);
@@ -164,7 +174,7 @@ export function drawHistogram(canvas, net, colors) {
 }
 
 /** Accuracy over steps: this run as lines, the band of earlier ones behind them. */
-export function drawAccuracy(canvas, nets, bands, steps, colors) {
+export function drawAccuracy(canvas, nets, looks, bands, steps, colors) {
   const opened = open(canvas);
   const { context } = opened;
   const { across, up } = axes(opened, colors, {
@@ -172,7 +182,8 @@ export function drawAccuracy(canvas, nets, bands, steps, colors) {
     xName: "step",
   });
   nets.forEach((net, i) => {
-    const color = i ? colors.ubn : colors.bn;
+    const { marker, dash } = looks[i];
+    const color = colors[looks[i].color];
     const band = bands[i];
     if (band.length) {
       context.beginPath();
@@ -183,8 +194,14 @@ export function drawAccuracy(canvas, nets, bands, steps, colors) {
       context.fill();
       context.globalAlpha = 1;
     }
-    context.strokeStyle = color;
+    const places = net.curve.map(([step, value]) => [across(step), up(value)]);
+    context.strokeStyle = context.fillStyle = color;
     context.lineWidth = 2;
-    line(context, net.curve.map(([step, value]) => [across(step), up(value)]));
+    context.setLineDash(dash.map((part) => 2 * part));
+    line(context, places);
+    for (const place of places.filter((_, at) => at % 2 === i)) {
+      outline(context, marker, ...place, 3.5);
+      context.fill();
+    }
   });
 }

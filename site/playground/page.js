@@ -2,11 +2,12 @@
 
 import { drawAccuracy, drawHistogram, drawPlane, drawStatistics } from "./draw.js";
 import {
-  FIELDS, OF_THE_VIEW, TOUR, checked, defaults, fault, fromLink, toLink, troubles,
+  FIELDS, OF_THE_VIEW, TOUR, checked, defaults, fault, fromLink, looks, toLink, troubles,
 } from "./settings.js";
 
 const STEPS = 1000; // of a run, as in the committed records
 const RUNS_KEPT = 8; // behind the band
+const GLYPHS = { o: "\u25CF", s: "\u25A0", D: "\u25C6", "^": "\u25B2", X: "\u2716" }; // of the marks
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
@@ -32,7 +33,7 @@ const view = () => ({
   layer: settings.layer - 1,
   channel: settings.channel,
   spread: settings.shade === "spread",
-  moving: settings.shade === "spread" ? 32 : 44, // points a side of the grid while a net trains
+  moving: 48, // points a side of the grid while a net trains, where there is time for so many
   resting: 84,
   every: CALM.matches ? 2000 : 200, // milliseconds between two pictures
 });
@@ -80,6 +81,10 @@ function reflect() {
     if (output) output.textContent = settings[key];
     if (field.logarithmic) control.setAttribute("aria-valuetext", settings[key]);
   }
+  const { color, marker } = looks(settings)[1];
+  const root = document.documentElement.style;
+  root.setProperty("--reading", `var(--${color})`);
+  root.setProperty("--marker", `"${GLYPHS[marker]}"`);
   const now = toLink(settings);
   for (const [i, { sets }] of TOUR.entries()) {
     const alike = now === toLink({ ...defaults(), ...sets, seed: settings.seed });
@@ -124,15 +129,17 @@ function band(index) {
 function draw() {
   if (!seen) return;
   const style = getComputedStyle(document.documentElement);
-  const names = "ink soft line bn ubn first second third zero half one doubt hollow".split(" ");
+  const names = ("ink soft line hollow zero half one doubt bn ubn literal joint again " +
+    "labeled unlabeled class-0 class-1").split(" ");
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
   const colors = Object.fromEntries(names.map((name) => [name, color(name)]));
+  const both = looks(settings);
   seen.nets.forEach((net, i) => {
     drawPlane(element(`plane-${i}`), net, seen.data, seen.side, colors);
-    drawStatistics(element(`statistics-${i}`), net, i ? colors.ubn : colors.bn, colors);
+    drawStatistics(element(`statistics-${i}`), net, both[i], colors);
     drawHistogram(element(`histogram-${i}`), net, colors);
   });
-  drawAccuracy(element("accuracy"), seen.nets, [band(0), band(1)], until, colors);
+  drawAccuracy(element("accuracy"), seen.nets, both, [band(0), band(1)], until, colors);
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -167,21 +174,20 @@ function describe() {
 
 function legend() {
   const entries = {
-    class: ["", "line: decision boundary"],
-    spread: ["doubt", "predictions vary with the batch (full color: deviation 0.5)"],
+    class: ["\u2014", "ink", "decision boundary"],
+    spread: ["\u25A0", "doubt", "predictions vary with the batch (full color: deviation 0.5)"],
   };
   const points = [
-    ["first", "class 0, labeled"],
-    ["second", "class 1, labeled"],
-    ["bare", "unlabeled"],
+    [GLYPHS.o, "class-0", "labeled, class 0"],
+    [GLYPHS["^"], "class-1", "labeled, class 1"],
+    ["\u25CB", "hollow", "unlabeled"],
   ];
   element("legend").replaceChildren(
-    ...[...points, entries[settings.shade]].map(([color, text]) => {
+    ...[...points, entries[settings.shade]].map(([glyph, color, text]) => {
       const entry = document.createElement("span");
-      const mark = document.createElement("i");
-      if (color === "bare") mark.className = "bare";
-      else mark.style.setProperty("--color", `var(--${color})`);
-      entry.append(...(color ? [mark] : []), text);
+      const mark = Object.assign(document.createElement("i"), { textContent: glyph, ariaHidden: true });
+      mark.style.setProperty("--color", `var(--${color})`);
+      entry.append(mark, text);
       return entry;
     }),
   );
@@ -191,7 +197,9 @@ worker.onmessage = ({ data }) => {
   if (data.kind === "failed") return notes([data.sentence]);
   if (data.kind !== "seen") return;
   if (data.id !== id) return; // of a run that is over
-  const ended = playing && !data.playing && data.step > 0;
+  // A picture may still be that of a pause which is over.
+  const over = data.step >= until || data.nets.every((net) => net.stopped);
+  const ended = playing && !data.playing && over;
   seen = data;
   if (ended) {
     playing = false;
@@ -257,7 +265,10 @@ function makeControls() {
       reflect();
     });
     if (field.typed) continue;
-    const output = Object.assign(document.createElement("output"), { id: `value-${key}` });
+    const output = Object.assign(document.createElement("output"), {
+      id: `value-${key}`,
+      ariaHidden: true, // the slider itself says its value
+    });
     control.before(output);
     control.addEventListener("input", () => (output.textContent = value()));
   }

@@ -1,7 +1,7 @@
 // One run: two nets that start alike and see the same labeled batches, and what is seen of them.
 
 import {
-  EPS, adam, adamState, drawParameters, evaluate, forward, join, makeNet, moments, trainingStep,
+  EPS, adam, adamState, drawParameters, forward, join, logitsBy, makeNet, moments, trainingStep,
 } from "./net.js";
 import {
   EXTENT, batches, choose, generator, makeSpiral, permutation, splitSpiral,
@@ -12,7 +12,7 @@ const WIDTH = 64;
 const TEST_PER_CLASS = 250;
 const BATCHES_SHOWN = 12; // dots of the statistics
 const RESAMPLED = 8; // predictions behind the uncertainty
-const CURVE_EVERY = 40; // steps between two accuracies
+const CURVE_EVERY = 50; // steps between two accuracies
 
 /** Data and nets of a run; the first net has BN, the second the reading of UBN. */
 export function startRun(settings) {
@@ -74,7 +74,7 @@ function noteAccuracy(run) {
 
 /** The share of test points that a net has right, in evaluation. */
 function accuracyOf({ test: { points, labels } }, net) {
-  const logits = evaluate(net, points);
+  const logits = logitsBy(net.running, net, points);
   let right = 0; // what is not a number is not right
   for (let i = 0; i < labels.length; i++)
     right += labels[i] ? logits[2 * i + 1] > logits[2 * i] : logits[2 * i] > logits[2 * i + 1];
@@ -135,7 +135,7 @@ export function look(run, learner, view) {
     stopped: learner.stopped,
     curve: learner.curve,
     accuracy: view.coarse ? learner.curve.at(-1)[1] : accuracyOf(run, net),
-    probability: probability(evaluate(net, grid)),
+    probability: probability(logitsBy(net.running, net, grid)),
     spread: view.spread ? spread(run, learner, grid, uniform) : null,
     dots,
     labeled: features(data.labeled),
@@ -153,7 +153,7 @@ function spread(run, { net, kind }, grid, uniform) {
   const drawn = Array.from({ length: RESAMPLED }, () => {
     const batch = choose(pool, permutation(pool.length / 2, uniform).slice(0, size));
     const fixed = statisticsOf(net, batch);
-    return probability(forward(net, grid, (_, layer) => fixed[layer]).logits);
+    return probability(logitsBy(fixed, net, grid));
   });
   return drawn[0].map((_, i) => Math.sqrt(moments(drawn.map((values) => values[i]), 1).variance[0]));
 }

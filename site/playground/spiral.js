@@ -41,7 +41,7 @@ export function permutation(n, uniform) {
 /** Points [rows, 2] of [n, 2]. */
 export function choose(points, rows) {
   const out = new Float64Array(2 * rows.length);
-  rows.forEach((row, i) => out.set(points.subarray(2 * row, 2 * row + 2), 2 * i));
+  for (let i = 0; i < out.length; i++) out[i] = points[2 * rows[i >> 1] + (i & 1)];
   return out;
 }
 

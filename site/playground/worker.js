@@ -4,6 +4,8 @@ import { adam, adamState, makeNet, trainingStep } from "./net.js";
 import { advance, look, startRun } from "./run.js";
 
 const CHUNK = 40; // milliseconds of training between two looks at the messages
+const SHARE = 0.1; // of the time, for pictures
+const COARSEST = 20; // points a side of a picture
 const wake = new MessageChannel(); // sooner than a timer, and messages come in between
 let waking = false;
 let run = null;
@@ -15,17 +17,20 @@ let pace = null; // steps trained and milliseconds taken; when it was resumed; t
 function show() {
   const started = performance.now();
   const playing = run.step < until;
-  const side = playing ? view.moving : view.resting;
+  const side = playing ? Math.round(Math.min(view.moving, pace.side)) : view.resting;
   const nets = run.learners.map((learner) => look(run, learner, { ...view, side, coarse: playing }));
   const taken = pace.taken + (pace.resumed ? started - pace.resumed : 0);
   const { id, step, data } = run;
   const rate = (1000 * pace.trained) / taken;
   postMessage({ kind: "seen", id, step, playing, nets, data, view, side, rate });
   pace.last = performance.now();
+  if (!playing) return;
   pace.cost = pace.last - started;
+  const wanted = side * Math.sqrt((SHARE * view.every) / pace.cost); // its cost goes with the square
+  pace.side = Math.max(COARSEST, Math.min(view.moving, Math.sqrt(side * wanted))); // without a jump
 }
 
-/** Train for a moment, then let messages in; pictures take a tenth of the time. */
+/** Train for a moment, then let messages in; pictures take their share of the time. */
 function train() {
   const started = performance.now();
   if (pace.resumed) pace.taken += started - pace.resumed;
@@ -36,7 +41,7 @@ function train() {
     if (run.learners.every((learner) => learner.stopped)) until = run.step;
   }
   const waited = performance.now() - pace.last;
-  if (run.step >= until || waited > Math.max(view.every, 9 * pace.cost)) show();
+  if (run.step >= until || waited > Math.max(view.every, pace.cost / SHARE)) show();
   if (run.step < until) goOn();
   else pace.resumed = 0;
 }
@@ -73,7 +78,7 @@ const commands = {
     run = { ...startRun(message.settings), id: message.id };
     until = 0;
     view = message.view;
-    pace = { trained: 0, taken: 0, resumed: 0, last: 0, cost: 0 };
+    pace = { trained: 0, taken: 0, resumed: 0, last: 0, cost: 0, side: Infinity };
     show();
   },
   play(message) {

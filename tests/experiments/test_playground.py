@@ -1,5 +1,6 @@
 """The playground: made of its sources, with the library's numbers and the records' statements."""
 
+import colorsys
 import importlib.util
 import re
 from itertools import combinations
@@ -7,16 +8,20 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
+from matplotlib.colors import to_rgb
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.common.style import CLASS_MAP, CLASSES, METHODS, SERIES
 from experiments.toy.regime_map import READINGS
 from experiments.toy.spiral import SpiralNet, split_spiral
 from small_project import ROOT
 from ubnlib import ubn_forward
 
 PAGE = ROOT / "docs" / "playground.html"
-TOUR = (ROOT / "site" / "playground" / "settings.js").read_text()
+SETTINGS = (ROOT / "site" / "playground" / "settings.js").read_text()
+STYLE = (ROOT / "site" / "playground" / "style.css").read_text()
 RECORDS = ROOT / "results" / "standard"
 # The page's names of the readings, and the layers' switches.
 NAMES = {
@@ -41,12 +46,86 @@ def test_the_page_is_what_its_sources_give():
     assert not re.search(r"^(import|export) ", PAGE.read_text(), re.MULTILINE)
 
 
+# Its looks are those of the project's figures.
+
+LIGHT, DARK = (
+    dict(re.findall(r"--([\w-]+): (#\w{6})", block))
+    for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+)
+METHOD_OF = {
+    "bn": "BN",
+    "corrected": "UBN",
+    "averages": "UBN",
+    "literal": "UBN, literal",
+    "joint": "UBN, joint",
+    "again": "BN, labeled again",
+}
+LOOKS = {
+    name: (color, marker, [float(part) for part in dash.split(",") if part])
+    for name, color, marker, dash in re.findall(
+        r'(\w+): \{ color: "(\w+)", marker: "(.)", dash: \[(.*?)\] \}', SETTINGS
+    )
+}
+
+
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_methods_look_as_in_the_figures(name):
+    assert set(LOOKS) == set(METHOD_OF)
+    color, marker, dash = LOOKS[name]
+    look = METHODS[METHOD_OF[name]]
+    named = {
+        "-": [],
+        "--": rcParams["lines.dashed_pattern"],
+        "-.": rcParams["lines.dashdot_pattern"],
+    }
+    expected = named[look.dash] if isinstance(look.dash, str) else look.dash[1]
+    assert (LIGHT[color].upper(), marker, dash) == (look.color, look.marker, list(expected))
+
+
+def test_points_and_planes_look_as_in_the_figures():
+    expected = {
+        "labeled": SERIES["labeled"].color,
+        "unlabeled": SERIES["unlabeled"].color,
+        **{f"class-{label}": look.color for label, look in enumerate(CLASSES)},
+    }
+    assert {name: LIGHT[name].upper() for name in expected} == expected
+    ends = [to_rgb(LIGHT[name]) for name in ("zero", "half", "one")]
+    assert np.allclose(ends, CLASS_MAP([0.0, 0.5, 1.0])[:, :3], atol=0.01)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of two colors' luminances, as the web's guidelines for accessibility have it."""
+    rgb = np.array([to_rgb(one), to_rgb(other)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return high / low
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
+def test_text_can_be_read(scheme):
+    texts = [(ink, ground) for ink in ("ink", "soft", "link") for ground in ("paper", "card")]
+    for ink, ground in (*texts, ("ink", "mark"), ("card", "link")):
+        assert contrast(scheme[ink], scheme[ground]) >= 4.5, (ink, ground)
+    for plane in ("zero", "half", "one"):
+        assert contrast(scheme["ink"], scheme[plane]) >= 3, plane
+
+
+def test_in_the_dark_colors_keep_their_hue_and_can_be_seen():
+    assert set(LIGHT) == set(DARK)
+    for name in ("bn", "ubn", "literal", "joint", "again", "labeled", "unlabeled"):
+        assert contrast(DARK[name], DARK["card"]) >= 3, name
+    for name in ("ubn", "literal", "joint", "again", "labeled", "unlabeled", "class-0", "class-1"):
+        before, now = (colorsys.rgb_to_hls(*to_rgb(some[name]))[0] for some in (LIGHT, DARK))
+        assert abs(before - now) < 0.04, name
+    assert colorsys.rgb_to_hls(*to_rgb(DARK["bn"]))[2] == 0
+
+
 # The tour's statements.
 
 
 def said(title: str) -> str:
     """What the tour says in the step of that title."""
-    return re.search(rf'title: "{title}".*?says: "(.*?)"', TOUR, re.DOTALL)[1]
+    return re.search(rf'title: "{title}".*?says: "(.*?)"', SETTINGS, re.DOTALL)[1]
 
 
 def verdict(claim: str, cell: str = "") -> str:

@@ -22,6 +22,7 @@ ORDER = [
     "docs/layout.html",
     "results/benchmarks/README.html",
     "docs/results.html",
+    "docs/paper_statements.html",
     "docs/toy_study.html",
     "docs/depth_study.html",
     "docs/ablation_study.html",
@@ -127,7 +128,7 @@ def test_links_lead_somewhere(pages):
 
 def test_navigation_is_in_the_papers_order(site, pages):
     tree = [link for link in pages[site / "index.html"].navigation if "#" not in link]
-    assert tree == ORDER
+    assert tree == ["docs/playground.html", *ORDER]
 
 
 def test_a_flow_chart_is_a_list(site):
@@ -151,10 +152,14 @@ def test_formulas_are_mathml(site, pages):
 
 
 def test_the_playground_is_linked_to(pages, site):
-    for name in ("index", "notebooks/02_toy_analysis", "docs/toy_study"):
+    playground = site / "docs" / "playground.html"
+    for file, page in pages.items():
+        found = [(file.parent / link).resolve() == playground for link in page.navigation]
+        assert found.count(True) == (file != playground), file
+    for name in ("index", "notebooks/02_toy_analysis", "docs/toy_study"):  # in the text too
         page = site / f"{name}.html"
-        targets = [(page.parent / link).resolve() for link in pages[page].links]
-        assert site / "docs" / "playground.html" in targets, name
+        found = [(page.parent / link).resolve() == playground for link in pages[page].links]
+        assert found.count(True) == 2, name
 
 
 # The website in a browser.

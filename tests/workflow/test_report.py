@@ -389,6 +389,7 @@ def test_links_and_notebook_sections_of_the_standard_report(standard):
     check_links(standard / "report.html")
     page = (standard / "report.html").read_text()
     assert out_of_order(page) == []
+    assert 'href="../../docs/playground.html">Playground<' in page
     link = 'href="notebooks/02_toy_analysis.html#Figure-4:'
     assert link in article(page, "fig4-uncertainty")
     for claim, command in (
@@ -408,6 +409,7 @@ def test_links_and_notebook_sections_of_the_standard_report(standard):
     ("formula", "part"),
     [
         (r"\frac{a}{b} \tag{3}", "<mtext>(3)</mtext>"),
+        (r"|\log x|", "<mi>log</mi>"),
         (r"\tfrac12 x", "<mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi>"),
         (r"\begin{align*}a &= b \\ c &= d\end{align*}", "<mtable"),
         (r"\unknown{<x>}", r"<code>\unknown{&lt;x&gt;}</code>"),
