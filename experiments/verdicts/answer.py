@@ -16,6 +16,14 @@ from experiments.verdicts.claims import Precondition
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
 
+MEANT = {  # by preconditions, for readers
+    "scarce": "that labels are scarce",
+    "sees": "that nets see the images",
+    "trained": "that training has ended",
+    "sensitive": "that more labels help",
+    "present": "that BN has what would be mended",
+    "overfits": "that nets overfit the few labels",
+}
 NEEDED = rf"\b({'|'.join(get_args(Precondition))}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
@@ -126,7 +134,8 @@ def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
         some = (f"{c['claim']}: {c['ours'].partition(' [')[0] or c['verdict']}" for c in cells)
         told = ", ".join(some)
     elif verdict == "not tested here":
-        told += f"; not shown: {', '.join(re.findall(NEEDED, row['reason']))}"
+        missing = (MEANT[name] for name in re.findall(NEEDED, row["reason"]))
+        told += f"; not shown: {', '.join(missing)}"
     elif verdict == "inconclusive" and told:
         told += f"; {row['reason']}"
     return Clause(claim, words or "", verdict, told or row["reason"], caveat)

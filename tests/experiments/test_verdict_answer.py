@@ -1,10 +1,12 @@
 """The answer: five lines and the statements, from the records that there are."""
 
+from typing import get_args
+
 import pandas as pd
 import pytest
 
 from experiments.verdicts import answer
-from experiments.verdicts.claims import load_claims, read_evidence
+from experiments.verdicts.claims import Precondition, load_claims, read_evidence
 from experiments.verdicts.tables import in_paper_order, judge_all, of_paper
 from small_project import ROOT
 
@@ -49,7 +51,9 @@ def test_lines_say_what_the_table_says(records):
             assert row["reason"] in clause.told
         if clause.verdict == "not tested here":
             named = clause.told.partition("not shown: ")[2].split(", ")
-            assert named and all(f"{name} (" in row["reason"] for name in named)
+            said = {words: name for name, words in answer.MEANT.items()}
+            assert named and all(f"{said[words]} (" in row["reason"] for words in named)
+    assert set(answer.MEANT) == set(get_args(Precondition))
 
 
 def test_without_any_record_the_five_lines_come_and_say_so():
