@@ -91,7 +91,7 @@ def test_bootstrap_seeds_must_agree(monkeypatch):
 @settings(max_examples=200, deadline=None)
 def test_a_verdict_never_contradicts_its_interval(some, direction, threshold, margin):
     question = Question(direction, threshold, margin, 0.0)
-    verdict, _, low, high = decide(np.array(some), question)
+    verdict, _, low, high, _ = decide(np.array(some), question)
     sign = 1 if direction == "greater" else -1
     low, high = sorted((sign * low, sign * high))
     claimed = sign * threshold
