@@ -130,14 +130,14 @@ def markdown_to_html(source: str, meant_from: Path, page_in: Path) -> str:
 
 
 def rebase_links(html: str, meant_from: Path, page_in: Path) -> str:
-    """Turn links that are relative to one folder into links relative to another."""
+    """Turn links and pictures that are relative to one folder into ones relative to another."""
 
     def rebase(match: re.Match[str]) -> str:
-        path, _, anchor = match[1].partition("#")
+        path, _, anchor = match[2].partition("#")
         moved = os.path.relpath(os.path.abspath(meant_from / path), os.path.abspath(page_in))
-        return f'href="{Path(moved).as_posix()}{"#" + anchor if anchor else ""}"'
+        return f'{match[1]}="{Path(moved).as_posix()}{"#" + anchor if anchor else ""}"'
 
-    return re.sub(r'href="(?![a-z+.-]+:|#|/)([^"]+)"', rebase, html)
+    return re.sub(r'\b(href|src)="(?![a-z+.-]+:|#|/)([^"]+)"', rebase, html)
 
 
 class OfflineExporter(HTMLExporter):

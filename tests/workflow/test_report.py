@@ -491,3 +491,14 @@ def test_figures_go_to_the_notebook_of_their_number(tmp_path):
     assert [figure["name"] for figure in groups["02_toy_analysis"]] == ["02_a", "02_b"]
     assert groups["03_depth"] == []
     assert [figure["name"] for figure in groups[""]] == ["04_c", "other"]
+
+
+def test_a_picture_is_found_from_the_committed_notebooks_folder(tmp_path):
+    """Also by the page of an executed copy, which lies elsewhere."""
+    source, there = tmp_path / "notebooks", tmp_path / "results" / "quick" / "notebooks"
+    there.mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(tmp_path / "drawn.png")
+    cell = new_markdown_cell("![drawn](../drawn.png)")
+    nbformat.write(new_notebook(cells=[cell]), there / "one.ipynb")
+    (found,) = re.findall(r'<img [^>]*?src="([^"]+)"', make_html(there / "one.ipynb", source))
+    assert (there / found).resolve() == tmp_path / "drawn.png"
