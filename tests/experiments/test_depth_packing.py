@@ -6,21 +6,10 @@ import pytest
 
 from experiments.depth.data import pack_split, split_data
 from experiments.depth.packing import NAMED_SPLITS, find_split, packing_costs, split_frames
-from kitti_drives import EIGEN_TEST_DRIVES
+from named_splits import LOST, NAMES, counts, eigen_tests_in
 from small_kitti import DATE, image_path, scan_path, write_textured
 from ubnlib.kitti import FrameKey, KittiRaw, PackedDepth, load_split
 from ubnlib.kitti.prepare import Preparation
-
-NAMES = load_split("paper_standin_train") + load_split("paper_standin_val")
-LOST = "2011_09_26_drive_0001"
-
-
-def counts(split):
-    return [len(keys) for side in split[1:] for keys in (side.present, side.missing)]
-
-
-def eigen_tests_in(split):
-    return {key.drive_name for key in split.train.present} & EIGEN_TEST_DRIVES
 
 
 def test_a_named_split_never_becomes_another():

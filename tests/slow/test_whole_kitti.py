@@ -5,21 +5,9 @@ import shutil
 from collections import defaultdict
 
 from experiments.depth.packing import find_split
-from kitti_drives import EIGEN_TEST_DRIVES
+from named_splits import LOST, NAMES, counts, eigen_tests_in
 from small_kitti import CAM_TO_CAM, VELO_TO_CAM
-from ubnlib.kitti import load_split
 from ubnlib.kitti.prepare import Preparation
-
-NAMES = load_split("paper_standin_train") + load_split("paper_standin_val")
-LOST = "2011_09_26_drive_0001"
-
-
-def counts(split):
-    return [len(keys) for side in split[1:] for keys in (side.present, side.missing)]
-
-
-def eigen_tests_in(split):
-    return {key.drive_name for key in split.train.present} & EIGEN_TEST_DRIVES
 
 
 def write_empty(root):
