@@ -31,6 +31,7 @@ from experiments.method.step_cost import StepCostConfig
 from experiments.toy.figure3_features import FeaturesConfig, run_features
 from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
 from experiments.toy.figure5_augmentation import AugmentationConfig, run_augmentation
+from experiments.toy.figure5_boundary import BoundaryConfig, run_boundary
 from experiments.toy.train import SpiralConfig, run_spiral
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import KittiRaw, prepare
@@ -57,6 +58,7 @@ RUNS: dict[str, tuple[Config, Callable[..., Record]]] = {
     "features": (FeaturesConfig(**TOY, statistics_batches=4), run_features),
     "uncertainty": (UncertaintyConfig(**TOY, method="mc_ubn", samples=4), run_uncertainty),
     "augmentation": (AugmentationConfig(**TOY, changes=1), run_augmentation),
+    "boundary": (BoundaryConfig(**TOY), run_boundary),
     "depth": (DepthConfig(**DEPTH, norm=UBNForm()), run_depth),
     "cancellation": (
         CancellationConfig(**DEPTH, norm=UBNForm(stats_grad="none")),

@@ -65,6 +65,8 @@ SERIES = {  # what else is drawn beside each other
     "before": Look(_THIRD, "s", "-."),
     "labels from all places": Look(_FIRST, "o", "-"),
     "labels from few places": Look(_SECOND, "^", "--"),
+    "statistics change": Look(_FIRST, "^", "-"),
+    "statistics do not change": Look(_SECOND, "v", ":"),
 }
 CLASSES = (Look("#54278F", "o", ""), Look("#F1A340", "^", ""))
 VERDICTS = {

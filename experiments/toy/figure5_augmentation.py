@@ -24,12 +24,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.common.records import Result, recorded
 from experiments.common.style import CLASS_MAP, INK
-from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.figure5_boundary import decision_boundaries, margins
 from experiments.toy.least_squares import match
-from experiments.toy.plane import EXTENT, mark_legend, plane, show_boundary, show_map, show_points
-from experiments.toy.spiral import SpiralData, distance_to, distance_to_arms, tangent
+from experiments.toy.plane import EXTENT, mark_legend, show_boundary, show_map, show_points
+from experiments.toy.spiral import SpiralData, distance_to_arms, tangent
 from experiments.toy.train import SpiralTraining, dense_spiral, frozen, random_batch, train_spiral
 
 FLOOR = 1e-3  # a shorter displacement has no direction; the arms are 1.4 apart
@@ -309,51 +309,6 @@ def affine_share(points: Tensor, moved: Tensor, used: Tensor) -> Tensor:
     total = displacement.square().sum((-1, -2))
     share = fitted.square().sum((-1, -2)) / total  # of an orthogonal projection
     return torch.where(weight.sum((-1, -2)) > 3, share, torch.nan)
-
-
-def decision_boundaries(net: Ensemble, side: int = 161) -> list[Tensor]:
-    """Return points [B, 2] on each net's decision boundary, at most a step of the plane apart."""
-    log_odds = _log_odds(net, plane(side)[:, None].expand(-1, net.members, -1))
-    axis = torch.linspace(-EXTENT, EXTENT, side)
-    return [boundary_points(score.reshape(side, side), axis) for score in log_odds.unbind(1)]
-
-
-def boundary_points(score: Tensor, axis: Tensor) -> Tensor:
-    """Return the points [B, 2] at which a score over a grid changes its sign.
-
-    It is score[row, column] at y = axis[row] and x = axis[column], and linear in between.
-    """
-    found = []
-    for values in (score, score.T):
-        left, right = values[:, :-1], values[:, 1:]
-        row, column = ((left > 0) != (right > 0)).nonzero(as_tuple=True)
-        share = left[row, column] / (left[row, column] - right[row, column])
-        along = torch.lerp(axis[column], axis[column + 1], share)
-        found.append(torch.stack([along, axis[row]], -1))
-    return torch.cat([found[0], found[1].flip(-1)])
-
-
-def margins(
-    net: Ensemble, boundaries: list[Tensor], points: Tensor, of: Tensor | None = None
-) -> Tensor:
-    """Return how far points [..., N, E, 2] lie from each net's decision boundary, [..., N, E].
-
-    On the other side than the points [N, E, 2] that they were, `of`, distances are negative.
-    """
-    each = zip(points.unbind(-2), boundaries, strict=True)
-    distance = torch.stack([distance_to(own, boundary) for own, boundary in each], -1)
-    if of is None:
-        return distance
-    crossed = (_log_odds(net, points) > 0) != (_log_odds(net, of) > 0)
-    return torch.where(crossed, -distance, distance)
-
-
-def _log_odds(net: Ensemble, points: Tensor) -> Tensor:
-    """Return the log-odds [..., N, E] of class 1 at points [..., N, E, 2], in eval mode."""
-    rows = points.float().flatten(0, -3)
-    with evaluating(net):
-        logits = torch.cat([net(some) for some in rows.split(4096)])
-    return (logits[..., 1] - logits[..., 0]).unflatten(0, points.shape[:-2])
 
 
 class Panel(NamedTuple):

@@ -9,6 +9,7 @@ from experiments.toy import regime_map
 from experiments.toy.figure3_features import FeaturesConfig, run_features
 from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
 from experiments.toy.figure5_augmentation import AugmentationConfig, run_augmentation
+from experiments.toy.figure5_boundary import BoundaryConfig, run_boundary
 from experiments.toy.train import SpiralConfig, run_spiral
 
 EXPERIMENTS = {
@@ -16,6 +17,7 @@ EXPERIMENTS = {
     "spiral_features": Experiment(FeaturesConfig, run_features),
     "spiral_uncertainty": Experiment(UncertaintyConfig, run_uncertainty),
     "spiral_augmentation": Experiment(AugmentationConfig, run_augmentation),
+    "spiral_boundary": Experiment(BoundaryConfig, run_boundary),
 }
 
 METHODS = {"BN": BNConfig(), "UBN": UBNConfig()}
@@ -82,6 +84,12 @@ def toy_runs(parameters: Mapping[str, Any]) -> dict[str, dict[str, Config]]:
         return SpiralConfig(norm=norm, **sizes, **more, **setting)
 
     ubn = METHODS["UBN"]
+    fresh = tuple(range(first + 100, first + 100 + parameters["boundary_seeds"]))
+    boundaries = {
+        **{name: SpiralConfig(norm=norm, **setting) for name, norm in METHODS.items()},
+        "statistics change": of_all(ubn),
+        "statistics do not change": of_all(ubn, unlabeled),
+    }
     return {
         "training": {name: SpiralConfig(norm=norm, **setting) for name, norm in METHODS.items()},
         "labeled batches": {
@@ -106,6 +114,10 @@ def toy_runs(parameters: Mapping[str, Any]) -> dict[str, dict[str, Config]]:
         "augmentation": {
             name: AugmentationConfig(norm=norm, changes=parameters["augmentations"], **setting)
             for name, norm in METHODS.items()
+        },
+        "boundary": {
+            name: BoundaryConfig(**config.model_dump(exclude={"experiment"}) | {"seeds": fresh})
+            for name, config in boundaries.items()
         },
     }
 

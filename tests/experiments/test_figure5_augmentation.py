@@ -15,14 +15,15 @@ from experiments.toy.figure5_augmentation import (
     AugmentationConfig,
     _up_to,
     changes_of_statistics,
-    decision_boundaries,
     implicit_augmentation,
     measure,
     share_of_any_change,
 )
+from experiments.toy.figure5_boundary import decision_boundaries
 from experiments.toy.plane import plane
-from experiments.toy.spiral import distance_to, make_spiral, tangent
+from experiments.toy.spiral import make_spiral, tangent
 from experiments.toy.train import SpiralTraining, frozen, member_data, train_spiral
+from halves import nets_of_halves
 from ubnlib import convert_ubn, monte_carlo_predictions
 
 SMALL = dict(width=16, steps=60, seeds=(0, 1, 2), norm=UBNConfig())
@@ -152,40 +153,9 @@ def test_affine_share_of_maps_and_of_noise():
     assert figure5.affine_share(points, mapped, used).isnan().all()
 
 
-def test_boundary_of_a_circle_and_distances_to_a_line():
-    axis = torch.linspace(-6, 6, 161)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    circle = figure5.boundary_points(x**2 + 2 * x + y**2 - 8, axis)  # center (-1, 0), radius 3
-    assert len(circle) > 200
-    radius = (circle + torch.tensor([1.0, 0.0])).norm(dim=-1)
-    torch.testing.assert_close(radius, torch.full_like(radius, 3.0), atol=1e-3, rtol=0)
-    line = figure5.boundary_points(3 * x + 4 * y - 5, axis)
-    points = 2 * random(200, 2)
-    exact = (points @ torch.tensor([3.0, 4.0]).double() - 5).abs() / 5
-    ours = distance_to(points, line)
-    far = exact > 0.2
-    torch.testing.assert_close(ours[far], exact[far], atol=5e-3, rtol=0)
-    torch.testing.assert_close(ours, exact, atol=0.04, rtol=0)  # half a step of the grid
-    none = figure5.boundary_points(x**2 + 1, axis)
-    assert distance_to(points, none).isnan().all()
-
-
-@pytest.fixture
-def halves():
-    """Two members without a hidden layer: class 1 lies right of x = 0, or above y = 1."""
-    nets = [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))]
-    with torch.no_grad():
-        for net in nets:
-            net[0].weight.zero_()
-            net[0].bias.zero_()
-        nets[0][0].weight[1, 0] = 3.0
-        nets[1][0].weight[1, 1] = 2.0
-        nets[1][0].bias[1] = -2.0
-    return Ensemble(nets)
-
-
-def test_measures_of_known_moves(halves):
+def test_measures_of_known_moves():
     """Member 0 steps away from its boundary, member 1 across it; lost points do not count."""
+    halves = nets_of_halves()
     x = torch.linspace(0.2, 4.0, 20).double()
     points = torch.stack(
         [torch.stack([x, 0 * x + 2.5], -1), torch.stack([0 * x + 2.5, 1 + x], -1)], 1
