@@ -1,6 +1,6 @@
 """Records made again: numbers may not move by accident.
 
-    python tests/test_golden.py     # makes the small records of `tests/golden` anew
+    python -m tests.test_golden     # makes the small records of `tests/golden` anew
 
 Where a comparison fails, a change moved numbers: undo it, or make these records, and those that
 are judged, again. Runs are short, so that processors that round differently do not drift apart.

@@ -2,8 +2,8 @@
 
 Predict the labeled points with the statistics of one batch, change the batch, and move the points
 until the predictions are the earlier ones: to where they moved, the change of statistics has
-augmented them. The paper says that they follow the manifold, and that where the decision boundary
-is too close they push it away from the labeled points.
+augmented them. The paper says that they follow the manifold, and push the decision boundary away
+where it is too close: figure5_boundary.py.
 """
 
 import copy
@@ -26,7 +26,6 @@ from experiments.common.records import Result, recorded
 from experiments.common.style import CLASS_MAP, INK
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
-from experiments.toy.figure5_boundary import decision_boundaries, margins
 from experiments.toy.least_squares import match
 from experiments.toy.plane import EXTENT, mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import SpiralData, distance_to_arms, tangent
@@ -41,7 +40,7 @@ Reading = Literal["prediction", "layer1", "layer2", "layer3", "layer4"]
 class AugmentationConfig(SpiralTraining):
     """One run: what is trained, and what its implicit augmentation matches."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     experiment: Literal["spiral_augmentation"] = "spiral_augmentation"
     readings: Annotated[tuple[Reading, ...], Field(min_length=1)] = (
         "prediction",
@@ -77,13 +76,12 @@ def run_augmentation(config: AugmentationConfig) -> Result:
     """
     net, data, _ = train_spiral(config)
     before, after = changes_of_statistics(config, data, config.changes)
-    boundaries = decision_boundaries(net)
     metrics = {"test_accuracy": accuracy(net, *dense_spiral(config))}
     for reading in config.readings:
         found = implicit_augmentation(
             net, data.labeled, before, after, reading, tolerance=config.tolerance
         )
-        measured = measure(net, boundaries, data.labeled, found)
+        measured = measure(data.labeled, found)
         measured["tangent_share_any"] = share_of_any_change(net, data.labeled, before[0], reading)
         metrics |= {f"{reading}_{name}": values for name, values in measured.items()}
     return Result({name: values.tolist() for name, values in metrics.items()}, {})
@@ -217,39 +215,23 @@ def _up_to(net: Ensemble, reading: Reading) -> Ensemble:
     return net
 
 
-def measure(
-    net: Ensemble, boundaries: list[Tensor], points: Tensor, found: Augmentation
-) -> dict[str, Tensor]:
+def measure(points: Tensor, found: Augmentation) -> dict[str, Tensor]:
     """Measure displacements of points [N, E, 2], and isotropic noise of the same lengths.
 
-    Only converged points count, and directions only of those that moved. The boundaries are those
-    of evaluation mode: of no single batch. One number a net, [E], NaN where there is none:
+    Only converged points count, and directions only of those that moved. One number a net, [E],
+    NaN where there is none:
 
     - `converged`, the share of points; `length`, the median displacement; `explained`, the median
       share of the change that moving undoes.
     - `tangent_share` and `affine_share`: see there; means.
     - `arms_ratio`: mean distance from the arms, over that of the noise. Below 1, the moves keep to
       the manifold better than noise does.
-    - `crossed`: the share of moves that lead across the decision boundary.
-    - for the quarter of the points nearest to the boundary (`near_`) and the others (`far_`):
-      `gain`, by how much the distance to the boundary grows in the mean (across it, distances are
-      negative), and `away`, the share of moves by which it grows.
-    - `crossed_noise`, `near_gain_noise` and so on: the same of the noise. Its gain is below 0: a
-      point between two stretches of the boundary comes nearer to one of them either way. So
-      `near_push` and `far_push` are gain less the noise's: below 0, points move towards the
-      boundary, and training on them there would push it away.
     """
-    points = points.double()
-    start = points.expand_as(found.moved)
+    start = points.double().expand_as(found.moved)
     noise = isotropic(start, found.moved)
     length = (found.moved - start).norm(dim=-1)
     moving = found.converged & (length > FLOOR)
-    here = margins(net, boundaries, points)
-    gain, gain_noise = (
-        margins(net, boundaries, ends, of=points) - here for ends in (found.moved, noise)
-    )
-    near = (here <= here.quantile(0.25, dim=0)).expand_as(moving)
-    measured = {
+    return {
         "converged": found.converged.double().flatten(0, -2).mean(0),
         "length": _where(length, found.converged).nanmedian(0).values,
         "explained": _where(found.explained, found.converged).nanmedian(0).values,
@@ -258,14 +240,6 @@ def measure(
         "arms_ratio": _where(distance_to_arms(found.moved), moving).nanmean(0)
         / _where(distance_to_arms(noise), moving).nanmean(0),
     }
-    for end, gains in (("", gain), ("_noise", gain_noise)):
-        measured[f"crossed{end}"] = _where(gains < -here, moving).nanmean(0)
-        for place, chosen in (("near", moving & near), ("far", moving & ~near)):
-            measured[f"{place}_gain{end}"] = _where(gains, chosen).nanmean(0)
-            measured[f"{place}_away{end}"] = _where(gains > 0, chosen).nanmean(0)
-    for place in ("near", "far"):
-        measured[f"{place}_push"] = measured[f"{place}_gain"] - measured[f"{place}_gain_noise"]
-    return measured
 
 
 def _where(values: Tensor, chosen: Tensor) -> Tensor:

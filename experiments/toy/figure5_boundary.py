@@ -60,7 +60,8 @@ def signed_distances(net: Ensemble, points: Tensor, labels: Tensor) -> Tensor:
 
     In the unit of the spiral; below 0 for a point on the side of the other class than its own, [N].
     """
-    distance = margins(net, decision_boundaries(net), points)
+    each = zip(points.unbind(1), decision_boundaries(net), strict=True)
+    distance = torch.stack([distance_to(own, boundary) for own, boundary in each], -1)
     right = (_log_odds(net, points) > 0) == (labels == 1)[:, None]
     return torch.where(right, distance, -distance)
 
@@ -87,27 +88,11 @@ def boundary_points(score: Tensor, axis: Tensor) -> Tensor:
     return torch.cat([found[0], found[1].flip(-1)])
 
 
-def margins(
-    net: Ensemble, boundaries: list[Tensor], points: Tensor, of: Tensor | None = None
-) -> Tensor:
-    """Return how far points [..., N, E, 2] lie from each net's decision boundary, [..., N, E].
-
-    On the other side than the points [N, E, 2] that they were, `of`, distances are negative.
-    """
-    each = zip(points.unbind(-2), boundaries, strict=True)
-    distance = torch.stack([distance_to(own, boundary) for own, boundary in each], -1)
-    if of is None:
-        return distance
-    crossed = (_log_odds(net, points) > 0) != (_log_odds(net, of) > 0)
-    return torch.where(crossed, -distance, distance)
-
-
 def _log_odds(net: Ensemble, points: Tensor) -> Tensor:
-    """Return the log-odds [..., N, E] of class 1 at points [..., N, E, 2], in eval mode."""
-    rows = points.float().flatten(0, -3)
+    """Return the log-odds [N, E] of class 1 at points [N, E, 2], in eval mode."""
     with evaluating(net):
-        logits = torch.cat([net(some) for some in rows.split(4096)])
-    return (logits[..., 1] - logits[..., 0]).unflatten(0, points.shape[:-2])
+        logits = torch.cat([net(some) for some in points.split(4096)])
+    return logits[..., 1] - logits[..., 0]
 
 
 def distance_table(records: Mapping[str, Record]) -> pd.DataFrame:

@@ -19,11 +19,9 @@ from experiments.toy.figure5_augmentation import (
     measure,
     share_of_any_change,
 )
-from experiments.toy.figure5_boundary import decision_boundaries
 from experiments.toy.plane import plane
-from experiments.toy.spiral import make_spiral, tangent
+from experiments.toy.spiral import distance_to_arms, make_spiral, tangent
 from experiments.toy.train import SpiralTraining, frozen, member_data, train_spiral
-from halves import nets_of_halves
 from ubnlib import convert_ubn, monte_carlo_predictions
 
 SMALL = dict(width=16, steps=60, seeds=(0, 1, 2), norm=UBNConfig())
@@ -154,35 +152,28 @@ def test_affine_share_of_maps_and_of_noise():
 
 
 def test_measures_of_known_moves():
-    """Member 0 steps away from its boundary, member 1 across it; lost points do not count."""
-    halves = nets_of_halves()
-    x = torch.linspace(0.2, 4.0, 20).double()
-    points = torch.stack(
-        [torch.stack([x, 0 * x + 2.5], -1), torch.stack([0 * x + 2.5, 1 + x], -1)], 1
-    )
-    moved = points + torch.tensor([[0.1, 0.0], [0.0, -0.3]])
-    moved[5:, 0, 0] += 0.1  # the far ones go further
-    moved[7:12, 1] = points[7:12, 1]  # five of member 1 stay: they have no direction
+    """Two nets: moves outward and moves along the arm; lost and resting points do not count."""
+    points = torch.stack([random(20, 2) + 3, random(20, 2, seed=1) + 3], 1)
+    moved = points.clone()
+    moved[:, 0] += 0.2 * points[:, 0] / points[:, 0].norm(dim=-1, keepdim=True)
+    moved[:, 1] += 0.3 * tangent(points[:, 1])
+    moved[7:12, 1] = points[7:12, 1]  # five of the second stay: they have no direction
     moved[15:] += 50
     converged = torch.ones(1, 20, 2, dtype=torch.bool)
     converged[:, 15:] = False
     explained = torch.linspace(0, 1, 40).double().reshape(1, 20, 2)
-    found = Augmentation(moved[None], converged, explained)
-    numbers = measure(halves, decision_boundaries(halves), points, found)
+    numbers = measure(points, Augmentation(moved[None], converged, explained))
     near = lambda name: numbers[name].tolist()  # noqa: E731
     assert near("converged") == [0.75, 0.75]
     assert near("length") == pytest.approx([0.2, 0.3])
     assert near("explained") == pytest.approx(explained[0, 7].tolist())
-    assert near("near_gain") == pytest.approx([0.1, -0.3], abs=5e-3)
-    assert near("far_gain") == pytest.approx([0.2, -0.3], abs=5e-3)
-    assert near("near_away") == near("far_away") == [1, 0]
-    assert near("crossed") == pytest.approx([0, 1 / 10])  # of ten that moved, the one at 0.2
-    # Of eight directions of a step of 0.3 from 0.2, the three towards the boundary cross it.
-    assert near("crossed_noise") == pytest.approx([0, 3 / 80])
-    assert near("near_gain_noise") == pytest.approx([0, 0], abs=5e-3)
-    assert near("far_push") == pytest.approx([0.2, -0.3], abs=5e-3)
-    # Along and across: two directions lie on a line with the boundary, to rounding.
-    assert near("near_away_noise") == pytest.approx([0.5, 0.5], abs=0.13)
+    radius = points[:15, 0].norm(dim=-1)
+    rate = 5 / (1.75 * 2 * np.pi)
+    outward = (rate**2 / (rate**2 + radius**2)).mean()
+    assert near("tangent_share") == pytest.approx([float(outward), 1])
+    ends = torch.cat([figure5.isotropic(points, moved)[:, :15, 0]]).flatten(0, 1)
+    ratio = distance_to_arms(moved[:15, 0]).mean() / distance_to_arms(ends).mean()
+    assert near("arms_ratio")[0] == pytest.approx(float(ratio))
 
 
 @pytest.mark.parametrize("reading", ["prediction", "layer1", "layer3"])

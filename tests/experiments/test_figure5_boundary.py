@@ -4,14 +4,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from experiments.common.training import UBNConfig
 from experiments.toy import figure5_boundary as boundary
+from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import class_probability
 from experiments.toy.figure5_boundary import BoundaryConfig, run_boundary, signed_distances
 from experiments.toy.spiral import distance_to
 from experiments.toy.train import train_spiral
-from halves import nets_of_halves
 
 SMALL = dict(width=16, steps=60, seeds=(0, 1, 2), norm=UBNConfig())
 
@@ -38,6 +39,19 @@ def test_boundary_of_a_circle_and_distances_to_a_line():
     torch.testing.assert_close(ours, exact, atol=0.04, rtol=0)  # half a step of the grid
     none = boundary.boundary_points(x**2 + 1, axis)
     assert distance_to(points, none).isnan().all()
+
+
+def nets_of_halves():
+    """Two members without a hidden layer: class 1 lies right of x = 0, or above y = 1."""
+    nets = [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))]
+    with torch.no_grad():
+        for net in nets:
+            net[0].weight.zero_()
+            net[0].bias.zero_()
+        nets[0][0].weight[1, 0] = 3.0
+        nets[1][0].weight[1, 1] = 2.0
+        nets[1][0].bias[1] = -2.0
+    return Ensemble(nets)
 
 
 def test_distances_are_below_zero_on_the_wrong_side():
