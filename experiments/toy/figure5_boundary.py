@@ -110,7 +110,7 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(5.5, 3.4))
     for method, rows in table.groupby("method", sort=False):
         axes.plot(rows["share"], rows["distance"], label=method, markevery=4, **look(method).line)
-    axes.axvspan(0, 0.25, color=INK, alpha=0.06, linewidth=0)
+    axes.axvspan(0, 0.25, color=INK, alpha=0.06, linewidth=0, label="nearest quarter")
     axes.set(xlim=(0, 1), xlabel="share of the labeled points, nearest to the boundary first")
     axes.set_ylabel("distance to the boundary")
     axes.legend()
