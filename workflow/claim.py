@@ -1,4 +1,4 @@
-"""The runs behind one claim, made again beside the others: what `make claim` adds, or a stage."""
+"""Find the runs behind one claim, and the command that makes them again."""
 
 import contextlib
 import functools
@@ -45,24 +45,24 @@ def answering(name: str, plan: Plan) -> list[Planned]:
 def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
     """Return the command that makes all runs of a claim's own question; "" where there is none.
 
-    The first of the profiles that makes them all, and is large enough, or else the study's stages.
+    The stages of a study, which have its seeds, or else the first of the profiles that makes them
+    all and is large enough.
     """
     if claim.query is None:
         return ""
     sides = [side for query in queries_of(claim, own=True) for side in sides_of(query)]
-    for profile in profiles:
+    domain = sides[0].get("domain", "")
+    stages = []
+    if claim.query.experiment == "depth" and DOMAINS[domain].load:
+        stages = [stage and f"depth.{stage} --domain {domain}" for stage in _stages(domain, sides)]
+    for profile in () if stages else profiles:
         rank = PROFILES.index(profile) if profile in PROFILES else 0
         made = _made_by(profile, root) if rank >= PROFILES.index(claim.profile) else ()
         if all(any(_answers(flat, side) for flat in made) for side in sides):
             kitti = " KITTI_ROOT=FOLDER" if sides[0].get("domain") == "kitti" else ""
             return f"make claim CLAIM={claim.id} PROFILE={profile}{kitti}"
-    domain = sides[0].get("domain", "")
     if claim.query.experiment == "ablation":
         stages = [f"ablation.{domain}"]
-    elif domain in DOMAINS and DOMAINS[domain].load:
-        stages = [stage and f"depth.{stage} --domain {domain}" for stage in _stages(domain, sides)]
-    else:
-        return ""
     more = "" if domain in ("drives", "spiral", "digits") else " --rgbd-root FOLDER"
     more += " --results results/again"  # where records are, none is made again
     commands = [f"python -m experiments.run {stage}{more}" for stage in stages]

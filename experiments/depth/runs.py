@@ -356,7 +356,8 @@ class DepthRun(NamedTuple):
     @property
     def shown(self) -> bool:
         """Whether pictures are made of this run's net: of each method's first seed."""
-        return self.config.seed == 0 and self.config.experiment == "depth"
+        first = DOMAINS[self.config.domain].first_seed
+        return self.config.seed == first and self.config.experiment == "depth"
 
 
 NOTEBOOK = ("BN", "UBN", "UBN, literal")  # arms that it trains, the last at the fewest labels only
@@ -383,7 +384,7 @@ def depth_runs(
         engine=EngineConfig(**engine),
         **net,
     )
-    cells = [(k, seed) for k in label_every for seed in range(seeds)]
+    cells = [(k, seed) for k in label_every for seed in seeds_of(domain, seeds)]
     runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]
     for arm in NOTEBOOK:
         for k, seed in cells:

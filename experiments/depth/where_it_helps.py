@@ -44,8 +44,10 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
     return table.astype({"low": float, "high": float})
 
 
-def gaps_of_map(records: list[Record], domain: str, few: int) -> pd.DataFrame:
+def gaps_of_map(records: list[Record], domain: str, few: int, batch: int = 8) -> pd.DataFrame:
     """Return the gap of labeled and unlabeled statistics of BN's nets: `labels`, `layer`, `gap`.
+
+    Of nets with one labeled batch, since smaller ones have noisier statistics and larger gaps.
 
     It is the last of each run's curves, in units of variance (`ubnlib.statistics_gap`), the median
     over runs, layers in their order.
@@ -55,7 +57,7 @@ def gaps_of_map(records: list[Record], domain: str, few: int) -> pd.DataFrame:
         config = record.config
         if (config.get("domain"), config.get("arm")) != (domain, "BN"):
             continue
-        if config["labels"]["k"] != few:
+        if (config["labels"]["k"], config["labeled_batch"]) != (few, batch):
             continue
         kind = FEW_PLACES if config["labels"]["kind"] == "places" else SPREAD
         for name, values in record.curves.items():
@@ -92,6 +94,6 @@ def draw(gains: pd.DataFrame, gaps: pd.DataFrame, domain: str) -> Figure:
     figure.set_label(
         f"On {domain}, left: UBN's accuracy less BN's, mean and 95 % interval, by labeled images a "
         f"step: {'; '.join(told)}. Right: how far the statistics of labeled images are from those "
-        "of unlabeled ones, layer by layer, in units of variance."
+        "of unlabeled ones, layer by layer, in units of variance, at 8 labeled images a step."
     )
     return figure

@@ -29,7 +29,7 @@ MEANING: dict[Verdict, str] = {
     "partially": "there, but smaller than the margin, or in a part of what is asked only",
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
-    "not reproduced": "the claimed size is excluded, and no difference is not shown",
+    "not reproduced": "the claimed size is excluded, no difference is not shown; or claims differ",
     "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
     "not tested here": "a precondition fails, so that this setting cannot show the claim",
     "not run": "there is no record",

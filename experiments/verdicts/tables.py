@@ -16,7 +16,8 @@ APART = {
     "identity": "identities of our own code",
     "cost": "costs",
 }  # no findings: lists of their own
-SAYS_WHY = ("partially", "not tested here", "measured")  # verdicts that are little without a reason
+# Verdicts that are little without a reason.
+SAYS_WHY = ("partially", "inconclusive", "not tested here", "measured")
 
 
 def section(claim: Claim) -> str:

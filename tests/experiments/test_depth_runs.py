@@ -61,7 +61,7 @@ def test_the_standard_profile_runs_the_study():
     for name in ("BN", "UBN"):
         run = named[f"depth, {name}, 1/128, seed 2"]
         assert run.config == study_run("drives", name, "data", 2) and not run.weights
-        assert named[f"depth, {name}, 1/128, seed 0"].weights
+        assert named[f"depth, {name}, 1/128, seed 1"].weights
     few = named["depth, constant map, 1/128, seed 1"].config
     assert few == depth_study.constant_map("drives", "data", 1, 128)
 

@@ -184,6 +184,13 @@ def committed(name: str):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
+def test_each_claim_is_discussed_in_a_notebook():
+    """The report links a claim to the first notebook that names it in `metadata.ubn`."""
+    named = {claim for name in NAMES for claim in committed(name).metadata["ubn"]["claims"]}
+    ledger = {claim["id"] for claim in yaml.safe_load((ROOT / "claims.yaml").read_text())}
+    assert ledger - named == set()
+
+
 def test_there_are_notebooks_and_all_are_numbered():
     assert NAMES
     assert NAMES == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
