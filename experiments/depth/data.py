@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.common.records import Config
 from experiments.depth.packing import find_split, split_frames
-from ubnlib.kitti import FrameKey, KittiRaw, keep_every, keep_random, prepare
+from ubnlib.kitti import FrameKey, KittiRaw, keep_every, prepare
 from ubnlib.kitti.splits import digest
 
 
@@ -44,18 +44,6 @@ class EveryLabels(Config):
     def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
         """Return which frames keep their depth map: [len(keys)] bool."""
         return keep_every(keys, self.k, self.phase)
-
-
-class RandomLabels(Config):
-    """Keep one depth map in k of each drive and camera at random."""
-
-    kind: Literal["random"] = "random"
-    k: int
-    seed: int = 0
-
-    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
-        """Return which frames keep their depth map: [len(keys)] bool."""
-        return keep_random(keys, self.k, self.seed)
 
 
 class DrawnLabels(Config):
@@ -103,9 +91,7 @@ class PlacesLabels(Config):
         return kept
 
 
-LabelsConfig = Annotated[
-    EveryLabels | RandomLabels | DrawnLabels | PlacesLabels, Field(discriminator="kind")
-]
+LabelsConfig = Annotated[EveryLabels | DrawnLabels | PlacesLabels, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, eq=False)
