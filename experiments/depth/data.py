@@ -169,16 +169,13 @@ def pack_split(
 
 # The studies' range of depth indoors: the paper's begins behind most of a room.
 INDOOR = dict(scale=2.0, min_disparity=0.1)
-# The studies' two sets of synthetic drives, which share none, by the renderer's seed.
-SEARCH, CLAIMS = 1, 0
 
 
-def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> DepthData:
-    """Return one of the studies' sets of drives, rendered and packed if need be."""
+def rendered_drives(folder: Path, seed: int, size: tuple[int, int], **form: Any) -> DepthData:
+    """Return a study's synthetic drives of a form, rendered and packed if need be."""
     from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
 
-    root = folder / f"drives-{seed}"
-    make_synthetic_kitti(root, drives=32, frames=128, scale=0.125, seed=seed)
+    root = make_synthetic_kitti(folder / f"drives-{seed}", seed=seed, **form)
     raw = KittiRaw(root, cameras=(2,), size=size)
-    packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
+    packed = prepare(raw, packed_folder(folder, size, f"{seed}"))
     return split_data(packed, "by_drive", test_every=4)
