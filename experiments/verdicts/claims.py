@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from experiments.common.files import first_error
 from experiments.common.records import read_record, rows_of
 from experiments.common.stats import t_interval
 from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combine, decide
@@ -145,23 +146,16 @@ def load_claims(path: Path | str) -> list[Claim]:
         entries = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
         claims = TypeAdapter(list[Claim]).validate_python(entries)
     except (yaml.YAMLError, ValidationError) as error:
-        raise ValueError(f"{path} is not a list of claims: {_first(error)}") from error
+        told = first_error(error, ", ", _entry).replace("Value error, ", "")
+        raise ValueError(f"{path} is not a list of claims: {told}") from error
     ids = [claim.id for claim in claims]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{path} has the id {', '.join(twice)} more than once: rename one.")
     return claims
 
 
-def _first(error: yaml.YAMLError | ValidationError) -> str:
-    """Return the first of what is wrong, in one line."""
-    if isinstance(error, yaml.YAMLError):
-        return " ".join(str(error).split())
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    position, *names = first["loc"]
-    return ", ".join([f"entry {position + 1}", *map(str, names)]) + f": {message}"
+def _entry(part: int | str) -> str:
+    return f"entry {part + 1}" if isinstance(part, int) else part
 
 
 class Evidence(NamedTuple):
