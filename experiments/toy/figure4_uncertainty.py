@@ -32,6 +32,7 @@ from experiments.toy.spiral import (
     SpiralNet,
     distance_to_arms,
     make_spiral,
+    quarter_turn,
 )
 from experiments.toy.train import (
     SpiralRun,
@@ -216,7 +217,7 @@ def places(config: SpiralTraining, per_class: int = 400, side: int = 41) -> Plac
     clean, _ = make_spiral(per_class, 0.0)
     radius = clean.norm(dim=1)
     inner = clean[(radius >= SPACING / 2) & (radius <= RADIUS - SPACING / 2)]
-    between = torch.stack([inner[:, 1], -inner[:, 0]], dim=1)  # a quarter turn
+    between = quarter_turn(inner)
     axis = torch.linspace(-6, 6, side)
     grid = torch.cartesian_prod(axis, axis)
     outside = grid[distance_to_arms(grid) > SPACING / 2]
