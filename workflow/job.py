@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.common.files import first_error
+
 
 def say(message: str) -> None:
     """Print one dated line at once; several jobs share the terminal."""
@@ -28,8 +30,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "Ctrl-C"
     if hasattr(error, "errors"):  # pydantic's, of a configuration
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return first_error(error)
     if hasattr(error, "ename"):  # papermill's, of what failed in a notebook
         return f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -127,7 +127,7 @@ def find_problems(
             link = Path(folder, "records", path.name).as_posix()
             problems.append({"text": text, "link": link})
     run = next(source for source in sources if source.is_run)
-    able = {c.id for c in claims if c.query and rank(c.profile) <= rank(run.profile)}
+    able = {c.id for c in claims if rank(c.profile) <= rank(run.profile)}
     missing = run.table[(run.table["verdict"] == "not run") & run.table["claim"].isin(able)]
     if len(missing):
         names = ", ".join(missing["claim"])

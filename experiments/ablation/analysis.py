@@ -25,9 +25,9 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
     `runs` are claims as `experiments.common.records.read_records` returns them. The table has one
     row for each domain, number of labels, ingredient and name that has a baseline, in the order of
     the domains: the mean `accuracy` and `refreshed` accuracy, the `difference` to the baseline, its
-    95 % bootstrap interval `low` and `high`, the paired t-test's `p`, corrected over all
-    comparisons of the domain (Benjamini and Hochberg), the `effect` (mean over standard deviation
-    of the differences), `seeds`, and `says`: see `says`. Baselines have neither p nor effect.
+    95 % interval `low` and `high`, the paired t-test's `p`, corrected over all comparisons of the
+    domain (Benjamini and Hochberg), the `effect` (mean over standard deviation of the differences),
+    `seeds`, and `says`: see `says`. Baselines have neither p nor effect.
     """
     rows = []
     refreshed = runs["name"] == REFRESHED

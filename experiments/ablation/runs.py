@@ -29,7 +29,7 @@ from experiments.ablation.methods import (
 from experiments.ablation.train import run_ablation
 from experiments.common.parallel import obtain_all
 from experiments.common.records import Experiment, PlannedRun, Record, read_record, record_path
-from experiments.depth.data import CLAIMS, INDOOR, SEARCH, study_drives
+from experiments.depth.data import INDOOR, rendered_drives
 from experiments.depth.rgbd_data import rgbd_data
 
 EXPERIMENTS = {"ablation": Experiment(AblationConfig, run_ablation)}
@@ -58,6 +58,8 @@ TUNING_SEEDS: dict[Domain, tuple[int, ...]] = {
     "digits": (900, 901, 902),
     "drives": (900, 901),
 }
+# The two sets of synthetic drives, which share none, by the renderer's seed.
+SEARCH, CLAIMS = 1, 0
 DEFAULT = "UBN"  # the ingredients' baseline: UBN as `convert_ubn` makes it
 PLAIN = "BN"  # the peers' baseline
 REFRESHED = "BN, refreshed"  # the peer that is judged by its refreshed statistics
@@ -350,12 +352,14 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def _scenes(domain: Domain, seed: int, arguments: argparse.Namespace) -> tuple[Scenes | None, str]:
     """Return the frames of a depth domain, others beside them, and the frames' fingerprint."""
+    form = dict(drives=32, frames=128, scale=0.125)
+    drives = functools.partial(rendered_drives, arguments.data, **form)
     if domain == "drives":
-        data, other = (study_drives(arguments.data, number) for number in (seed, 1 - seed))
+        data, other = (drives(number, (24, 80)) for number in (seed, 1 - seed))
         return Scenes(data, other.frames, {}), data.fingerprint
     if domain == "indoor":
         size = (36, 48)
         data = rgbd_data(arguments.rgbd_root, size, "kitchen")
-        other = study_drives(arguments.data, CLAIMS, size)
+        other = drives(CLAIMS, size)
         return Scenes(data, other.frames, INDOOR), data.fingerprint
     return None, ""

@@ -1,9 +1,10 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and say in one line what is wrong with one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -16,3 +17,11 @@ def whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def first_error(error: Any, joint: str = ".", name: Callable[[int | str], str] = str) -> str:
+    """Return in one line what YAML says is wrong, or the first that pydantic says, and where."""
+    if not hasattr(error, "errors"):  # pydantic's have it; to import their class takes long
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    return f"{joint.join(map(name, first['loc']))}: {first['msg']}".removeprefix(": ")

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.common.files import whole
+from experiments.common.files import first_error, whole
 from experiments.common.provenance import Provenance, provenance
 
 
@@ -208,9 +208,9 @@ def read_record(path: Path | str) -> Record:
     try:
         record = Record.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else first_error(error)
         raise ValueError(
-            f"{path} is not a run record ({_reason(error)}): delete it, and the next run makes it "
-            "again."
+            f"{path} is not a run record ({reason}): delete it, and the next run makes it again."
         ) from error
     if path != record_path(record, path.parent):
         raise ValueError(
@@ -218,14 +218,6 @@ def read_record(path: Path | str) -> Record:
             "it or give it its name back."
         )
     return record
-
-
-def _reason(error: ValidationError | UnicodeDecodeError) -> str:
-    """Return the first of what is wrong, in one line."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is no text"
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def read_records(folder: Path | str, experiment: str | None = None) -> pd.DataFrame:

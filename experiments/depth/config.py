@@ -1,10 +1,10 @@
 """The configuration of a depth run: everything that its record depends on.
 
-Its normalization is batch normalization or a form of UBN: what it adds to the loss, and the repairs
-of the literal reading. With statistics that are constants in backward, the gradient
-of a layer's input has parts that the next collection of statistics cancels: a common shift of a
-channel, and a common scale. Batch normalization's gradient has neither. A repair takes one of them
-out, or both; with both, the gradient is that of `stats_grad="corrected"`.
+Its normalization is batch normalization or a form of UBN, which may add a penalty to the loss or
+repair the literal reading. With statistics that are constants in backward, the gradient of a
+layer's input has parts that the next collection of statistics cancels: a common shift of a channel,
+and a common scale. Batch normalization's gradient has neither. A repair takes one of them out, or
+both; with both, the gradient is that of `stats_grad="corrected"`.
 """
 
 import math

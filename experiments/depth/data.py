@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.common.records import Config
 from experiments.depth.packing import find_split, split_frames
-from ubnlib.kitti import FrameKey, KittiRaw, keep_every, keep_random, prepare
+from ubnlib.kitti import FrameKey, KittiRaw, keep_every, prepare
 from ubnlib.kitti.splits import digest
 
 
@@ -44,18 +44,6 @@ class EveryLabels(Config):
     def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
         """Return which frames keep their depth map: [len(keys)] bool."""
         return keep_every(keys, self.k, self.phase)
-
-
-class RandomLabels(Config):
-    """Keep one depth map in k of each drive and camera at random."""
-
-    kind: Literal["random"] = "random"
-    k: int
-    seed: int = 0
-
-    def choose(self, keys: Sequence[FrameKey]) -> np.ndarray:
-        """Return which frames keep their depth map: [len(keys)] bool."""
-        return keep_random(keys, self.k, self.seed)
 
 
 class DrawnLabels(Config):
@@ -103,9 +91,7 @@ class PlacesLabels(Config):
         return kept
 
 
-LabelsConfig = Annotated[
-    EveryLabels | RandomLabels | DrawnLabels | PlacesLabels, Field(discriminator="kind")
-]
+LabelsConfig = Annotated[EveryLabels | DrawnLabels | PlacesLabels, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,16 +169,13 @@ def pack_split(
 
 # The studies' range of depth indoors: the paper's begins behind most of a room.
 INDOOR = dict(scale=2.0, min_disparity=0.1)
-# The studies' two sets of synthetic drives, which share none, by the renderer's seed.
-SEARCH, CLAIMS = 1, 0
 
 
-def study_drives(folder: Path, seed: int, size: tuple[int, int] = (24, 80)) -> DepthData:
-    """Return one of the studies' sets of drives, rendered and packed if need be."""
+def rendered_drives(folder: Path, seed: int, size: tuple[int, int], **form: Any) -> DepthData:
+    """Return a study's synthetic drives of a form, rendered and packed if need be."""
     from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
 
-    root = folder / f"drives-{seed}"
-    make_synthetic_kitti(root, drives=32, frames=128, scale=0.125, seed=seed)
+    root = make_synthetic_kitti(folder / f"drives-{seed}", seed=seed, **form)
     raw = KittiRaw(root, cameras=(2,), size=size)
-    packed = prepare(raw, folder / f"packed-{seed}-{size[0]}x{size[1]}")
+    packed = prepare(raw, packed_folder(folder, size, f"{seed}"))
     return split_data(packed, "by_drive", test_every=4)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, ValidationError
 
+from experiments.common.files import first_error
 from experiments.common.records import Config
 from experiments.depth.config import DepthConfig
 from experiments.depth.data import DepthData
@@ -117,7 +118,7 @@ def read_description(path: Path | str) -> Description:
             f"Description {path} is missing: write one (docs/rgbd.md), or name one."
         ) from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"{path} is not YAML: {first_error(error)}.") from error
     except ValidationError as error:
         raise ValueError(f"{path} is not a description: {_first(error)}") from error
 
@@ -317,7 +318,7 @@ def train_run(path: Path, data: DepthData, records: Path, weights: Path | None) 
         options: Any = yaml.safe_load(path.read_text("utf-8"))
         config = DepthConfig.model_validate({**options, "data": data.fingerprint})
     except (yaml.YAMLError, TypeError, ValidationError) as error:
-        what = _first(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+        what = _first(error) if isinstance(error, ValidationError) else first_error(error)
         raise ValueError(f"{path} is not a run: {what}") from error
     record = obtain_depth(config, data, records, weights=weights, progress=path.stem)
     print(f"{record.key}: delta1 {record.metrics['delta1'][0]:.3f}")

@@ -28,7 +28,7 @@ from experiments.depth.data import (
     EveryLabels,
     LabelsConfig,
     PlacesLabels,
-    split_data,
+    rendered_drives,
 )
 from experiments.depth.engine import EngineConfig, load_weights
 from experiments.depth.evaluate import predict_frames
@@ -37,7 +37,6 @@ from experiments.depth.literal_failure import CancellationConfig, run_cancellati
 from experiments.depth.rgbd_data import describe, rgbd_data
 from experiments.depth.train import obtain_depth, run_depth, weights_path
 from ubnlib.dispnet import DispNet
-from ubnlib.kitti import KittiRaw, prepare
 
 EXPERIMENTS = {
     "depth": Experiment(DepthConfig, run_depth, frames=True),
@@ -118,15 +117,8 @@ def _every(k: int, seed: int) -> LabelsConfig:
 
 def load_drives(arguments: argparse.Namespace, pilots: bool, fold: int) -> DepthData:
     """Return the pilots' drives or the claims', rendered and packed if need be."""
-    from synthetic_kitti import make_synthetic_kitti  # which runs on other frames do not need
-
-    seed, size = 3 if pilots else 2, (48, 160)
-    root = arguments.data / f"drives-{seed}"
     form = dict(drives=64, frames=128, scale=0.13, azimuth_steps=800)
-    make_synthetic_kitti(root, seed=seed, **form)
-    raw = KittiRaw(root, cameras=(2,), size=size)
-    packed = prepare(raw, arguments.data / f"packed-{seed}-{size[0]}x{size[1]}")
-    return split_data(packed, "by_drive", test_every=4)
+    return rendered_drives(arguments.data, 3 if pilots else 2, (48, 160), **form)
 
 
 def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:

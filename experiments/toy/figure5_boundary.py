@@ -20,7 +20,7 @@ from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.plane import EXTENT, plane
-from experiments.toy.spiral import distance_to, make_spiral
+from experiments.toy.spiral import distance_to, make_spiral, quarter_turn
 from experiments.toy.train import SpiralTraining, dense_spiral, train_spiral
 
 
@@ -41,9 +41,7 @@ def run_boundary(config: BoundaryConfig) -> Result:
     """
     net, data, _ = train_spiral(config)
     distance, order = signed_distances(net, data.labeled, data.labels).sort(0)
-    # A quarter turn takes the arms to the line midway between them.
-    arms = make_spiral(2000, 0.0)[0]
-    midway = distance_to(data.labeled, torch.stack([arms[:, 1], -arms[:, 0]], -1))
+    midway = distance_to(data.labeled, quarter_turn(make_spiral(2000, 0.0)[0]))
     near = slice(len(distance) // 4)
     metrics = {
         "test_accuracy": accuracy(net, *dense_spiral(config)),

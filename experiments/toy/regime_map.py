@@ -81,8 +81,8 @@ def compare(cells: Sequence[Pair], obtain: Callable[[SpiralConfig], Record]) -> 
     """Return a table with one row a cell: accuracies, their paired difference, and who wins.
 
     Columns are the cells' settings, `bn` and `ubn` (mean accuracies on the dense spiral),
-    `difference` with its 95 % bootstrap interval `low` and `high`, `ahead` (share of seeds in
-    which UBN is ahead), `seeds` and `outcome`; see `outcome`.
+    `difference` with its 95 % interval `low` and `high`, `ahead` (share of seeds in which UBN is
+    ahead), `seeds` and `outcome`; see `outcome`.
     """
     rows = []
     for setting, *configs in cells:

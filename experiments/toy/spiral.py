@@ -79,6 +79,11 @@ def split_spiral(
     return SpiralData(points[labeled], labels[labeled], points[unlabeled])
 
 
+def quarter_turn(points: Tensor) -> Tensor:
+    """Turn points [..., 2] clockwise: those of the arms to the line midway between the arms."""
+    return torch.stack([points[..., 1], -points[..., 0]], dim=-1)
+
+
 def tangent(points: Tensor) -> Tensor:
     """Return the direction [N, 2] in which the arm through each point [N, 2] runs, outward.
 
@@ -88,8 +93,7 @@ def tangent(points: Tensor) -> Tensor:
     rate = RADIUS / (TURNS * 2 * math.pi)
     radius = points.norm(dim=-1, keepdim=True)
     outward = points / radius
-    around = torch.stack([outward[..., 1], -outward[..., 0]], dim=-1)  # (sin t, cos t): clockwise
-    direction = rate * outward + radius * around
+    direction = rate * outward + radius * quarter_turn(outward)  # (sin t, cos t): clockwise
     return direction / direction.norm(dim=-1, keepdim=True)
 
 

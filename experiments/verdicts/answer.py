@@ -22,7 +22,6 @@ MEANT = {  # by preconditions, for readers
     "trained": "that training has ended",
     "sensitive": "that more labels help",
     "present": "that BN has what would be mended",
-    "overfits": "that nets overfit the few labels",
 }
 NEEDED = rf"\b({'|'.join(get_args(Precondition))}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]

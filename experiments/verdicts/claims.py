@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from experiments.common.files import first_error
 from experiments.common.records import read_record, rows_of
 from experiments.common.stats import t_interval
 from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combine, decide
@@ -43,7 +44,7 @@ class Query(BaseModel):
     than: Where | None = None  # replaced in both, for a second difference that is taken away
 
 
-Precondition = Literal["scarce", "sees", "trained", "sensitive", "present", "overfits"]
+Precondition = Literal["scarce", "sees", "trained", "sensitive", "present"]
 
 
 class Requirement(BaseModel):
@@ -51,7 +52,7 @@ class Requirement(BaseModel):
 
     `scarce`: labels are; `sees`: the net does better than one blind to its input; `trained`: longer
     training changes nothing; `sensitive`: a positive control is seen; `present`: what shall be
-    repaired is there; `overfits` is reported and not required.
+    repaired is there.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -78,13 +79,13 @@ class Claim(BaseModel):
     place: Annotated[str, Field(pattern=PLACE)]
     claim: Text  # in our words
     paper: Text | None = None  # the figure that the paper gives, if any
-    statistic: Literal["paired difference", "mean", "largest"] | None = None
+    statistic: Literal["paired difference", "mean", "largest"]
     direction: Direction = "greater"
     threshold: float = 0.0
     margin: Annotated[float, Field(ge=0)] = 0.0
     seeds: Annotated[int, Field(ge=1)] = 1  # the least number that a verdict needs
     profile: Profile = "standard"  # the smallest that a verdict needs
-    query: Query | None = None
+    query: Query
     grid: Annotated[dict[Text, Where], Field(min_length=2)] | None = None  # what cells replace
     requires: dict[Precondition, Requirement] = {}
     caveat: Text | None = None  # a margin set after trials, unequal budgets: shown with the verdict
@@ -93,21 +94,18 @@ class Claim(BaseModel):
 
     @model_validator(mode="after")
     def _statistic_goes_with_query(self) -> "Claim":
-        if (self.statistic is None) != (self.query is None):
-            raise ValueError(f"{self.id}: give both a statistic and a query, or neither.")
         paired = self.statistic == "paired difference"
-        if self.query is not None and paired != (self.query.baseline is not None):
+        if paired != (self.query.baseline is not None):
             raise ValueError(f"{self.id}: a paired difference, and only it, has a baseline.")
-        if self.query is not None and self.query.than is not None and not paired:
+        if self.query.than is not None and not paired:
             raise ValueError(f"{self.id}: only a paired difference can be larger `than` another.")
-        if (self.grid or self.requires) and self.statistic in (None, "largest"):
+        if (self.grid or self.requires) and self.statistic == "largest":
             raise ValueError(f"{self.id}: grid and preconditions are for differences and means.")
         return self
 
     def queries(self) -> list[Query]:
-        """Return the claim's own query, if it has one, and those of its preconditions."""
-        own = [] if self.query is None else [self.query]
-        return own + [needed.query for needed in self.requires.values()]
+        """Return the claim's own query and those of its preconditions."""
+        return [self.query, *(needed.query for needed in self.requires.values())]
 
     def at(self, cell: str) -> "Claim":
         """Return the claim in one cell of its grid, with its preconditions there."""
@@ -148,23 +146,16 @@ def load_claims(path: Path | str) -> list[Claim]:
         entries = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
         claims = TypeAdapter(list[Claim]).validate_python(entries)
     except (yaml.YAMLError, ValidationError) as error:
-        raise ValueError(f"{path} is not a list of claims: {_first(error)}") from error
+        told = first_error(error, ", ", _entry).replace("Value error, ", "")
+        raise ValueError(f"{path} is not a list of claims: {told}") from error
     ids = [claim.id for claim in claims]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{path} has the id {', '.join(twice)} more than once: rename one.")
     return claims
 
 
-def _first(error: yaml.YAMLError | ValidationError) -> str:
-    """Return the first of what is wrong, in one line."""
-    if isinstance(error, yaml.YAMLError):
-        return " ".join(str(error).split())
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    position, *names = first["loc"]
-    return ", ".join([f"entry {position + 1}", *map(str, names)]) + f": {message}"
+def _entry(part: int | str) -> str:
+    return f"entry {part + 1}" if isinstance(part, int) else part
 
 
 class Evidence(NamedTuple):
@@ -347,8 +338,6 @@ def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     `records` are from `read_evidence` or `records.read_records`; only the first tells the version
     of a record. A profile of the user's own supports no more than the quick one.
     """
-    if claim.query is None:
-        return Judgement("not run", claim.note or "no experiment for it yet")
     if claim.grid is None:
         return _judge_one(claim, records, profile)
     cells = {cell: _judge_one(claim.at(cell), records, profile) for cell in claim.grid}
@@ -409,15 +398,14 @@ def _precondition(
     """Say what a precondition asks and finds, and whether it is met, by its 95 % t interval."""
     side = "at least" if needed.direction == "greater" else "at most"
     asked = f"{name} ({needed.query.metric} {side} {needed.threshold:g})"
-    reported = name == "overfits"
     try:
         values, _, versions = gather(needed.query, records)
     except LookupError as nothing:
-        return f"{asked}: {nothing}", reported
+        return f"{asked}: {nothing}", False
     if len(versions) > 1:
-        return f"{asked}: {_of_other_code(versions)}", reported
+        return f"{asked}: {_of_other_code(versions)}", False
     if len(values) < LEAST:
-        return f"{asked}: {len(values)} of at least {LEAST} seeds", reported
+        return f"{asked}: {len(values)} of at least {LEAST} seeds", False
     low, high = t_interval(values)
     met = low >= needed.threshold if needed.direction == "greater" else high <= needed.threshold
-    return f"{asked}: {values.mean():.3f} t[{low:.3f}, {high:.3f}]", met or reported
+    return f"{asked}: {values.mean():.3f} t[{low:.3f}, {high:.3f}]", met

@@ -71,7 +71,6 @@ def _judged(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]
 def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
     numbers = (judgement.estimate, judgement.low, judgement.high)
     estimate, low, high = (math.nan if number is None else number for number in numbers)
-    experiment = claim.query.experiment if claim.query else ""
     return {
         "claim": claim.id,
         "section": section(claim),
@@ -88,11 +87,11 @@ def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "criterion": criterion(claim),
-        "statistic": claim.statistic or "",
+        "statistic": claim.statistic,
         "direction": claim.direction,
         "threshold": claim.threshold,
         "margin": claim.margin,
-        "records": tuple(f"{experiment}-{key}" for key in judgement.records),
+        "records": tuple(f"{claim.query.experiment}-{key}" for key in judgement.records),
         "preconditions": tuple(told for told, _ in judgement.preconditions),
     }
 
@@ -110,8 +109,8 @@ def in_numbers(estimate: float, low: float, high: float, signed: bool) -> str:
 
 
 def criterion(claim: Claim) -> str:
-    """Say in words what "reproduced" needs of a claim's numbers; "" for a claim without a test."""
-    if claim.statistic is None or claim.kind == "cost":
+    """Say in words what "reproduced" needs of a claim's numbers; "" for a cost: no test."""
+    if claim.kind == "cost":
         return ""
     if claim.statistic == "largest":
         return f"the largest value of all seeds is at most {claim.margin:g}"
@@ -140,7 +139,7 @@ def count(table: pd.DataFrame) -> dict[Verdict, int]:
 
 def in_short(claim: str) -> str:
     """Return the main clause of a claim: up to a colon or full stop, without brackets."""
-    claim = re.sub(r"^Beyond the paper: | \(.*?\)|\.$", "", claim)
+    claim = re.sub(r" \(.*?\)|\.$", "", claim)
     short = re.sub(r"^(.{45,}?)[:.] .*", r"\1", claim)  # what is shorter is hardly a clause
     return short[:1].upper() + short[1:]
 

@@ -110,9 +110,6 @@ def test_without_evidence_it_is_not_run():
     assert judge(claim(), pd.DataFrame(), "standard").verdict == "not run"
     only_bn = records(0.05).query("`norm.kind` == 'bn'")
     assert judge(claim(), only_bn, "standard").verdict == "not run"
-    no_query = claim(query=None, statistic=None, note="too large")
-    judgement = judge(no_query, records(0.05), "paper")
-    assert (judgement.verdict, judgement.reason) == ("not run", "too large")
 
 
 def test_a_bound_on_the_largest_value():
@@ -155,10 +152,7 @@ def test_where_a_precondition_fails_the_claim_is_not_tested(name):
 
     failing, plain = judged(), judge(claim(), rows, "standard")
     words = f"{name} (score at most 1.1): 1.050 t[0.821, 1.279]"
-    assert failing[2:7] == plain[2:7] and failing.preconditions == ((words, name == "overfits"),)
-    if name == "overfits":
-        assert failing.verdict == "reproduced"
-        return
+    assert failing[2:7] == plain[2:7] and failing.preconditions == ((words, False),)
     assert (failing.verdict, failing.reason) == ("not tested here", words)
     assert judged(threshold=1.3).verdict == "reproduced"
     assert judged(direction="greater", threshold=0.81).verdict == "reproduced"
@@ -245,12 +239,10 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
     assert 86 <= sum(low <= 3 <= high for low, high in intervals) <= 100
 
 
-def test_the_ledger_has_the_papers_claims_and_asks_a_question_for_each():
-    claims = load_claims(LEDGER)
-    places = " ".join(c.place for c in claims)
+def test_the_ledger_has_the_papers_claims():
+    places = " ".join(c.place for c in load_claims(LEDGER))
     assert all(f"Figure {n}" in places for n in range(1, 7))
     assert all(f"equation {n}" in places for n in (1, 4)) and "equations 2 and 3" in places
-    assert all(c.query is not None for c in claims)
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +299,10 @@ def test_the_committed_records_answer_the_ledger(table):
             assert not any("no r" in told for told, _ in found.preconditions), (c.id, name)
 
 
-A = "- {id: a, place: beyond the paper, claim: y"
-QUERY = "statistic: mean, query: {experiment: e, metric: m, where: {}"
+A = (
+    "- {id: a, place: beyond the paper, claim: y, statistic: mean, "
+    "query: {experiment: e, metric: m, where: {}}"
+)
 
 
 @pytest.mark.parametrize(
@@ -319,13 +313,12 @@ QUERY = "statistic: mean, query: {experiment: e, metric: m, where: {}"
         (f"{A}, margin: 1.0, margin: 0.1}}", "margin is there twice .* line 1"),
         (f"{A}, threshold: 1e-3}}", "threshold: .* valid number"),  # a text in YAML
         ("- {id: a", "not a list of claims"),
-        (f"{A}, statistic: mean}}", "give both a statistic and a query"),
-        (f"{A}, {QUERY}, baseline: {{}}}}}}", "only it, has a baseline"),
-        (f"{A}, {QUERY}}}, requires: {{likes: {{}}}}}}", "requires, likes"),
-        (f"{A}, {QUERY}}}, grid: {{one: {{}}}}}}", "at least 2 items"),
+        ("- {id: a, place: beyond the paper, claim: y}", "entry 1, statistic: Field required"),
+        (f"{A[:-1]}, baseline: {{}}}}}}", "only it, has a baseline"),
+        (f"{A}, requires: {{likes: {{}}}}}}", "requires, likes"),
+        (f"{A}, grid: {{one: {{}}}}}}", "at least 2 items"),
         (
-            "- {id: a, place: beyond the paper, claim: y, statistic: largest, "
-            "query: {experiment: e, metric: m, where: {}}, grid: {p: {}, q: {}}}",
+            f"{A}, grid: {{p: {{}}, q: {{}}}}}}".replace("mean", "largest"),
             "grid and preconditions are for differences and means",
         ),
     ],

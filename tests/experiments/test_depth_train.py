@@ -14,14 +14,7 @@ from torch import nn
 import train_worker
 from experiments.common.training import BNConfig
 from experiments.depth.config import DepthConfig, UBNForm
-from experiments.depth.data import (
-    DepthData,
-    DrawnLabels,
-    EveryLabels,
-    PlacesLabels,
-    RandomLabels,
-    split_data,
-)
+from experiments.depth.data import DepthData, DrawnLabels, EveryLabels, PlacesLabels, split_data
 from experiments.depth.engine import EngineConfig, Ranks, load_state
 from experiments.depth.train import (
     averages_then_own,
@@ -57,8 +50,6 @@ def test_labels_are_every_kth_frame(data):
     assert labeled.tolist() == [0, 4, 8, 12, 16, 20]
     assert sorted([*labeled, *unlabeled]) == list(range(24))
     assert data.labeled(EveryLabels(k=8, phase=2))[0].tolist() == [2, 10, 18]
-    some, fewer = (set(data.labeled(RandomLabels(k=k, seed=1))[0]) for k in (2, 8))
-    assert len(some) == 12 and len(fewer) == 3 and fewer < some
 
 
 def test_a_frame_is_on_one_side_only(data):

@@ -167,7 +167,7 @@ def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans
     monkeypatch.chdir(ROOT)
     records = read_evidence(ROOT / "results" / "standard" / "records").table
     for claim in load_claims(ROOT / "claims.yaml"):
-        if claim.query and claim.query.experiment.startswith("spiral"):
+        if claim.query.experiment.startswith("spiral"):
             found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
             assert set(judge(claim, records, "standard").records) <= found, claim.id
             assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id

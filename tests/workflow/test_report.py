@@ -37,7 +37,8 @@ LEDGER = """
    query: {experiment: toy, metric: score, where: {kind: ubn}, baseline: {kind: bn}}}
 - {id: large, place: Section 3, claim: It is large., statistic: mean, threshold: 0.5, margin: 0.1,
    seeds: 3, profile: standard, query: {experiment: toy, metric: score, where: {kind: ubn}}}
-- {id: unlikely, place: beyond the paper, claim: It is cheap., note: nobody has tried}
+- {id: unlikely, place: beyond the paper, claim: It is cheap., note: nobody has tried,
+   statistic: mean, query: {experiment: toy, metric: price, where: {kind: none}}}
 """
 STATEMENTS = """
 lines: {The toy: [is-better], Size: [is-large]}
