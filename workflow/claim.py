@@ -43,13 +43,11 @@ def answering(name: str, plan: Plan) -> list[Planned]:
 
 
 def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
-    """Return the command that makes all runs of a claim's own question; "" where there is none.
+    """Return the command that makes all runs of a claim's own question; "" where none does.
 
     The stages of a study, which have its seeds, or else the first of the profiles that makes them
     all and is large enough.
     """
-    if claim.query is None:
-        return ""
     sides = [side for query in queries_of(claim, own=True) for side in sides_of(query)]
     domain = sides[0].get("domain", "")
     stages = []
