@@ -19,8 +19,8 @@ CONSTANT = "constant map"  # the method that looks at no image
 def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     """Return a domain's runs of the study, of all arms, with `method` and `fraction`.
 
-    Runs of the constant map are among them, and of the map's settings, with other labels or
-    batches, none; records are those of `read_records`.
+    Runs of the constant map are among them, and none of other labels or batches than the study's
+    own (where_it_helps.py); records are those of `read_records`.
     """
     needed = ["domain", "experiment", "arm", "labels.kind", "labels.k", "labeled_batch", "seed"]
     needed += ["delta1"]
@@ -31,7 +31,8 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     shown &= nets | (runs["experiment"] == "constant_map")
     runs = runs[shown & (runs["domain"] == domain)]
     method = runs["arm"].where(nets, CONSTANT)
-    return runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
+    runs = runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
+    return runs.sort_values(["experiment", "method", "seed"], ignore_index=True)
 
 
 def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) -> Figure:
