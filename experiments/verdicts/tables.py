@@ -100,7 +100,7 @@ def in_numbers(estimate: float, low: float, high: float, signed: bool) -> str:
     """Write an estimate with its interval: `+0.008 [-0.003, 0.018]`; "" where there is none."""
     known = [abs(number) for number in (estimate, low, high) if math.isfinite(number)]
     whole = all(number == round(number) for number in known)
-    kind = ".0f" if whole else ".3f" if max(known) >= 5e-4 else ".1e"
+    kind = "z.0f" if whole else "z.3f" if max(known) >= 5e-4 else ".1e"
     if not known:
         return ""
     sign = "+" if signed and estimate > 0 else ""

@@ -91,6 +91,7 @@ def test_records_that_contradict_each_other_stop_one_claim_only():
         ((0.0082, -0.0027, 0.018), True, "+0.008 [-0.003, 0.018]"),
         ((0.0082, -0.0027, 0.018), False, "0.008 [-0.003, 0.018]"),
         ((-0.15, math.nan, math.nan), True, "-0.150"),
+        ((-0.0004, -0.0059, 0.005), True, "0.000 [-0.006, 0.005]"),
         ((8.88e-16, math.nan, math.nan), False, "8.9e-16"),
         ((0.0, 0.0, 0.0), True, "0 [0, 0]"),
         ((24.0, math.nan, math.nan), False, "24"),
