@@ -165,7 +165,7 @@ DOMAINS = {
         2e-4, None,
     ),
     "kitchen": Domain(
-        64, (64, 16, 4, 1), _phase, 10,
+        32, (32, 16, 4, 1), _phase, 10,
         dict(learning_rate=1e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
     ),
 }  # fmt: skip
