@@ -187,18 +187,18 @@ class UnsupervisedBatchNorm(_BatchNorm):
         """The statistics of each call in the last UBN step, for forward hooks and analyses."""
         return tuple(call.complete() for call in self._calls)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x; outside a UBN step exactly as nn.BatchNorm does."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize the input; outside a UBN step exactly as nn.BatchNorm does."""
         if not self.training:
-            return super().forward(x)
+            return super().forward(input)
         if self._step is None:
-            return self._recompute(x) if in_backward() else self._forward_plainly(x)
-        self._check_input_dim(x)
+            return self._recompute(input) if in_backward() else self._forward_plainly(input)
+        self._check_input_dim(input)
         if self._step == "collect":
-            return self._collect(x)
+            return self._collect(input)
         if self._step == "use":
-            return self._use(x)
-        return self._advance(x)
+            return self._use(input)
+        return self._advance(input)
 
     def _forward_plainly(self, x: Tensor) -> Tensor:
         """Equation 1, with the averages moved."""
@@ -206,8 +206,10 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if self.running_stat == "var" or self.running_mean is None:
             return super().forward(x)
         self._check_input_dim(x)
-        _move_together([self], [batch_statistics(x, differentiable=False)])
-        return self._normalize_by_itself(x)
+        output = self._normalize_by_itself(x)
+        if x.numel():
+            _move_together([self], [batch_statistics(x, differentiable=False)])
+        return output
 
     def _collect(self, x: Tensor) -> Tensor:
         """Step 1: gather the statistics of the combined batch."""

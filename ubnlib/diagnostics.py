@@ -26,7 +26,8 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
     and with `stats_grad="all"` the unlabeled ones too.
 
     Args:
-        model: A model whose last step was a whole UBN step with unlabeled rows.
+        model: A model whose last step was a whole UBN step with unlabeled rows. Steps without any
+            (None) leave the statistics of the one before.
         gradient: Let it through to the statistics of these rows alone; None lets through all that
             there is. With one half alone, sigma_n^2 is a constant too.
 
@@ -41,7 +42,8 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
         for union, labeled, unlabeled, *_ in layer.last_step:
             if labeled is None:
                 raise RuntimeError(
-                    "The model has made step 1 only: run the labeled rows inside using(model)."
+                    "The model has made step 1 only, or one joint pass: run the labeled rows "
+                    "inside using(model), or say ubn_forward(..., interleave=True)."
                 )
             if unlabeled is None:
                 raise ValueError(
@@ -62,14 +64,15 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
                 unlabeled, union = unlabeled.detach(), union.detach()
             if gradient == "unlabeled":
                 labeled, union = labeled.detach(), union.detach()
-            gaps.append(gap(labeled, unlabeled, union, layer.eps))
+            # Where no rank has unlabeled rows, there is nothing that could differ.
+            gaps.append(gap(labeled, unlabeled, union, layer.eps) * (unlabeled.count > 0))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     return torch.cat(gaps).mean()
 
 
 @contextmanager
-def _training(layers: list[_BatchNorm], **switches: str) -> Iterator[None]:
+def _training(layers: list[_BatchNorm], **switches: str | None) -> Iterator[None]:
     """Let layers train, with these switches of UBN, and restore all, buffers too, afterward."""
     names = ("training", *switches)
     before = [
@@ -136,8 +139,8 @@ def refresh_statistics(
     model_here = model.module if wrapped else model
     population: dict[_BatchNorm, Statistics] = {}
 
-    def gather(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        batch = batch_statistics(inputs[0].detach())
+    def gather(layer: _BatchNorm, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        batch = batch_statistics((args[0] if args else kwargs["input"]).detach())
         population[layer] = merge(population[layer], batch) if layer in population else batch
 
     def first(batch: Any) -> Any:
@@ -148,7 +151,7 @@ def refresh_statistics(
 
     with _training(layers), ExitStack() as hooks:
         for layer in layers:
-            hooks.enter_context(layer.register_forward_pre_hook(gather))
+            hooks.enter_context(layer.register_forward_pre_hook(gather, with_kwargs=True))
         for batch in batches:
             (call or first)(batch if device is None else tree_map(there, batch))
     if group is not None:
@@ -168,8 +171,9 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
     """Predict fixed inputs under the statistics of each reference batch (the paper's Figure 4).
 
     The statistics count as constants: gradients, where enabled, are those of the predictions with
-    respect to inputs and parameters. The model's modes and running averages are left as they
-    were. Layers other than UBN stay in their mode, so call `model.eval()` to switch dropout off.
+    respect to inputs and parameters, but not through activation checkpoints. The model's modes and
+    running averages are left as they were. Layers other than UBN stay in their mode, so call
+    `model.eval()` to switch dropout off.
 
     Args:
         model: A model with UBN layers.
@@ -185,7 +189,7 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
     """
     layers = ubn_layers(model)
     predictions = []
-    with _training(layers, source="batch", stats_grad="none"):
+    with _training(layers, source="batch", stats_grad="none", unlabeled_weight=None):
         for reference in reference_batches:
             with collecting(model):
                 model(reference)

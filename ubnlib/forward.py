@@ -236,7 +236,8 @@ def ubn_forward(
     shape, or must be told apart in every layer (`unlabeled_weight`), both halves pass through the
     model once each, side by side, and meet at every UBN layer. With `interleave=True` they always
     do, unless two halves cannot be in a model at once (a compiled one, or under a mode that torch
-    keeps for one thread): the same equations, less work, and each half draws once.
+    keeps for one thread): the same equations, less work, and each half draws once. With
+    `source="running"` halves never pass side by side.
 
     Under DistributedDataParallel, give the wrapped model, or call this inside the wrapped module's
     forward: statistics are then over the rows of all ranks, of which each may have any number.
@@ -253,7 +254,7 @@ def ubn_forward(
         interleave: Whether to pass both halves side by side.
         return_unlabeled: Whether to return `(output, output for the unlabeled rows)`: without
             gradient, or with `"gradient"` as one joint pass of batch normalization over all rows
-            has it, whatever `stats_grad` says.
+            has it, whatever `stats_grad` says; None where this rank has no unlabeled rows.
         record: Whether gradients are on in step 1 too, for models that look at them in forward
             (`Tensor.register_hook`, `autograd.grad`, `torch.is_grad_enabled`). Costs memory.
         call: A function in place of the model's own call, such as `lambda batch: model(**batch)`.
@@ -358,10 +359,11 @@ def _one_after_the_other(
     with _collecting(step.model, layers, rows, step.record, step.joint):
         together = step.run(concatenate(labeled, unlabeled))
     if step.joint:
-        return split(together, *numbers)
+        output, other = split(together, *numbers)
+        return output, other if numbers[1] else None
     with _using(step.model, layers):
         output = step.run(labeled)
-    other = split(together, *numbers)[1] if step.returns else None
+    other = split(together, *numbers)[1] if step.returns and numbers[1] else None
     return output, _constants(other)
 
 

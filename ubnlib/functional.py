@@ -99,6 +99,8 @@ def remove(union: Statistics, part: Statistics) -> Statistics:
             "must hold unlabeled rows beside the labeled ones."
         )
     share = part.count / union.count
+    if not isinstance(count, int):  # of all ranks: where nothing is left, nothing is taken away
+        share = share * (count > 0)
     mean = (union.mean - share * part.mean) / (1 - share)
     spread = union.var - share * part.var - share * (1 - share) * (part.mean - mean) ** 2
     return Statistics(mean, (spread / (1 - share)).clamp_min(0), count)

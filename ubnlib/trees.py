@@ -1,6 +1,7 @@
 """Batches that are tensors, or trees of tensors: mappings, tuples, lists, dataclasses."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     theirs = [_children(other) for other in others]
     mapped = {k: tree_map(function, v, *(t[k] for t in theirs)) for k, v in children.items()}
     if isinstance(tree, Mapping):
-        return mapped if kind is dict else kind(mapped)
+        return mapped if kind in (dict, defaultdict) else kind(mapped)
     if isinstance(tree, (tuple, list)):
         return kind(*mapped.values()) if hasattr(tree, "_fields") else kind(mapped.values())
     return dataclasses.replace(tree, **mapped)
@@ -114,21 +115,28 @@ def concatenate(labeled: Any, unlabeled: Any) -> Any:
     return tree_map(lambda x, y: torch.cat([x, y]) if _has_rows(x) else x, labeled, unlabeled)
 
 
+_OF_BOTH = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
 def split(output: Any, labeled: int, unlabeled: int) -> tuple[Any, Any]:
     """Divide a model's output for the combined batch into that for either part.
 
     Raises:
-        ValueError: A tensor in it does not have one entry a row.
+        ValueError: A tensor in it does not have one entry a row, or it holds an object that may
+            have rows inside.
     """
 
     def cut(leaf: Any, part: slice) -> Any:
-        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != labeled + unlabeled):
+        if isinstance(leaf, _OF_BOTH):
+            return leaf
+        if not _has_rows(leaf) or len(leaf) != labeled + unlabeled:
+            shape = f" of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else ""
             raise ValueError(
-                f"The model gives a tensor of shape {tuple(leaf.shape)} for {labeled} labeled and "
+                f"The model gives a {type(leaf).__name__}{shape} for {labeled} labeled and "
                 f"{unlabeled} unlabeled rows, which cannot be divided by rows: say "
                 "interleave=True, with which each part has an output of its own."
             )
-        return leaf[part] if isinstance(leaf, Tensor) else leaf
+        return leaf[part]
 
     parts = slice(0, labeled), slice(labeled, None)
     return tuple(tree_map(lambda leaf, part=part: cut(leaf, part), output) for part in parts)

@@ -22,6 +22,8 @@ SPLITS = {
     "no labeled rows on one rank": ((5, 0), (2, 4)),
     "one rank has nothing": ((5, 0), (6, 0)),
 }
+# Of no rank. With constants or averages a step of several ranks is no plain batch normalization.
+NO_UNLABELED, NO_UNLABELED_READINGS = ((3, 2), (0, 0)), ("corrected", "labeled", "all")
 READINGS = {
     "corrected": dict(),
     "none, standard deviation": dict(stats_grad="none", running_stat="std"),
@@ -78,6 +80,12 @@ def everything_else(rank):
                     results[split_name, reading, way.__name__] = found
     _, _, xs, ys = rows(SPLITS["uneven"])
     results["gap"] = train(wrapped(keep_graph=True), xs[rank], ys[rank], interleaved, gap=gap)
+    _, _, xs, ys = rows(NO_UNLABELED)
+    for reading in NO_UNLABELED_READINGS:
+        for way in (ubn_forward, interleaved):
+            found = train(wrapped(stats_grad=reading), xs[rank], ys[rank], way)
+            results["no unlabeled rows", reading, way.__name__] = found
+    _, _, xs, ys = rows(SPLITS["uneven"])
     # A wrapper inside of the model is found.
     results["inside"] = train(nn.Sequential(wrapped()), xs[rank], ys[rank], ubn_forward)
 

@@ -19,6 +19,7 @@ from ubnlib import (
     UnsupervisedBatchNorm3d,
     collecting,
     convert_ubn,
+    refresh_statistics,
     revert_ubn,
     ubn_forward,
     using,
@@ -221,6 +222,30 @@ def test_running_std_follows_equation_3_outside_a_step_too():
     x = torch.randn(9, 2) * torch.tensor([2.0, 5.0])
     norm(x)
     torch.testing.assert_close(norm.running_var, (0.7 * 1 + 0.3 * x.std(0)) ** 2)
+
+
+@pytest.mark.parametrize("running_stat", ["var", "std"])
+def test_batches_without_a_variance_move_no_average(running_stat):
+    """As in torch's layer: one value of a channel is an error, and none at all are no batch."""
+    layer = convert_ubn(nn.BatchNorm2d(3), running_stat=running_stat)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.randn(1, 3, 1, 1))
+    assert layer(torch.randn(0, 3, 2, 2)).shape == (0, 3, 2, 2)
+    assert layer.running_var.tolist() == [1, 1, 1] and layer.running_mean.tolist() == [0, 0, 0]
+
+
+def test_the_input_goes_by_torchs_name():
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    plain, layer = nn.BatchNorm1d(3), convert_ubn(nn.BatchNorm1d(3))
+    assert torch.equal(plain(input=x), layer(input=x))
+
+    class ByName(nn.Sequential):
+        def forward(self, x):
+            return self[0](input=x)
+
+    for norm in (nn.BatchNorm1d(3), convert_ubn(nn.BatchNorm1d(3))):
+        refreshed = refresh_statistics(ByName(norm), [x])
+        torch.testing.assert_close(refreshed[0].running_mean, x.mean(0))
 
 
 def test_cumulative_average_is_the_mean_of_all_batches_but_those_skipped():

@@ -15,6 +15,7 @@ from ubnlib import (
     statistics_gap,
     ubn_forward,
 )
+from ubnlib.forward import ubn_layers
 
 
 def test_gap_equals_its_definition():
@@ -153,6 +154,15 @@ def test_monte_carlo_predictions_use_each_reference_and_leave_the_model(model, b
     assert x.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="no reference batch"):
         monte_carlo_predictions(model, x, [])
+
+
+def test_monte_carlo_predictions_need_no_weight(model, batches):
+    """A reference batch has one kind of rows, whatever their weight in training."""
+    inputs, reference = batches
+    expected = monte_carlo_predictions(model, inputs, [reference])
+    weighted = convert_ubn(model, unlabeled_weight=0.25)
+    assert torch.equal(monte_carlo_predictions(weighted, inputs, [reference]), expected)
+    assert {layer.unlabeled_weight for layer in ubn_layers(weighted)} == {0.25}
 
 
 def test_monte_carlo_predictions_of_trees():

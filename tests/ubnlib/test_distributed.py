@@ -36,6 +36,14 @@ def test_two_processes_equal_one(ranks, split, reading):
             assert_same([rank[split, reading, way.__name__] for rank in ranks], alone)
 
 
+@pytest.mark.parametrize("reading", ddp_worker.NO_UNLABELED_READINGS)
+def test_no_unlabeled_rows_on_any_rank_is_batch_normalization(ranks, reading):
+    x, y, *_ = rows(ddp_worker.NO_UNLABELED)
+    alone = train(convert_ubn(network(), stats_grad=reading), x, y, ubn_forward)
+    for way in ("ubn_forward", "interleaved"):
+        assert_same([rank["no unlabeled rows", reading, way] for rank in ranks], alone)
+
+
 def test_a_wrapper_inside_of_the_model_is_found(ranks):
     x, y, *_ = rows(SPLITS["uneven"])
     alone = train(convert_ubn(network()), x, y, ubn_forward)

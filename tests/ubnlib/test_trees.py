@@ -1,5 +1,6 @@
 """Batches that are trees of tensors, the output of the unlabeled rows, other calls of the model."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,6 +119,35 @@ def test_batches_that_do_not_go_together(x, y, message):
     with pytest.raises(ValueError, match=message) as refused:
         ubn_forward(convert_ubn(network()), x, y)
     assert len(str(refused.value)) < 300, "a sentence, without the values of a tensor"
+
+
+class Opaque:
+    """An output that tells nobody of its rows."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+
+def test_an_output_that_may_hold_rows_is_not_returned_whole():
+    x, y = rows(4, 1), rows(5, 2)
+    model = convert_ubn(network())
+    step = dict(return_unlabeled=True, call=lambda batch: Opaque(model(batch)))
+    with pytest.raises(ValueError, match="gives a Opaque for 4 labeled and 5 unlabeled rows"):
+        ubn_forward(model, x, y, **step)
+    ours, others = ubn_forward(model, x, y, interleave=True, **step)
+    assert (len(ours.scores), len(others.scores)) == (4, 5)
+
+
+@pytest.mark.parametrize("interleave", [False, True])
+def test_defaultdicts_are_mappings(interleave):
+    x, y = (defaultdict(list, image=rows(n, n)) for n in (4, 5))
+    model = convert_ubn(network())
+
+    def call(batch):
+        return defaultdict(list, scores=model(batch["image"]))
+
+    ours, others = ubn_forward(model, x, y, interleave=interleave, return_unlabeled=True, call=call)
+    assert (len(ours["scores"]), len(others["scores"])) == (4, 5)
 
 
 def test_the_output_that_is_asked_for_is_one_of_three():
