@@ -112,8 +112,8 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
             DistributedDataParallel; it is returned.
         preset: `"paper"` for the paper's literal text.
         **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
-            `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`; they go before
-            the preset's. What is not given stays as it is.
+            `unlabeled_weight`, `skip_nonfinite`, `keep_graph`, as in `UnsupervisedBatchNorm2d`;
+            they go before the preset's. What is not given stays as it is.
 
     Raises:
         ValueError: An unknown preset, a value that is not allowed for a layer, or a layer with an
