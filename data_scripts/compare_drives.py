@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import wasserstein_distance
 
 from experiments.common import style
 from experiments.depth.figures import draw_contact_sheet
@@ -24,6 +25,7 @@ from ubnlib.kitti import KittiRaw
 
 NEAREST, FARTHEST, BINS = 2.0, 90.0, 128
 EDGES = np.linspace(np.log(NEAREST), np.log(FARTHEST), BINS + 1)  # of log meters
+CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
 IMAGE_STATISTICS = ("brightness", "contrast", "saturation", "gradient", "white", "black")
 KINDS = ("real", "synthetic", "before")  # the looks of sets, in their order
 
@@ -89,8 +91,7 @@ def wasserstein(one: np.ndarray, other: np.ndarray) -> float:
     """
     if not one.any() or not other.any():
         return float("nan")
-    gap = np.cumsum(one) / one.sum() - np.cumsum(other) / other.sum()
-    return float(np.abs(gap).sum() * (EDGES[1] - EDGES[0]))
+    return wasserstein_distance(CENTERS, CENTERS, one, other)
 
 
 def measure_drives(

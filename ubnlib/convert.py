@@ -1,7 +1,6 @@
 """Turn a model's batch normalization into Unsupervised Batch Normalization, and back."""
 
 import inspect
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -113,8 +112,8 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
             DistributedDataParallel; it is returned.
         preset: `"paper"` for the paper's literal text.
         **options: `momentum` or `decay`, `source`, `stats_grad`, `running_stat`,
-            `unlabeled_weight`, `skip_nonfinite`, as in `UnsupervisedBatchNorm2d`; they go before
-            the preset's. What is not given stays as it is.
+            `unlabeled_weight`, `skip_nonfinite`, `keep_graph`, as in `UnsupervisedBatchNorm2d`;
+            they go before the preset's. What is not given stays as it is.
 
     Raises:
         ValueError: An unknown preset, a value that is not allowed for a layer, or a layer with an
@@ -156,7 +155,6 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
     for layer, twin in zip(layers, twins, strict=True):
         layer.__class__ = type(twin)
         vars(layer).update(vars(twin))
-    _tell_opacus()
     return model
 
 
@@ -265,17 +263,6 @@ def _changeable(
             stacklevel=3,
         )
     return changeable
-
-
-def _tell_opacus() -> None:
-    """Have Opacus, which goes by the exact class, refuse or replace UBN's layers as torch's."""
-    # Without running statistics they pass its check of buffers too, and mix private rows.
-    module = sys.modules.get("opacus.validators.module_validator")
-    for table in ("VALIDATORS", "FIXERS") if module else ():
-        known = getattr(module.ModuleValidator, table)
-        for bn, ubn in UBN_OF.items():
-            if bn in known:
-                known.setdefault(ubn, known[bn])
 
 
 def _momentum_without_ubn(layer: nn.Module) -> float | None:

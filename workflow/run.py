@@ -5,7 +5,6 @@ depth run goes on from its checkpoint. A run that fails does not keep the job's 
 """
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from experiments.common.files import whole
 from experiments.common.records import Config, obtain, record_path, write_record
 from job import duration, log_to, say, told
 from plan import EXPERIMENTS
+from ubnlib.kitti.prepare import usable_cores
 
 
 def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers: int) -> None:
@@ -61,7 +61,7 @@ def main(plan_file: Path, name: str, gpus: int = 0) -> None:
     results, job = Path(plan["results"]), plan["jobs"][name]
     log = results / "logs" / f"{name}.log"
     log_to(log)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if job["alone"] else 1)
+    torch.set_num_threads(usable_cores() if job["alone"] else 1)
     failed = 0
     for run in job["runs"]:
         start, record = time.monotonic(), results / run["record"]

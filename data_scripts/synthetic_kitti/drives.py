@@ -110,9 +110,10 @@ def _is_complete(root: Path, settings: dict) -> bool:
 
 def _run(date_folder: Path, settings: dict, workers: int | None, bar: tqdm) -> None:
     """Write the drives, here or in worker processes, whichever order they end in."""
+    from ubnlib.kitti.prepare import usable_cores  # imports torch: not in the workers
+
     tasks = [(date_folder, number, settings) for number in range(1, settings["drives"] + 1)]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(workers or usable or 1, len(tasks))
+    workers = min(workers or usable_cores(), len(tasks))
     with bar:
         if workers == 1:
             for task in tasks:

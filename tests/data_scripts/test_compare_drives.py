@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import wasserstein_distance
 
 import compare_drives
 from compare_drives import (
@@ -32,7 +31,6 @@ from experiments.depth.figures import draw_contact_sheet
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import KittiRaw
 
-CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
 SIZE = (32, 104)
 
 
@@ -112,17 +110,8 @@ def test_quantiles_agree_with_those_of_the_samples():
         quantiles(np.zeros(BINS), 0.5)
 
 
-@given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
-def test_wasserstein_is_scipys(seed):
-    rng = np.random.default_rng(seed)
-    one, other = rng.integers(0, 9, (2, BINS)) * (rng.random((2, BINS)) < 0.3)
-    one[3] += 1
-    other[100] += 1
-    expected = wasserstein_distance(CENTERS, CENTERS, one, other)
-    assert wasserstein(one, other) == pytest.approx(expected, rel=1e-9)
-    assert wasserstein(one, 7 * one) == pytest.approx(0, abs=1e-12)
-    assert np.isnan(wasserstein(one, np.zeros(BINS)))
+def test_there_is_no_distance_to_an_empty_histogram():
+    assert np.isnan(wasserstein(np.ones(BINS), np.zeros(BINS)))
 
 
 def test_measured_drives_are_their_frames(dataset, measured):

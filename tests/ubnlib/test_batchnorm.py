@@ -206,17 +206,6 @@ def test_second_derivatives(stats_grad):
 # The layer around the equations
 
 
-def test_outside_a_step_the_layer_is_batchnorm():
-    x, plain = rows(6, 1, torch.float32), network(dtype=torch.float32)
-    ubn = convert_ubn(copy.deepcopy(plain))
-    assert torch.equal(ubn(x), plain(x))
-    assert all(torch.equal(a, b) for a, b in zip(ubn.buffers(), plain.buffers(), strict=True))
-    assert torch.equal(ubn.eval()(x), plain.eval()(x))
-    for model in (ubn, plain):
-        torch.optim.swa_utils.update_bn([x, x[:2]], model)
-    assert all(torch.equal(a, b) for a, b in zip(ubn.buffers(), plain.buffers(), strict=True))
-
-
 def test_running_std_follows_equation_3_outside_a_step_too():
     norm = UnsupervisedBatchNorm1d(2, running_stat="std", decay=0.7)
     x = torch.randn(9, 2) * torch.tensor([2.0, 5.0])

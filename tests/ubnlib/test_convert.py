@@ -3,9 +3,7 @@
 import copy
 import io
 import pickle
-import sys
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -303,21 +301,6 @@ def test_only_classes_whose_forward_can_be_known_are_registered():
             register_norm(norm)
     with pytest.raises(ValueError, match=r"BatchNormAct2d.forward does not call super\(\).forward"):
         register_norm(BatchNormAct2d)
-
-
-def test_opacus_sees_batchnorm(monkeypatch):
-    """It looks up the exact class, for what it refuses and for what it replaces."""
-
-    validator = SimpleNamespace(
-        VALIDATORS={nn.BatchNorm2d: "refuse", nn.SyncBatchNorm: "refuse", nn.LSTM: "replace"},
-        FIXERS={nn.BatchNorm2d: "replace"},
-    )
-    name = "opacus.validators.module_validator"
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(ModuleValidator=validator))
-    layer = convert_ubn(nn.BatchNorm2d(4, track_running_stats=False))
-    assert validator.VALIDATORS[type(layer)] == "refuse"
-    assert validator.FIXERS[type(layer)] == "replace"
-    assert len(validator.VALIDATORS) == 5 and len(validator.FIXERS) == 2
 
 
 def test_a_momentum_set_by_the_user_is_kept():

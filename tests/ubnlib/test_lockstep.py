@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from small_nets import interleaved
-from ubnlib import UnsupervisedBatchNorm1d, UnsupervisedBatchNorm2d
+from ubnlib import UnsupervisedBatchNorm1d
 
 
 class Path(nn.Module):
@@ -116,12 +116,3 @@ def test_the_second_thread_has_the_settings_of_the_first_and_records_no_graph():
     with torch.no_grad():
         interleaved(model, x, y)
     assert not seen[3][0]
-
-
-def test_weight_normalization_keeps_its_gradient():
-    """Its hook makes the layer's weight anew for each half."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), UnsupervisedBatchNorm2d(3))
-    nn.utils.parametrizations.weight_norm(model[0])
-    interleaved(model, torch.randn(2, 2, 5, 5), torch.randn(3, 2, 5, 5)).square().sum().backward()
-    assert all(p.grad is not None for p in model.parameters())

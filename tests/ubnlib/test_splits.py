@@ -31,12 +31,6 @@ from ubnlib.kitti.splits import (
 
 LISTS = Path(splits.__file__).parent / "split_lists"
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "make_splits.py"
-PUBLISHED = {
-    "eigen_train": "eigen_full_train.txt",
-    "eigen_val": "eigen_full_val.txt",
-    "eigen_test_697": "eigen_test_697.txt",
-    "eigen_test_652": "eigen_benchmark_652.txt",
-}
 quickly = settings(deadline=None, max_examples=60)
 
 
@@ -83,25 +77,6 @@ def test_no_frame_is_in_two_splits_and_no_drive_in_train_and_test(shipped):
     assert shipped["eigen_test_652"] < shipped["eigen_test_697"]
     frames = {drive.name: drive.frames for drive in load_catalog()}
     assert all(key.frame < frames[key.drive_name] for key in shipped["eigen_test_697"])
-
-
-def test_splits_are_the_published_lists(kitti_sample, shipped):
-    for name, file in PUBLISHED.items():
-        published = []
-        for line in (kitti_sample / "splits" / file).read_text().splitlines():
-            folder, frame, side = line.split(" ")
-            date, drive = folder[:10], folder[28:32]
-            assert folder == f"{date}/{date}_drive_{drive}_sync"
-            published.append(FrameKey(date, drive, {"l": 2, "r": 3}[side], int(frame)))
-        assert len(published) == SPLITS[name].count and set(published) == shipped[name]
-    lines = (kitti_sample / "splits" / "static_frames.txt").read_text().splitlines()
-    static = {(line.split()[1].removesuffix("_sync"), int(line.split()[2])) for line in lines}
-    assert len(static) == 8_044
-    standin = shipped["paper_standin_train"] | shipped["paper_standin_val"]
-    left_out = (shipped["eigen_train"] | shipped["eigen_val"]) - standin
-    assert len(left_out) == 2_624
-    assert {(key.drive_name, key.frame) for key in left_out} <= static
-    assert not {(key.drive_name, key.frame) for key in standin} & static
 
 
 def test_unknown_changed_or_missing_lists_are_named(tmp_path, monkeypatch):
