@@ -100,12 +100,13 @@ def in_numbers(estimate: float, low: float, high: float, signed: bool) -> str:
     """Write an estimate with its interval: `+0.008 [-0.003, 0.018]`; "" where there is none."""
     known = [abs(number) for number in (estimate, low, high) if math.isfinite(number)]
     whole = all(number == round(number) for number in known)
-    kind = "z.0f" if whole else "z.3f" if max(known) >= 5e-4 else ".1e"
+    kind = ".0f" if whole else ".3f" if max(known) >= 5e-4 else ".1e"
     if not known:
         return ""
     sign = "+" if signed and estimate > 0 else ""
     between = "" if math.isnan(low) else f" [{low:{kind}}, {high:{kind}}]"
-    return f"{sign}{estimate:{kind}}{between}"
+    zeros = "" if kind == ".1e" else "z"  # no minus before zeros, but at a bound, whose side counts
+    return f"{sign}{estimate:{zeros}{kind}}{between}"
 
 
 def criterion(claim: Claim) -> str:
