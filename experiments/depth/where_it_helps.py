@@ -13,6 +13,7 @@ from experiments.common.records import Record
 from experiments.common.stats import interval
 from experiments.common.style import FAINT, look
 
+GAP_BATCH = 8  # labeled images a step, of the nets whose gaps are shown
 SPREAD, FEW_PLACES = "labels from all places", "labels from few places"
 
 
@@ -44,7 +45,7 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
     return table.astype({"low": float, "high": float})
 
 
-def gaps_of_map(records: list[Record], domain: str, few: int, batch: int = 8) -> pd.DataFrame:
+def gaps_of_map(records: list[Record], domain: str, few: int) -> pd.DataFrame:
     """Return the gap of labeled and unlabeled statistics of BN's nets: `labels`, `layer`, `gap`.
 
     Of nets with one labeled batch, since smaller ones have noisier statistics and larger gaps.
@@ -57,7 +58,7 @@ def gaps_of_map(records: list[Record], domain: str, few: int, batch: int = 8) ->
         config = record.config
         if (config.get("domain"), config.get("arm")) != (domain, "BN"):
             continue
-        if (config["labels"]["k"], config["labeled_batch"]) != (few, batch):
+        if (config["labels"]["k"], config["labeled_batch"]) != (few, GAP_BATCH):
             continue
         kind = FEW_PLACES if config["labels"]["kind"] == "places" else SPREAD
         for name, values in record.curves.items():
@@ -94,6 +95,7 @@ def draw(gains: pd.DataFrame, gaps: pd.DataFrame, domain: str) -> Figure:
     figure.set_label(
         f"On {domain}, left: UBN's accuracy less BN's, mean and 95 % interval, by labeled images a "
         f"step: {'; '.join(told)}. Right: how far the statistics of labeled images are from those "
-        "of unlabeled ones, layer by layer, in units of variance, at 8 labeled images a step."
+        f"of unlabeled ones, layer by layer, in units of variance, at {GAP_BATCH} labeled images a "
+        "step."
     )
     return figure

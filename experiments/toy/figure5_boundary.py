@@ -18,7 +18,7 @@ from experiments.common.records import Record, Result, recorded
 from experiments.common.style import INK, look
 from experiments.common.training import evaluating
 from experiments.toy.ensemble import Ensemble
-from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.figure2_boundaries import accuracy, class_probability
 from experiments.toy.plane import EXTENT, plane
 from experiments.toy.spiral import distance_to, make_spiral, quarter_turn
 from experiments.toy.train import SpiralTraining, dense_spiral, train_spiral
@@ -60,15 +60,18 @@ def signed_distances(net: Ensemble, points: Tensor, labels: Tensor) -> Tensor:
     """
     each = zip(points.unbind(1), decision_boundaries(net), strict=True)
     distance = torch.stack([distance_to(own, boundary) for own, boundary in each], -1)
-    right = (_log_odds(net, points) > 0) == (labels == 1)[:, None]
+    right = (class_probability(net, points) > 0.5) == (labels == 1)[:, None]
     return torch.where(right, distance, -distance)
 
 
 def decision_boundaries(net: Ensemble, side: int = 161) -> list[Tensor]:
     """Return points [B, 2] on each net's decision boundary, at most a step of the plane apart."""
-    log_odds = _log_odds(net, plane(side)[:, None].expand(-1, net.members, -1))
+    points = plane(side)[:, None].expand(-1, net.members, -1)
+    with evaluating(net):
+        logits = torch.cat([net(some) for some in points.split(4096)])
     axis = torch.linspace(-EXTENT, EXTENT, side)
-    return [boundary_points(score.reshape(side, side), axis) for score in log_odds.unbind(1)]
+    log_odds = (logits[..., 1] - logits[..., 0]).unbind(1)
+    return [boundary_points(score.reshape(side, side), axis) for score in log_odds]
 
 
 def boundary_points(score: Tensor, axis: Tensor) -> Tensor:
@@ -84,13 +87,6 @@ def boundary_points(score: Tensor, axis: Tensor) -> Tensor:
         along = torch.lerp(axis[column], axis[column + 1], share)
         found.append(torch.stack([along, axis[row]], -1))
     return torch.cat([found[0], found[1].flip(-1)])
-
-
-def _log_odds(net: Ensemble, points: Tensor) -> Tensor:
-    """Return the log-odds [N, E] of class 1 at points [N, E, 2], in eval mode."""
-    with evaluating(net):
-        logits = torch.cat([net(some) for some in points.split(4096)])
-    return logits[..., 1] - logits[..., 0]
 
 
 def distance_table(records: Mapping[str, Record]) -> pd.DataFrame:
