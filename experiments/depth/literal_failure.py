@@ -62,7 +62,7 @@ def run_cancellation(
     """Train as `train.run_depth` does, and measure steps on the way.
 
     A step is measured just before it is made, with copies of the net and the optimizer, so that
-    training goes as if nobody looked.
+    training goes as if nobody looked; on the images as they are, which training may mirror.
 
     Returns:
         Curves `step`, the number of steps before the one measured; accuracies (delta < 1.25)
@@ -169,9 +169,10 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
                                 height_ratios=(1, 1.6))  # fmt: skip
     chosen = losses[losses["reading"].isin(titles)]
     for (reading, title), (above, below) in zip(titles.items(), grid.T, strict=True):
+        if above is not grid[0, 0]:
+            above.sharey(grid[0, 0])
         _changes(above, chosen[chosen["reading"] == reading])
         above.set_title(title)
-        above.sharey(grid[0, 0])
         table = layers[layers["reading"] == reading]
         image = _shares_by_step(below, table, first=below is grid[1, 0])
         below.set_xlabel("training step")
@@ -195,6 +196,7 @@ def _changes(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(table["step"], table[name], label=label, **look(name).line)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_yscale("symlog", linthresh=0.1)
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _shares_by_step(axes: Axes, table: pd.DataFrame, *, first: bool) -> plt.cm.ScalarMappable:

@@ -100,7 +100,9 @@ class Domain(NamedTuple):
     load: Callable[[argparse.Namespace, bool, int], DepthData] | None
     first_seed: int = 0  # of the claims
     seeds: int = 10  # of BN and UBN at the few labels
+    controls: int = 10  # of BN with labeled images again
     folds: int = 1  # by place; seed s tests on fold s modulo their number
+    rates: Mapping[str, float] = {}  # of arms whose best rate at the few labels is another
 
 
 def _drawn(k: int, seed: int) -> LabelsConfig:
@@ -108,7 +110,7 @@ def _drawn(k: int, seed: int) -> LabelsConfig:
 
 
 def _phase(k: int, seed: int) -> LabelsConfig:
-    return EveryLabels(k=k, phase=seed * 37 % k)  # 37: neighbors in time for no two seeds
+    return EveryLabels(k=k, phase=seed * 37 % k)  # 37: a phase for each of k seeds
 
 
 def _every(k: int, seed: int) -> LabelsConfig:
@@ -166,7 +168,9 @@ DOMAINS = {
     ),
     "kitchen": Domain(
         32, (32, 16, 4, 1), _phase, 10,
-        dict(learning_rate=1e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
+        dict(learning_rate=3e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
+        first_seed=5,  # the five before were a trial, whose spread says how many are needed
+        seeds=50, controls=25, rates={"BN": 3e-2},
     ),
 }  # fmt: skip
 
@@ -177,8 +181,9 @@ def study_run(
     """Return a run of an arm with one depth map in k, the domain's few if None."""
     where, what = DOMAINS[domain], ARMS[arm]
     fields = dict(SHARED) | BATCH | dict(where.options) | dict(what.options) | changes
-    if k == 1 and "learning_rate" not in changes:
-        fields["learning_rate"] = where.rate_of_all
+    if "learning_rate" not in changes:
+        own = where.rates.get(arm, fields["learning_rate"])
+        fields["learning_rate"] = where.rate_of_all if k == 1 else own
     if what.rate is not None:
         fields["learning_rate"] = what.rate
     fields["steps"] = round(fields["steps"] * what.steps)
@@ -219,11 +224,11 @@ def plan_pilots(domain: str, data: str) -> Plan:
 
 def plan_claims(domain: str, data: str) -> Plan:
     """Plan the claims at the few labels, seed after seed; the first five show what they require."""
-    few = DOMAINS[domain].few
+    few, controls = DOMAINS[domain].few, DOMAINS[domain].controls
     for done, seed in enumerate(seeds_of(domain, DOMAINS[domain].seeds)):
         for k in (1, few):
             yield constant_map(domain, data, seed, k)
-        for arm in ("BN", "UBN", "BN, labeled again")[: 3 if done < 10 else 2]:
+        for arm in ("BN", "UBN", "BN, labeled again")[: 3 if done < controls else 2]:
             yield study_run(domain, arm, data, seed)
         for k in (1, max(1, few // 4))[: 2 if done < 5 else 0]:
             yield study_run(domain, "BN", data, seed, k=k)
