@@ -71,10 +71,9 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
 
 
 @contextmanager
-def _training(model: nn.Module, layers: list[_BatchNorm], **switches: Any) -> Iterator[list]:
-    """Yield those not frozen, training with these switches; restore all, the last step too."""
-    trains = any(module.training for module in model.modules())
-    free = [layer for layer in layers if layer.training or not trains]
+def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterator[list]:
+    """Yield those not `frozen` in eval mode, training with these switches; restore all after."""
+    free = [layer for layer in layers if layer.training or not frozen]
     before = [(dict(vars(layer)), [b.clone() for b in layer.buffers()]) for layer in layers]
     try:
         for layer in free:
@@ -101,10 +100,9 @@ def refresh_statistics(
     """Set the running statistics to those of all batches together, in place.
 
     The mean and variance of each layer's inputs are merged exactly, also over batches of uneven
-    size; within a batch, activations are normalized by that batch, as in training (Precise BN:
-    Wu and Johnson 2021, arXiv:2105.07576). Works for UBN and plain batch normalization layers;
-    everything else in the model stays in its mode. Under DistributedDataParallel, every rank gives
-    batches of its own, as many as it has, and the statistics are those of all ranks.
+    size; within a batch, activations are normalized by that batch, as in training (Precise BN: Wu
+    and Johnson 2021, arXiv:2105.07576). Works for UBN and plain batch normalization; all else stays
+    in its mode. Under DistributedDataParallel, the statistics are those of all ranks' batches.
 
     Layers in eval mode in a model that trains are frozen, and stay as they are. In a model that
     is in eval mode throughout, nothing tells frozen layers from others, and all are refreshed.
@@ -140,7 +138,8 @@ def refresh_statistics(
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    with _training(model, layers) as layers, ExitStack() as hooks:
+    trains = any(module.training for module in model.modules())
+    with _training(layers, trains) as layers, ExitStack() as hooks:
         if not layers:
             raise ValueError(
                 "Every layer that keeps running statistics is frozen, in eval mode in a model that "
@@ -168,8 +167,8 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
 
     The statistics count as constants: gradients, where enabled, are those of the predictions with
     respect to inputs and parameters, but not through activation checkpoints. The model's modes,
-    running averages and last step are left as they were. Layers other than UBN, and frozen ones as
-    in `refresh_statistics`, stay in their mode, so call `model.eval()` to switch dropout off.
+    running averages and last step are left as they were. Layers other than UBN, and UBN's in eval
+    mode beside others that train, stay in their mode: call `model.eval()` to switch dropout off.
 
     Args:
         model: A model with UBN layers.
@@ -185,7 +184,8 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
     """
     layers = ubn_layers(model)
     predictions = []
-    with _training(model, layers, source="batch", stats_grad="none", unlabeled_weight=None):
+    trains = any(layer.training for layer in layers)  # dropout may, in a model in eval mode
+    with _training(layers, trains, source="batch", stats_grad="none", unlabeled_weight=None):
         for reference in reference_batches:
             with collecting(model):
                 model(reference)

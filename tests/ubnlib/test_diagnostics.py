@@ -192,6 +192,17 @@ def test_monte_carlo_predictions_leave_frozen_layers_frozen(model, batches):
     assert [m.training for m in model] == [True, False, True, True]
 
 
+def test_monte_carlo_predictions_go_with_dropout_in_a_model_in_eval_mode(model, batches):
+    x, y = batches
+    model.append(nn.Dropout(0.5)).eval()
+    expected = monte_carlo_predictions(model, x, [y])
+    model[-1].train()
+    found = monte_carlo_predictions(model, x, [y])
+    kept = found != 0
+    assert 0 < kept.float().mean() < 1
+    torch.testing.assert_close(found[kept], 2 * expected[kept])
+
+
 def test_inputs_without_channels_are_refused_as_torch_does(model):
     with pytest.raises(ValueError, match=r"expected 2D or 3D input \(got 1D input\)"):
         refresh_statistics(model[1], [torch.randn(4)])
