@@ -5,6 +5,7 @@ A layer calls the equations of `ubnlib.functional`; `ubnlib.forward` says which 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
@@ -33,17 +34,18 @@ from ubnlib.lockstep import Lockstep
 Source = Literal["batch", "running"]
 StatsGrad = Literal["corrected", "none", "labeled", "all"]
 Affine = tuple[Tensor | None, Tensor | None]  # gamma and beta
+Averages = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean, variance, number of batches
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
-    "paper": dict(source="batch", stats_grad="none", running_stat="std", decay=0.9)
-}
+# The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
+PAPER = dict(source="batch", stats_grad="none", running_stat="std", unlabeled_weight=None)
+PRESETS: dict[str, dict[str, Any]] = {"paper": dict(PAPER, decay=0.9)}
 
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
-SWITCHES = (*CHOICES, "unlabeled_weight", "skip_nonfinite", "keep_graph")
+CHOICES |= dict.fromkeys(("skip_nonfinite", "keep_graph"), Literal[True, False])
+SWITCHES = (*CHOICES, "unlabeled_weight")
 STEP_STATE = (
     *("_step", "_group", "_rows", "_joint", "_calls", "_used", "_weights"),
-    *("_plain", "_plain_before", "_regions"),
+    *("_averages", "_plain", "_plain_before", "_regions"),
 )
 
 
@@ -54,10 +56,10 @@ def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None
             allowed = ", ".join(map(repr, get_args(choices)))
             raise ValueError(f"{name} is {switches[name]!r}: it must be one of {allowed}.")
     weight = switches["unlabeled_weight"]
-    if weight is not None and not 0 < weight <= 1:
+    if weight is not None and not (isinstance(weight, Real) and 0 < weight <= 1):
         raise ValueError(
-            f"unlabeled_weight is {weight!r}: it must be above 0 and at most 1, or None to weigh "
-            "labeled and unlabeled rows by their number."
+            f"unlabeled_weight is {weight!r}: it must be a number above 0 and at most 1, or None "
+            "to weigh labeled and unlabeled rows by their number."
         )
     if switches["source"] == "running" and not track_running_stats:
         raise ValueError(
@@ -118,6 +120,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
     _joint: bool = False  # whether the unlabeled rows carry gradient as the labeled ones do
     _calls: tuple[Call, ...] = ()
+    _averages: tuple[Averages, ...] = ()  # the buffers that each call of the step under way moves
     _used: int = 0  # how many of the calls step 2 has made
     _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
     # For activation checkpointing: calls by their checkpoint (None: a plain one), and what plain
@@ -144,12 +147,8 @@ class UnsupervisedBatchNorm(_BatchNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, **more
         )
-        if decay is not None and momentum != 0.1:
-            raise ValueError(
-                f"Both decay={decay} and momentum={momentum} are given: they are one setting, "
-                "decay = 1 - momentum; give one of them."
-            )
-        self.configure(decay=decay, **switches)
+        own = {} if momentum == 0.1 else dict(momentum=momentum)
+        self.configure(decay=decay, **own, **switches)
 
     def configure(self, **options: Any) -> None:
         """Set `momentum` or `decay` and the switches; see `UnsupervisedBatchNorm2d`.
@@ -158,10 +157,10 @@ class UnsupervisedBatchNorm(_BatchNorm):
             TypeError: An option has an unknown name.
             ValueError: A value is not among those allowed; the layer is as it was.
         """
-        if options.get("momentum") is not None and options.get("decay") is not None:
+        if "momentum" in options and options.get("decay") is not None:
             raise ValueError(
-                "Both decay and momentum are given: they are one setting, decay = 1 - momentum; "
-                "give one of them."
+                f"Both decay={options['decay']!r} and momentum={options['momentum']!r} are given: "
+                "they are one setting, decay = 1 - momentum; give one of them."
             )
         for name in options:
             if name not in (*SWITCHES, "momentum", "decay"):
@@ -170,8 +169,9 @@ class UnsupervisedBatchNorm(_BatchNorm):
                     f"{', '.join(SWITCHES)}."
                 )
         for name in ("momentum", "decay"):
-            if options.get(name) is not None and not 0 <= options[name] <= 1:
-                raise ValueError(f"{name} is {options[name]!r}: it must be from 0 to 1.")
+            value = options.get(name)
+            if value is not None and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value!r}: it must be a number from 0 to 1.")
         switches = {name: getattr(self, name) for name in SWITCHES}
         switches.update((name, value) for name, value in options.items() if name in SWITCHES)
         _check_switches(switches, self.track_running_stats)
@@ -202,13 +202,14 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _forward_plainly(self, x: Tensor) -> Tensor:
         """Equation 1, with the averages moved."""
+        self._check_input_dim(x)
         self._remember(x)
         if self.running_stat == "var" or self.running_mean is None:
             return super().forward(x)
-        self._check_input_dim(x)
         output = self._normalize_by_itself(x)
         if x.numel():
-            _move_together([self], [batch_statistics(x, differentiable=False)])
+            averages = self.running_mean, self.running_var, self.num_batches_tracked
+            _move_together([(self, averages, batch_statistics(x, differentiable=False))])
         return output
 
     def _collect(self, x: Tensor) -> Tensor:
@@ -360,14 +361,16 @@ class UnsupervisedBatchNorm(_BatchNorm):
                 f"The combined batch has {union.count} value per channel: statistics need at least "
                 "2; give more rows."
             )
+        # Noted here, for torch.func.functional_call puts others in their place for a while.
+        averages = self.running_mean, self.running_var, self.num_batches_tracked
         reference = union.moments
         if self.source == "running":
             calls = self._calls
-            before = Moments(self.running_mean, self.running_var)
-            before = calls[-1].reference if calls else before
-            reference, _ = self._average_after(before, union.unbiased, earlier=len(calls))
+            before = calls[-1].reference if calls else Moments(*averages[:2])
+            reference, _ = self._average_after(before, union.unbiased, averages[2], len(calls))
         call = Call(union, labeled, unlabeled, reference)
         self._calls += (call,)
+        self._averages += (averages,)
         return call
 
     def _normalize_labeled(
@@ -401,15 +404,15 @@ class UnsupervisedBatchNorm(_BatchNorm):
         return out, Statistics(mean, var, labeled.count)
 
     def _average_after(
-        self, running: Moments, batch: Moments, earlier: int = 0
+        self, running: Moments, batch: Moments, batches: Tensor, earlier: int = 0
     ) -> tuple[Moments, Tensor | int]:
         """Return where averages are after one batch, and whether it was taken.
 
-        The batch's variance is unbiased; `earlier` batches of this step are yet to be counted.
+        The batch's variance is unbiased; `earlier` ones of this step are yet to count in `batches`.
         """
         momentum = self.momentum
         if momentum is None:  # cumulative average, as in nn.BatchNorm
-            momentum = 1.0 / (self.num_batches_tracked + (earlier + 1)).to(running.mean.dtype)
+            momentum = 1.0 / (batches + (earlier + 1)).to(running.mean.dtype)
         moved = moving_average(running, batch, momentum, self.running_stat)
         if not self.skip_nonfinite:
             return moved, 1
@@ -436,7 +439,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         calls = self._calls
         if not self.keep_graph and (self._joint or self._step != "collect"):
             calls = tuple(call.detach() for call in calls)
-        vars(self).update(_step=None, _calls=calls)
+        vars(self).update(_step=None, _calls=calls, _averages=())
 
     def forget_step(self) -> None:
         """Drop the statistics of a step that failed."""
@@ -490,8 +493,7 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
         num_features, eps, momentum, affine, track_running_stats, bias, device, dtype: As of
             nn.BatchNorm2d; momentum is the weight of a new batch, and 0 freezes the averages.
         decay: The paper's lambda = 1 - momentum (equations 2 and 3); give it or `momentum`.
-        source: What normalizes x in step 2: the combined `"batch"`, or the `"running"` averages
-            that it moves.
+        source: What normalizes x in step 2: the combined `"batch"` or the `"running"` averages.
         stats_grad: The gradient through these statistics. `"corrected"`: equation 4's values with
             batch normalization's gradient (see `ubnlib.functional.NormalizeLabeled`);
             `"none"`: constants, the paper's literal two steps; `"labeled"`: the labeled rows'
@@ -541,34 +543,35 @@ def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     """
     if in_backward():  # a checkpoint around the whole step: they have moved
         return
+    if not any(layer._calls for layer in layers):
+        reached = "The step reached no UBN layer of the model in training mode"
+        raise RuntimeError(f"{reached}: run the model that was given, in `call` too, not a copy.")
     for turn in range(max(len(layer._calls) for layer in layers)):  # of a shared layer's calls
         alike = defaultdict(list)
         for layer in layers:
             if turn < len(layer._calls) and layer.running_mean is not None:
                 cumulative = id(layer) if layer.momentum is None else None
                 switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
-                buffer = layer.running_mean
-                members = alike[*switches, buffer.dtype, buffer.device]
-                members.append((layer, layer._calls[turn].union))
+                averages = layer._averages[turn]
+                members = alike[*switches, averages[0].dtype, averages[0].device]
+                members.append((layer, averages, layer._calls[turn].union))
         for members in alike.values():
-            _move_together(*zip(*members, strict=True))
+            _move_together(members)
 
 
 @torch.no_grad()
-def _move_together(layers: Sequence[UnsupervisedBatchNorm], unions: Sequence[Statistics]) -> None:
+def _move_together(of: Sequence[tuple[UnsupervisedBatchNorm, Averages, Statistics]]) -> None:
     """Move the averages of layers with the same settings by one batch each."""
-    running = Moments(
-        torch.cat([layer.running_mean for layer in layers]),
-        torch.cat([layer.running_var for layer in layers]),
-    )
+    layers, averages, unions = zip(*of, strict=True)
+    means, variances, batches = zip(*averages, strict=True)
+    running = Moments(torch.cat(means), torch.cat(variances))
     batch = Moments(*map(torch.cat, zip(*(union.unbiased for union in unions), strict=True)))
-    moved, taken = layers[0]._average_after(running, batch)
-    channels = [layer.num_features for layer in layers]
-    for layer, mean, var in zip(
-        layers, moved.mean.split(channels), moved.var.split(channels), strict=True
-    ):
+    moved, taken = layers[0]._average_after(running, batch, batches[0])
+    channels = [len(mean) for mean in means]
+    values = moved.mean.split(channels) + moved.var.split(channels)
+    compiling = torch.compiler.is_compiling()
+    for buffer, value in zip(means + variances, values, strict=True):
         # As torch's own kernel does, unseen by autograd, which may hold them for another call.
-        compiling = torch.compiler.is_compiling()
-        for buffer, value in ((layer.running_mean, mean), (layer.running_var, var)):
-            (buffer if compiling else buffer.data).copy_(value)
-        layer.num_batches_tracked.add_(taken)
+        (buffer if compiling else buffer.data).copy_(value)
+    for number in batches:
+        number.add_(taken)

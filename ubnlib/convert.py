@@ -55,8 +55,7 @@ def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
     """Tell convert_ubn about a subclass of BatchNorm that has a forward of its own.
 
     Its layers then keep all that they do besides normalizing, in a class that derives from `norm`
-    and from UBN's. Subclasses that inherit torch's forward need not be registered, and timm's
-    `BatchNormAct2d` is.
+    and from UBN's. timm's `BatchNormAct2d`, and what inherits torch's forward, are known already.
 
     Args:
         norm: A subclass of nn.BatchNorm1d, 2d, 3d or nn.SyncBatchNorm. It is returned, so that
@@ -123,9 +122,8 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
         RuntimeError: The model is inside a UBN step.
 
     Warns:
-        UserWarning: Layers are left as they are, with their names: a subclass of BatchNorm with a
-            forward of its own that is not registered, a parametrized layer, or one whose
-            `forward` has been replaced.
+        UserWarning: Layers are left as they are, with their names: of a class with a forward of
+            its own that is not registered, parametrized, or with a `forward` that was replaced.
 
     Example:
         >>> import torch
@@ -163,9 +161,8 @@ def revert_ubn(model: Model) -> Model:
 
     The inverse of `convert_ubn`: `revert_ubn(convert_ubn(model, ...))` is the model in every
     attribute, whatever the options and however often it was converted. What was trained stays,
-    and so does a momentum that was set on a layer after it was converted. Layers that were made
-    as UBN become the BatchNorm of the same settings. The model, which may be a layer itself or
-    have none, is returned.
+    and so does a momentum that was set on a layer after it was converted. Layers made as UBN become
+    the BatchNorm of the same settings. The model, a layer itself or without any, is returned.
 
     Raises:
         RuntimeError: The model is inside a UBN step; nothing has changed.

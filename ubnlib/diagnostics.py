@@ -47,8 +47,7 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
                 )
             if unlabeled is None:
                 raise ValueError(
-                    "The last UBN step had no unlabeled rows beside the labeled ones: there is no "
-                    "gap between the two."
+                    "The last UBN step had no unlabeled rows, to which there could be a gap."
                 )
             if gradient and torch.is_grad_enabled() and not layer.keep_graph:
                 raise RuntimeError(
@@ -72,23 +71,19 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
 
 
 @contextmanager
-def _training(layers: list[_BatchNorm], **switches: str | None) -> Iterator[None]:
-    """Let layers train, with these switches of UBN, and restore all, buffers too, afterward."""
-    names = ("training", *switches)
-    before = [
-        ({name: getattr(layer, name) for name in names}, [b.clone() for b in layer.buffers()])
-        for layer in layers
-    ]
+def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterator[list]:
+    """Yield those not `frozen` in eval mode, training with these switches; restore all after."""
+    free = [layer for layer in layers if layer.training or not frozen]
+    before = [(dict(vars(layer)), [b.clone() for b in layer.buffers()]) for layer in layers]
     try:
-        for layer in layers:
+        for layer in free:
             layer.training = True
             if switches:
                 layer.configure(**switches)
-        yield
+        yield free
     finally:
         for layer, (attributes, buffers) in zip(layers, before, strict=True):
-            for name, value in attributes.items():
-                setattr(layer, name, value)
+            layer.__dict__ = attributes
             with torch.no_grad():
                 for buffer, value in zip(layer.buffers(), buffers, strict=True):
                     buffer.copy_(value)
@@ -105,10 +100,9 @@ def refresh_statistics(
     """Set the running statistics to those of all batches together, in place.
 
     The mean and variance of each layer's inputs are merged exactly, also over batches of uneven
-    size; within a batch, activations are normalized by that batch, as in training (Precise BN:
-    Wu and Johnson 2021, arXiv:2105.07576). Works for UBN and plain batch normalization layers;
-    everything else in the model stays in its mode. Under DistributedDataParallel, every rank gives
-    batches of its own, as many as it has, and the statistics are those of all ranks.
+    size; within a batch, activations are normalized by that batch, as in training (Precise BN: Wu
+    and Johnson 2021, arXiv:2105.07576). Works for UBN and plain batch normalization; all else stays
+    in its mode. Under DistributedDataParallel, the statistics are those of all ranks' batches.
 
     Layers in eval mode in a model that trains are frozen, and stay as they are. In a model that
     is in eval mode throughout, nothing tells frozen layers from others, and all are refreshed.
@@ -117,8 +111,7 @@ def refresh_statistics(
         model: The model, which is returned.
         batches: Such as a DataLoader; at least one batch. Of a tuple or list, such as (inputs,
             targets), the model gets the first entry, and of anything else all, as its argument.
-        call: What passes a batch, as it comes, through the model, in place of that; for instance
-            `lambda batch: model(**batch)`.
+        call: What passes a batch, as it comes, to the model, such as `lambda b: model(**b)`.
         device: Where to move a batch's tensors first; None leaves them where they are.
 
     Raises:
@@ -127,20 +120,16 @@ def refresh_statistics(
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer that keeps running statistics.")
-    if any(module.training for module in model.modules()):
-        layers = [layer for layer in layers if layer.training]
-        if not layers:
-            raise ValueError(
-                "Every layer that keeps running statistics is frozen, in eval mode in a model that "
-                "trains: call train() on those to be refreshed."
-            )
     group = group_of(model)
     wrapped = isinstance(getattr(model, "_orig_mod", model), DistributedDataParallel)
     model_here = model.module if wrapped else model
     population: dict[_BatchNorm, Statistics] = {}
 
     def gather(layer: _BatchNorm, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        batch = batch_statistics((args[0] if args else kwargs["input"]).detach())
+        x = (args[0] if args else kwargs["input"]).detach()
+        if x.dim() < 2:
+            layer._check_input_dim(x)
+        batch = batch_statistics(x)
         population[layer] = merge(population[layer], batch) if layer in population else batch
 
     def first(batch: Any) -> Any:
@@ -149,7 +138,13 @@ def refresh_statistics(
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    with _training(layers), ExitStack() as hooks:
+    trains = any(module.training for module in model.modules())
+    with _training(layers, trains) as layers, ExitStack() as hooks:
+        if not layers:
+            raise ValueError(
+                "Every layer that keeps running statistics is frozen, in eval mode in a model that "
+                "trains: call train() on those to be refreshed."
+            )
         for layer in layers:
             hooks.enter_context(layer.register_forward_pre_hook(gather, with_kwargs=True))
         for batch in batches:
@@ -171,9 +166,9 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
     """Predict fixed inputs under the statistics of each reference batch (the paper's Figure 4).
 
     The statistics count as constants: gradients, where enabled, are those of the predictions with
-    respect to inputs and parameters, but not through activation checkpoints. The model's modes and
-    running averages are left as they were. Layers other than UBN stay in their mode, so call
-    `model.eval()` to switch dropout off.
+    respect to inputs and parameters, but not through activation checkpoints. The model's modes,
+    running averages and last step are left as they were. Layers other than UBN, and UBN's in eval
+    mode beside others that train, stay in their mode: call `model.eval()` to switch dropout off.
 
     Args:
         model: A model with UBN layers.
@@ -189,7 +184,8 @@ def monte_carlo_predictions(model: nn.Module, inputs: Any, reference_batches: It
     """
     layers = ubn_layers(model)
     predictions = []
-    with _training(layers, source="batch", stats_grad="none", unlabeled_weight=None):
+    trains = any(layer.training for layer in layers)  # dropout may, in a model in eval mode
+    with _training(layers, trains, source="batch", stats_grad="none", unlabeled_weight=None):
         for reference in reference_batches:
             with collecting(model):
                 model(reference)

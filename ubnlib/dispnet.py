@@ -38,8 +38,7 @@ class DispNet(nn.Module):
 
     Shape:
         - Input: [N, 3, H, W] of any H, W >= 1, images of roughly zero mean and unit range.
-        - Output: tuple of four depth maps in meters, finest first: [N, 1, H, W] and then 1/2, 1/4
-          and 1/8 of it, rounded up.
+        - Output: four depth maps in meters: [N, 1, H, W], then 1/2, 1/4, 1/8 of it, rounded up.
     """
 
     def __init__(

@@ -29,9 +29,8 @@ def group_of(model: nn.Module) -> ProcessGroup | None:
 def pool(parts: tuple[Statistics, ...], group: ProcessGroup | None) -> tuple[Statistics, ...]:
     """Merge each of this rank's statistics with the same ones of all other ranks.
 
-    Ranks count with the number of their values, which may be zero. The gradient goes back to all
-    ranks. One collective call, whatever the number of parts, which are in the same order on all
-    ranks. No group merges nothing.
+    Ranks count with the number of their values, which may be zero. The gradient goes to all ranks.
+    One collective call for all parts, in the same order on all ranks. No group merges nothing.
     """
     if group is None:
         return parts

@@ -1,6 +1,6 @@
 """The two steps of Unsupervised Batch Normalization (the paper's Figure 1), by hand and in one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -135,13 +135,14 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
 
     Args:
         model: A model with UBN layers, in training mode.
-        rows: How many labeled and then how many unlabeled rows the combined batch has. Only
-            `unlabeled_weight` needs to know.
+        rows: (labeled, unlabeled) rows of the combined batch; only `unlabeled_weight` asks for it.
 
     Raises:
         RuntimeError: A step is under way, or every UBN layer is in eval mode; see `ubn_layers` too.
     """
     layers = ubn_layers(model)
+    if rows is not None and not (isinstance(rows, Sequence) and len(rows) == 2):
+        raise ValueError(f"rows is {rows!r}: it must be two numbers, (labeled, unlabeled).")
     with _collecting(model, layers, rows):
         yield
     layers[0]._weights = _weights_of(model)
@@ -172,9 +173,8 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
     """Step 2: the forward pass inside normalizes by what `collecting` gathered (equation 4).
 
     Nothing moves here. The layers must be reached as often, and in the same order, as in step 1.
-    With `stats_grad="none"`, step 2 may be entered again and again for micro-batches of the
-    labeled rows: their gradients add up to exactly that of all rows together. The other readings
-    need all labeled rows at once.
+    With `stats_grad="none"`, step 2 may be entered again and again for micro-batches of the labeled
+    rows: their gradients add up to that of all together. Other readings need all rows at once.
 
     Args:
         model: The model that collected.
@@ -247,9 +247,8 @@ def ubn_forward(
         labeled: The batch that the loss is computed on: a tensor [N, ...], or a tree of tensors
             (mappings, tuples, lists, dataclasses) of N rows each. It is the model's first argument
             as it is; what is no tensor with rows in it belongs to both batches.
-        unlabeled: The same of M rows; they may differ in shape, such as an image's size. None means
-            plain batch normalization, on all ranks, through `model(labeled)`; so do no rows at
-            all where there is but one rank.
+        unlabeled: The same of M rows; they may differ in shape, such as an image's size. None, or
+            no rows where there is one rank, means plain batch normalization (None on all ranks).
         *args: Passed on to the model in each pass, and so not divided by rows.
         interleave: Whether to pass both halves side by side.
         return_unlabeled: Whether to return `(output, output for the unlabeled rows)`: without
@@ -261,8 +260,7 @@ def ubn_forward(
         **kwargs: Passed on as `args` are.
 
     Returns:
-        The output for the labeled rows, normalized by the statistics of both; see
-        `return_unlabeled`.
+        The output for the labeled rows, by the statistics of both; see `return_unlabeled`.
 
     Raises:
         ValueError: The two batches do not go together, or the model has no UBN layer.
@@ -375,7 +373,7 @@ def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, An
     """Run both steps at once, each half through the model once."""
     model, layers = step.model, ubn_layers(step.model)
     device = rows_of(labeled).device
-    lockstep = Lockstep(device)
+    lockstep = Lockstep(device, _stores(model))
     grad = step.record or step.joint or any(layer.stats_grad == "all" for layer in layers)
     bare = step
     if step.function is model and isinstance(model, DistributedDataParallel):
@@ -391,6 +389,16 @@ def _side_by_side(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, An
         move_averages(layers)
     other = lockstep.unlabeled_output
     return output, other if step.joint else _constants(other)
+
+
+def _stores(model: nn.Module) -> list[dict[str, Any]]:
+    """Return where modules keep weights, and those of other classes than torch's what they note."""
+    stores: list[Any] = []
+    for m in model.modules():
+        ours = isinstance(m, UnsupervisedBatchNorm | DistributedDataParallel)
+        notes = not ours and not type(m).__module__.startswith("torch.nn.modules")
+        stores += [m._parameters, m._buffers, vars(m) if notes else {}]
+    return [kept for kept in stores if kept and isinstance(kept, dict)]  # ScriptModules have others
 
 
 def _obstacle(step: _Forward, layers: list[UnsupervisedBatchNorm]) -> str:

@@ -4,17 +4,19 @@ The labeled rows' forward pass is the same in step 1 and step 2, and the unlabel
 needs no gradient. So each half passes once: the labeled half in the caller's thread, and the
 unlabeled half in a second thread. Only one of them runs at any time, and the unlabeled half goes
 first from layer to layer: so the order is always the same, and what a hook or an attribute holds
-in the end is of the labeled rows. Each half draws random numbers from a state of its own.
+in the end is of the labeled rows. Each half has random states, attributes and weights of its own.
 """
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils._device import DeviceContext
 
 from ubnlib.functional import Statistics
@@ -29,36 +31,49 @@ class _Abandoned(BaseException):
     """Takes the unlabeled half out of the model when the labeled half has failed."""
 
 
-class _RandomState:
-    """The states of the generators that each half draws from; the other half's is put away."""
+class _Own:
+    """What each half has of its own; the other half's is put away.
 
-    def __init__(self, device: torch.device) -> None:
+    The states of the generators, a cache of weights (which lack gradient in the unlabeled half),
+    and `stores`, the dicts in which modules keep weights or attributes that forward replaces.
+    """
+
+    def __init__(self, device: torch.device, stores: list[dict[str, Any]]) -> None:
         self._generators = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators.append(torch.cuda.default_generators[index])
         seed = int(torch.randint(2**62, (), device="cpu"))
-        self._put_away = [generator.get_state() for generator in self._generators]
-        for generator in self._generators:
-            generator.manual_seed(seed)
-        self._unlabeled = True
-        self.use(unlabeled=False)
+        seeded = [torch.Generator(g.device).manual_seed(seed) for g in self._generators]
+        self._states = [generator.get_state() for generator in seeded]
+        self._cache: tuple[dict[Any, Any], int] = {}, 0
+        self._stores, self._contents = stores, [dict(store) for store in stores]
+        self.unlabeled = False
 
     def use(self, unlabeled: bool) -> None:
-        """Let one of the halves draw."""
-        if unlabeled != self._unlabeled:
-            used = [generator.get_state() for generator in self._generators]
-            for generator, state in zip(self._generators, self._put_away, strict=True):
-                generator.set_state(state)
-            self._put_away, self._unlabeled = used, unlabeled
+        """Let one of the halves run."""
+        if unlabeled == self.unlabeled:
+            return
+        states = [generator.get_state() for generator in self._generators]
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+        cache = parametrize._cache, parametrize._cache_enabled
+        parametrize._cache, parametrize._cache_enabled = self._cache
+        contents = [dict(store) for store in self._stores]
+        for store, others in zip(self._stores, self._contents, strict=True):
+            store.update(others)  # not cleared first: at Ctrl-C here, no weight is missing
+            for name in store.keys() - others.keys() if len(store) > len(others) else ():
+                del store[name]
+        self._states, self._cache, self._contents = states, cache, contents
+        self.unlabeled = unlabeled
 
 
 class Lockstep:
     """The two halves of one step: whose turn it is, and what the waiting one has to say."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, stores: list[dict[str, Any]]) -> None:
         self.unlabeled_output: Any = None
-        self._device = device
+        self._own = _Own(device, stores)
         self._thread: threading.Thread | None = None  # of the unlabeled half
         self._turns = {True: threading.Semaphore(0), False: threading.Semaphore(0)}  # unlabeled?
         self._waiting: tuple[nn.Module, Statistics] | None = None  # of the unlabeled half
@@ -89,9 +104,14 @@ class Lockstep:
 
     def _pass_turn(self, unlabeled: bool) -> None:
         """Let the other half run until it passes the turn back."""
-        self._random.use(unlabeled=not unlabeled)
+        self._own.use(unlabeled=not unlabeled)
         self._turns[not unlabeled].release()
-        self._turns[unlabeled].acquire()
+        try:
+            self._turns[unlabeled].acquire()
+        except BaseException:  # at Ctrl-C, the labeled half leaves the model when the other rests
+            while self._own.unlabeled:
+                time.sleep(1e-3)
+            raise
         if unlabeled and self._abandoned:
             raise _Abandoned
         if not unlabeled and self._error is not None:
@@ -112,10 +132,9 @@ class Lockstep:
                 self._error = error
             finally:
                 self._finished = True
-                self._random.use(unlabeled=False)
+                self._own.use(unlabeled=False)
                 self._turns[False].release()
 
-        self._random = _RandomState(self._device)
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(work,), name="ubn-unlabeled-half")
         self._thread.start()
@@ -126,11 +145,12 @@ class Lockstep:
                 raise RuntimeError(PATHS_DIFFER)
         except BaseException:
             self._abandoned = True
+            self._own.use(unlabeled=True)
             self._turns[True].release()
             raise
         finally:
             self._thread.join()
-            self._random.use(unlabeled=False)
+            self._own.use(unlabeled=False)
 
 
 def in_same_setting(function: Callable[[], Any], device: torch.device, grad: bool) -> Callable:

@@ -62,8 +62,7 @@ def per_image_metrics(
     if prediction.shape != target.shape or target.ndim not in (2, 3):
         raise ValueError(
             f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
-            "expected the same [H, W] or [N, H, W]; resize the prediction to the target's size "
-            "first."
+            "expected the same [H, W] or [N, H, W]; resize the prediction first."
         )
     if not MIN_DEPTH < cap < np.inf:
         raise ValueError(f"cap is {cap}, expected a finite depth above {MIN_DEPTH} meters.")

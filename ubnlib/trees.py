@@ -47,7 +47,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 def _described(tree: Any) -> str:
     keys = list(_children(tree) or ())
-    if isinstance(tree, (int, float, str, type(None))):
+    if isinstance(tree, (int, float, str, type(None))) or getattr(tree, "ndim", 1) == 0:
         return repr(tree)[:60]
     size = f" of {len(keys)}" if isinstance(tree, (tuple, list)) else f" with the keys {keys}"
     return f"a {type(tree).__name__}{size if keys else ''}"
@@ -122,8 +122,7 @@ def split(output: Any, labeled: int, unlabeled: int) -> tuple[Any, Any]:
     """Divide a model's output for the combined batch into that for either part.
 
     Raises:
-        ValueError: A tensor in it does not have one entry a row, or it holds an object that may
-            have rows inside.
+        ValueError: A tensor in it has other rows, or it holds an object that may have rows inside.
     """
 
     def cut(leaf: Any, part: slice) -> Any:

@@ -337,6 +337,7 @@ def test_preset_and_options():
     convert_ubn(layer, preset="paper", momentum=0.25, stats_grad="all", unlabeled_weight=0.5)
     assert (layer.momentum, layer.stats_grad, layer.unlabeled_weight) == (0.25, "all", 0.5)
     assert "stats_grad='all', running_stat='std'" in repr(layer)
+    assert convert_ubn(layer, preset="paper").unlabeled_weight is None
     assert "stats_grad" not in repr(convert_ubn(nn.BatchNorm2d(8)))
 
 
@@ -401,7 +402,7 @@ REFUSED = [
     (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
     (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
     (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
-    (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay and momentum are given"),
+    (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay=0.9 and momentum=0.1"),
     (
         lambda: net(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)),
         {"source": "running"}, ValueError, "=False does not keep",
@@ -438,3 +439,4 @@ def test_nothing_changes_inside_a_step(change):
         with pytest.raises(RuntimeError, match=f"call {change.__name__} outside of it"):
             change(model)
         assert snapshot(model) == before
+        next(m for m in model if isinstance(m, UnsupervisedBatchNorm))(torch.randn(2, 4, 3, 3))

@@ -1,5 +1,6 @@
 """The gap of labeled and unlabeled statistics, refreshed statistics, Monte Carlo predictions."""
 
+import copy
 from typing import NamedTuple
 
 import pytest
@@ -12,8 +13,10 @@ from ubnlib import (
     convert_ubn,
     monte_carlo_predictions,
     refresh_statistics,
+    revert_ubn,
     statistics_gap,
     ubn_forward,
+    using,
 )
 from ubnlib.forward import ubn_layers
 
@@ -163,6 +166,48 @@ def test_monte_carlo_predictions_need_no_weight(model, batches):
     weighted = convert_ubn(model, unlabeled_weight=0.25)
     assert torch.equal(monte_carlo_predictions(weighted, inputs, [reference]), expected)
     assert {layer.unlabeled_weight for layer in ubn_layers(weighted)} == {0.25}
+
+
+def test_monte_carlo_predictions_leave_the_last_step(model, batches):
+    (x, y), plain = batches, revert_ubn(copy.deepcopy(model))
+    ubn_forward(model, x, y)
+    before = statistics_gap(model)
+    monte_carlo_predictions(model, x, [y + 1])
+    refresh_statistics(model, [y + 1])
+    assert torch.equal(statistics_gap(model), before)
+    with collecting(model):
+        model(torch.cat([x, y]))
+    monte_carlo_predictions(model, x, [y + 1])
+    with using(model):
+        torch.testing.assert_close(model(x), plain(torch.cat([x, y]))[:5])
+
+
+def test_monte_carlo_predictions_leave_frozen_layers_frozen(model, batches):
+    x, y = batches
+    model[1].eval().running_mean.fill_(0.5)
+    model[1].running_var.fill_(4.0)
+    (found,) = monte_carlo_predictions(model, x, [y])
+    h, g = (((model[0](v) - 0.5) / (4.0 + 1e-5) ** 0.5).relu() for v in (x, y))
+    torch.testing.assert_close(found, (h - g.mean(0)) / (g.var(0, correction=0) + 1e-5).sqrt())
+    assert [m.training for m in model] == [True, False, True, True]
+
+
+def test_monte_carlo_predictions_go_with_dropout_in_a_model_in_eval_mode(model, batches):
+    x, y = batches
+    model.append(nn.Dropout(0.5)).eval()
+    expected = monte_carlo_predictions(model, x, [y])
+    model[-1].train()
+    found = monte_carlo_predictions(model, x, [y])
+    kept = found != 0
+    assert 0 < kept.float().mean() < 1
+    torch.testing.assert_close(found[kept], 2 * expected[kept])
+
+
+def test_inputs_without_channels_are_refused_as_torch_does(model):
+    with pytest.raises(ValueError, match=r"expected 2D or 3D input \(got 1D input\)"):
+        refresh_statistics(model[1], [torch.randn(4)])
+    with pytest.raises(ValueError, match="expected 2D or 3D input"), torch.no_grad():
+        model[1](torch.randn(4))
 
 
 def test_monte_carlo_predictions_of_trees():

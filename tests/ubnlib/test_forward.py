@@ -33,6 +33,14 @@ def test_what_cannot_be_stepped(model, batches):
     assert ubn_forward(none, batches[0][:1], batches[1]).shape == (1, 4)
 
 
+@pytest.mark.parametrize("interleave", [False, True])
+def test_a_step_through_a_copy_of_the_model(model, batches, interleave):
+    average = copy.deepcopy(model)
+    with pytest.raises(RuntimeError, match="reached no UBN layer of the model"):
+        ubn_forward(model, *batches, interleave=interleave, call=average)
+    assert model[1]._step is None and model[1].num_batches_tracked == 0
+
+
 def test_steps_do_not_nest(model, batches):
     with pytest.raises(RuntimeError, match="do not nest"), collecting(model), collecting(model):
         model(batches[0])
@@ -128,6 +136,9 @@ def test_rows_of_the_combined_batch_must_be_told_apart(model, batches):
     convert_ubn(model, unlabeled_weight=0.5)
     with pytest.raises(ValueError, match="needs to know which rows are labeled"):
         collect(model, batches)
+    with pytest.raises(ValueError, match="rows is 5: it must be two numbers"):
+        with collecting(model, rows=5):
+            pass
     with pytest.raises(RuntimeError, match="gets 14 rows for the 4 labeled and 9 unlabeled"):
         with collecting(model, rows=(4, 9)):
             model(torch.cat(batches))

@@ -201,6 +201,8 @@ def test_the_state_of_another_order_is_refused(frames, change):
     other = make(frames, **change)
     with pytest.raises(ValueError, match=r"The state is that of the order \w{16}, .* the same"):
         other.load_state_dict(state)
+    with pytest.raises(ValueError, match="The state is that of the order None"):
+        other.load_state_dict({})
     assert other.step == 0
 
 

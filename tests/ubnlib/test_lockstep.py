@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 import time
+from operator import is_
 
 import pytest
 import torch
 from torch import nn
 
 from small_nets import interleaved
-from ubnlib import UnsupervisedBatchNorm1d
+from ubnlib import UnsupervisedBatchNorm1d, ubn_forward
 
 
 class Path(nn.Module):
@@ -36,11 +37,17 @@ class Path(nn.Module):
 
 
 def assert_refused(model, error, message=None):
-    """The step ends in this error, and leaves neither a thread nor a statistic."""
-    threads = threading.active_count()
+    """The step ends in this error, and leaves neither a thread nor a statistic, nor a weight."""
+    threads, own = threading.active_count(), list(model.parameters())
+    given = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def call(batch):
+        return torch.func.functional_call(model, given, (batch,))
+
     with pytest.raises(error, match=message):
-        interleaved(model, torch.randn(3, 2), torch.randn(5, 2))
+        ubn_forward(model, torch.randn(3, 2), torch.randn(5, 2), interleave=True, call=call)
     assert threading.active_count() == threads
+    assert all(map(is_, model.parameters(), own))
     for layer in model.norms:
         assert layer._step is None and layer.last_step == ()
         assert layer.num_batches_tracked == 0 and not layer.running_mean.any()

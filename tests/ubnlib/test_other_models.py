@@ -3,6 +3,8 @@
 import copy
 import gc
 import weakref
+from contextlib import nullcontext
+from operator import is_
 
 import pytest
 import torch
@@ -159,18 +161,75 @@ def test_modes_of_torch_see_all_rows(interleave):
 @both_ways
 @pytest.mark.parametrize("reading", READINGS)
 def test_weights_that_are_cached_around_a_step_keep_their_gradient(reading, interleave):
-    grads = []
-    for cached in (False, True):
+    def grads(around, inside):
         model = convert_ubn(network(), stats_grad=reading)
         parametrizations.weight_norm(model[0])
-        if cached:
-            with parametrize.cached():
-                output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
-        else:
-            output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
+
+        def call(batch):
+            with inside():
+                return model(batch)
+
+        with around():
+            output = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave, call=call)
         objective(output).backward()
-        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*grads)
+        return [p.grad for p in model.parameters()]
+
+    plain = grads(nullcontext, nullcontext)
+    assert_close(grads(parametrize.cached, nullcontext), plain)
+    assert_close(grads(nullcontext, parametrize.cached), plain)
+    assert not parametrize._cache and not parametrize._cache_enabled
+
+
+@both_ways
+def test_weights_and_averages_that_a_call_gives(interleave):
+    """Against batch normalization over all rows in one pass, of a net that has them."""
+    plain, model = network(1), convert_ubn(network(0), stats_grad="all")
+    given = {name: value.clone() for name, value in plain.state_dict().items()}
+    weights = [given[name].requires_grad_() for name, _ in plain.named_parameters()]
+    own = [*model.parameters(), *model.buffers()]
+    before = copy.deepcopy(model.state_dict())
+    output = ubn_forward(
+        model,
+        rows(3, 1),
+        rows(5, 2),
+        interleave=interleave,
+        call=lambda batch: torch.func.functional_call(model, given, (batch,)),
+    )
+    expected = plain(torch.cat([rows(3, 1), rows(5, 2)]))[:3]
+    assert_close(output, expected)
+    assert_close(
+        torch.autograd.grad(objective(output), weights),
+        torch.autograd.grad(objective(expected), list(plain.parameters())),
+    )
+    assert_close([given[name] for name, _ in plain.named_buffers()], list(plain.buffers()))
+    assert all(map(is_, own, [*model.parameters(), *model.buffers()]))
+    assert_close(model.state_dict(), before)
+
+
+class Noting(nn.Module):
+    """Adds by an attribute what came before a normalization; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.calls = nn.BatchNorm1d(2), 0
+
+    def forward(self, x):
+        self.before, self.calls = x, self.calls + 1
+        x = self.norm(x) + self.before
+        del self.before
+        self.after = x
+        return x
+
+
+@both_ways
+def test_a_module_notes_in_attributes_what_it_reads_behind_a_layer(interleave):
+    plain = nn.Sequential(Noting(), nn.Linear(2, 2), Noting()).double()
+    model = convert_ubn(copy.deepcopy(plain))
+    x, y = torch.randn(3, 2).double(), torch.randn(5, 2).double()
+    output = ubn_forward(model, x, y, interleave=interleave)
+    assert_close(output, plain(torch.cat([x, y]))[:3])
+    assert model[2].after is output and not hasattr(model[0], "before")
+    assert model[0].calls == (1 if interleave else 2)
 
 
 class TimeMajor(nn.Module):

@@ -111,6 +111,7 @@ X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
         (X, X[0], r"shape \(3, 8, 7\) and the unlabeled ones \(8, 7\)"),
         ((X, X[:2]), (X, X), r"labeled batch has tensors of \[2, 3\] rows"),
         ((X, 1), (X, 2), "has 1 where the unlabeled one has 2"),
+        ((X, X.sum()), (X, X.sum() + 2), r"has tensor\(0\..*\) where the .* one has tensor\(2\."),
         ((X, None), (X, X), "has None where the unlabeled one has"),
         (X.numpy(), X.numpy()[:2], "array|tensor"),
     ],

@@ -106,9 +106,9 @@ class LabeledUnlabeledLoader:
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on where a loader of the same order was; the state of another is a ValueError."""
-        if state["order"] != self.order:
-            orders = f"The state is that of the order {state['order']}, this loader's {self.order}"
-            raise ValueError(f"{orders}: give the same frames, labels, batch sizes and seed.")
+        if state.get("order") != self.order:
+            orders = f"is that of the order {state.get('order')}, this loader's {self.order}"
+            raise ValueError(f"The state {orders}: give the same frames, labels, batches and seed.")
         self.step = state["step"]
 
 
