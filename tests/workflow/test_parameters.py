@@ -1,5 +1,7 @@
 """What a profile gives to each notebook, and the sentences on what is wrong with one."""
 
+import argparse
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 from experiments.depth.packing import NAMED_SPLITS
 from job import duration
 from parameters import SPLITS, ProfileError, check_kitti, defaults, run_parameters
+from reproduce import cores_of, gpus_of
 from small_project import ROOT, write_notebook, write_profile
 
 FIRST = """results = "../results/quick"
@@ -129,15 +132,32 @@ def test_kitti_folder(tmp_path, monkeypatch):
         (["--kitti-root", "raw"], "'quick' splits synthetic drives by drive: with KITTI_ROOT"),
         (["--split", "eigne"], "There is no split 'eigne'; there are: paper_standin, eigen, by_dr"),
         (["--cluster", "slrum"], "generic, kubernetes, slurm"),
+        (["--claim", ""], "Which claim? Give its id in claims.yaml"),
+        (["--claim", "fig2-acuracy"], "There is no claim 'fig2-acuracy'; there are: eq1-batchnorm"),
     ],
 )
 def test_bad_arguments_stop_before_anything_runs(project, arguments, words):
     (project / "raw/2011_09_26/2011_09_26_drive_0001_sync").mkdir(parents=True)
+    shutil.copy(ROOT / "claims.yaml", project)
     command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert words in done.stderr
     assert not (project / "results").exists()
+
+
+def test_numbers_of_processors():
+    assert (cores_of("3"), gpus_of("0"), gpus_of("")) == (3, 0, None)
+    for read, text in ((cores_of, "0"), (cores_of, "most"), (gpus_of, "-3"), (gpus_of, "abc")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a whole number"):
+            read(text)
+
+
+@pytest.mark.parametrize("script", ["workflow/prose.py", "site/bundle.py"])
+def test_a_script_that_is_asked_for_help_does_nothing_else(script, tmp_path):
+    command = [sys.executable, ROOT / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
 
 
 def test_splits_are_those_of_the_frames():
