@@ -17,6 +17,7 @@ from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
 from parameters import run_parameters
 from plan import (
+    DEPTH,
     EXPERIMENTS,
     Plan,
     Planned,
@@ -106,6 +107,28 @@ def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, pla
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / f"{run.config.key}.pt").touch()
     assert look_at(run, tmp_path)[0] == "there"
+
+
+def test_before_frames_are_rendered_records_on_such_frames_are_told_apart(tmp_path):
+    parameters = run_parameters("quick", ROOT, tmp_path)
+    parameters = {DEPTH: parameters[DEPTH] | {"data_root": str(tmp_path / "data")}}
+
+    def text() -> str:
+        return text_of(make_plan("quick", tmp_path, parameters), cores=1)
+
+    assert "if the frames come out the same" not in text()
+    made = run_identities(IdentitiesConfig(seed=0))
+    for planned in make_plan("quick", tmp_path, parameters).runs:
+        config = planned.run.config.model_copy(update={"data": "frames"})
+        changed = {"experiment": config.experiment, "key": config.key, "version": config.version}
+        changed |= {"config": config.model_dump(mode="json"), "seconds": 60.0}
+        if "literal" not in planned.run.label:
+            write_record(made.model_copy(update=changed), tmp_path / "records")
+    # Of seven runs the literal's has no record, and pictures need the nets of two others.
+    plan = make_plan("quick", tmp_path, parameters)
+    assert [p.state for p in plan.runs].count("if same frames") == len(plan.runs) - 3
+    assert f"{len(plan.runs) - 3} of these runs have a record if the frames come out" in text()
+    assert len(plan.to_make) == len(plan.runs) and "about 3 min on 1 cores" in text()
 
 
 def test_short_runs_share_a_job_and_long_ones_do_not():
