@@ -15,7 +15,7 @@ from experiments.common.records import PlannedRun, write_record
 from experiments.depth.runs import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
-from parameters import run_parameters
+from parameters import ProfileError, run_parameters
 from plan import (
     DEPTH,
     EXPERIMENTS,
@@ -194,6 +194,19 @@ def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans
             found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
             assert set(judge(claim, records, "standard").records) <= found, claim.id
             assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id
+
+
+def test_no_claim_is_answered_by_small_nets_on_kitti(tmp_path, monkeypatch):
+    """Neither those on synthetic drives nor those on KITTI, which ask for the paper's net."""
+    monkeypatch.chdir(ROOT)
+    parameters = run_parameters("standard", ROOT, tmp_path, "/kitti", "paper_standin")
+    plan = make_plan("standard", tmp_path, {DEPTH: parameters[DEPTH]})
+    assert {planned.run.config.domain for planned in plan.runs} == {"kitti"}
+    asked = [c.id for c in load_claims(ROOT / "claims.yaml") if c.query.experiment == "depth"]
+    assert "fig6-kitti" in asked and "fig6-few-labels-drives" in asked
+    for name in asked:
+        with pytest.raises(ProfileError, match="makes no run for the claim"):
+            answering(name, plan)
 
 
 @pytest.mark.parametrize(
