@@ -12,6 +12,7 @@ from pathlib import Path
 
 import experiments.ablation.runs
 import experiments.depth.runs
+from experiments.common.arguments import whole_number
 
 SECTIONS = {"depth": experiments.depth.runs, "ablation": experiments.ablation.runs}
 STAGES = {f"{name}.{s}": make for name, runs in SECTIONS.items() for s, make in runs.STAGES.items()}
@@ -44,7 +45,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rgbd-root", type=Path, help="folder of real RGB-D frames")
     domains = [name for name, domain in experiments.depth.runs.DOMAINS.items() if domain.load]
     parser.add_argument("--domain", default="drives", choices=domains, help="of the depth study")
-    parser.add_argument("--processes", type=int, default=1, help="runs at a time, a thread each")
+    processes = parser.add_argument("--processes", type=whole_number, default=1)
+    processes.help = "runs at a time, a thread each"
     ablation = parser.add_argument_group("of the ablation")
     ablation.add_argument("--tuned", action="store_true", help="take tuning records as they are")
     ablation.add_argument("--only-tuning", action="store_true", help="make no claim's run")

@@ -4,6 +4,7 @@ Browsers load no module of a page that is opened as a file, so its scripts stand
 worker's are a text from which it starts one. `python site/bundle.py` writes the file anew.
 """
 
+import argparse
 import base64
 import re
 from pathlib import Path
@@ -44,5 +45,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)

@@ -4,6 +4,7 @@ A plan is written as JSON, and the Snakefile reads nothing else, so that all job
 or on others, work by the same plan.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -37,6 +38,7 @@ EXPERIMENTS = {
 }
 SHORT = 60.0  # seconds: runs that take less share a process, which takes seconds to start
 UNKNOWN = 24 * 3600.0  # seconds that a cluster allows where no record says how long a run takes
+AT_HAND = ("there", "if same frames")  # states that cost nothing, the second if all goes well
 
 
 class Planned(NamedTuple):
@@ -44,7 +46,7 @@ class Planned(NamedTuple):
 
     run: PlannedRun
     notebook: str
-    state: Literal["there", "missing", "outdated", "damaged"]
+    state: Literal["there", "if same frames", "missing", "outdated", "damaged"]
     reason: str = ""  # of what is damaged
     seconds: float | None = None  # about what it takes on one core; None where nothing tells
 
@@ -79,12 +81,15 @@ def make_plan(profile: str, results: Path, parameters: dict[str, dict[str, Any]]
     depth = parameters.get(DEPTH)
     frames = read_frames(results / "frames.json", depth) if depth else None
     seconds = estimator([results, Path("results/standard").absolute()])
+    others = set() if frames else _fingerprints(results)
     runs: dict[str, Planned] = {}
     for notebook, values in parameters.items():
         if notebook in SECTIONS:
             data = frames["fingerprint"] if frames else ""
             for run in SECTIONS[notebook].notebook_runs(values, data):
                 planned = Planned(run, notebook, *look_at(run, results), seconds(run.config))
+                if planned.needs_frames and _on_any(others, run, results):
+                    planned = planned._replace(state="if same frames")
                 runs.setdefault(planned.file, planned)
     return Plan(profile, results, parameters, frames, list(runs.values()))
 
@@ -101,6 +106,21 @@ def look_at(run: PlannedRun, results: Path) -> tuple[str, str]:
     if run.weights and not (results / "weights" / f"{record.key}.pt").exists():
         return "outdated", ""
     return "there", ""
+
+
+def _fingerprints(results: Path) -> set[str]:
+    """Return the fingerprints of the frames that depth records were made on."""
+    found = set()
+    for path in (results / "records").glob("depth-*.json"):
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # told of elsewhere
+            found.add(json.loads(path.read_text(encoding="utf-8"))["config"]["data"])
+    return found
+
+
+def _on_any(others: Iterable[str], run: PlannedRun, results: Path) -> bool:
+    """Say whether a run is there on frames of one of these fingerprints."""
+    configs = (run.config.model_copy(update={"data": data}) for data in others)
+    return any(look_at(run._replace(config=c), results)[0] == "there" for c in configs)
 
 
 def set_aside(plan: Plan) -> list[str]:
@@ -252,7 +272,7 @@ def _write(path: Path, text: str) -> None:
 def text_of(plan: Plan, cores: int) -> str:
     """Write a plan for the terminal: what there is, and about how long the rest takes."""
     table = pd.DataFrame(
-        [(p.notebook, p.state, p.seconds if p.state != "there" else 0) for p in plan.runs],
+        [(p.notebook, p.state, 0 if p.state in AT_HAND else p.seconds) for p in plan.runs],
         columns=["notebook", "state", "seconds"],
     )
     counts = pd.crosstab(table["notebook"], table["state"])
@@ -267,6 +287,11 @@ def text_of(plan: Plan, cores: int) -> str:
     if needing := [_memory(plan, p) for p in plan.runs if p.needs_frames]:
         most = max(needing) / 1000
         lines.append(f"A depth run takes about {most:.1f} GB of memory, on a GPU of the GPU's.")
+    if likely := int((table["state"] == "if same frames").sum()):
+        lines.append(
+            f"{likely} of these runs have a record if the frames come out the same: their minutes "
+            "are left out."
+        )
     unknown = int(table["seconds"].isna().sum())
     if unknown:
         lines.append(f"No record tells how long {unknown} of these runs take: none is alike.")

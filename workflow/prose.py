@@ -11,6 +11,7 @@ braces, or times of a benchmark, `FILE.json: METHOD` or `FILE.json: METHOD / MET
 something else.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -175,6 +176,7 @@ def filled(path: Path, fill: Callable[[str], str]) -> str:
 
 def main() -> None:
     """Write the pages that have changed."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     try:
         fill = filler(Path())
         for path in pages(Path()):

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.common.arguments import whole_number
 from job import describe, duration, say
 from parameters import ProfileError, check_kitti, run_parameters
 
@@ -29,6 +30,8 @@ def main() -> int:
     args = parse()
     start = time.monotonic()
     try:
+        if args.claim == "":  # what `make claim` gives without CLAIM
+            raise ProfileError("Which claim? Give its id in claims.yaml: CLAIM=fig2-accuracy.")
         kitti_root = check_kitti(args.kitti_root)
         results = Path("results", args.profile + ("-kitti" if kitti_root else "")).absolute()
         parameters = run_parameters(args.profile, Path.cwd(), results, kitti_root, args.split)
@@ -39,6 +42,11 @@ def main() -> int:
             print(text_of(make_plan(args.profile, results, parameters), args.cores))
             return 0
         folder = results / "claims" / args.claim if args.claim else results
+        if args.claim:
+            from claim import answering
+            from plan import make_plan
+
+            answering(args.claim, make_plan(args.profile, folder, parameters))  # or refuses
         with locked(folder) as lock:
             code = reproduce(args, folder, parameters, where, lock)
     except (ValueError, OSError) as error:
@@ -175,20 +183,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", default="", help="paper_standin, eigen or by_drive")
     parser.add_argument("--cores", default="all", type=cores_of)
     parser.add_argument("--cluster", default="", help="a folder in workflow/profiles, or a path")
-    parser.add_argument("--gpus", default=None, type=lambda text: int(text) if text else None)
+    parser.add_argument("--gpus", default=None, type=gpus_of, help="all, if nothing is said")
     parser.add_argument("--plan", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--prepare", action="store_true", help="pack and configure, train nothing")
-    parser.add_argument("--claim", default="", help="only the runs behind this claim, once more")
+    parser.add_argument("--claim", help="only the runs behind this claim, once more")
     return parser.parse_args()
 
 
 def cores_of(text: str) -> int:
     """Read a number of cores; "all" means those that this process may use."""
-    if text.isdecimal() and int(text):
-        return int(text)
     if text != "all":
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 on nor 'all'.")
+        return whole_number(text, instead=", or 'all'")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def gpus_of(text: str) -> int | None:
+    """Read a number of graphics processors; "", which `make` gives, leaves it open."""
+    return whole_number(text, least=0) if text else None
 
 
 if __name__ == "__main__":

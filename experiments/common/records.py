@@ -241,6 +241,22 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def side_by_side(table: pd.DataFrame, by: list[str], arms: str, metric: str) -> pd.DataFrame:
+    """Return a metric with a row for each cell and seed, named by `by`, and a column for each arm.
+
+    Raises:
+        ValueError: An arm has several runs there, which a mean would hide.
+    """
+    names = [*by, arms]
+    if len(twice := table[table.duplicated(names)]):
+        told = ", ".join(f"{name} {twice.iloc[0][name]}" for name in names)
+        raise ValueError(
+            f"The records hold several runs of one seed ({told}), made with different parameters: "
+            "use a fresh results folder, or choose among the records first."
+        )
+    return table.pivot(index=by, columns=arms, values=metric)
+
+
 def flat_entries(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield a configuration's entries, nested ones as `norm.kind`, but its seeds."""
     for name, value in config.items():

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.common.records import side_by_side
 from experiments.common.stats import interval
 from experiments.common.style import look
 from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
@@ -90,8 +91,11 @@ def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> 
     `gain` is the difference of the metric, `low` and `high` its 95 % interval, `relative` the gain
     as a share of the baseline's mean, and `closed` its share of the way from the baseline to the
     baseline with all labels, NaN without that.
+
+    Raises:
+        ValueError: There are several runs of one seed.
     """
-    wide = table.pivot_table(index=["fraction", "seed"], columns="method", values=metric)
+    wide = side_by_side(table, ["fraction", "seed"], "method", metric)
     of_all = table[(table["method"] == baseline) & (table["fraction"] == 1)][metric].mean()
     rows = []
     for method in (m for m in table["method"].unique() if m != baseline):

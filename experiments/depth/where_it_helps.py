@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.common.records import Record
+from experiments.common.records import Record, side_by_side
 from experiments.common.stats import interval
 from experiments.common.style import FAINT, look
 
@@ -23,7 +23,12 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
     Records are those of `read_records`, labels one depth map in `few`. Columns: `labels`,
     `labeled_batch`, `seeds`, BN's accuracy `bn`, and `gain` with its 95 % interval `low`, `high`,
     NaN below three seeds.
+
+    Raises:
+        ValueError: There are several runs of one seed.
     """
+    needed = ["experiment", "domain", "arm", "labels.kind", "labels.k", "labeled_batch", "seed"]
+    records = records.reindex(columns=[*needed, "delta1"])
     runs = records[
         (records["experiment"] == "depth")
         & (records["domain"] == domain)
@@ -33,7 +38,7 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
     labels = np.where(runs["labels.kind"] == "places", FEW_PLACES, SPREAD)
     runs = runs.assign(labels=labels)
     by = ["labels", "labeled_batch"]
-    wide = runs.pivot_table(index=[*by, "seed"], columns="arm", values="delta1")
+    wide = side_by_side(runs, [*by, "seed"], "arm", "delta1")
     rows = []
     for (kind, batch), pairs in wide.reindex(columns=["BN", "UBN"]).dropna().groupby(level=by):
         difference = (pairs["UBN"] - pairs["BN"]).to_numpy()

@@ -73,7 +73,7 @@ class Clause(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A statement, the verdict of its claims together and why, and those that stand for it."""
+    """A statement, the verdict of those claims that stand for it and why, and these."""
 
     statement: Statement
     verdict: Verdict
@@ -98,8 +98,9 @@ def load_answer(path: Path | str) -> Answer:
 def judge_statements(answer: Answer, table: pd.DataFrame) -> dict[str, Judged]:
     """Judge the statements, by id, by a table of `tables.judge_all`.
 
-    A statement has the verdict of its claims that were run, combined as cells of a grid are. A
-    finding that no statement names is in one more, at the end.
+    A statement has the verdict of its claims with words that were run, combined as cells of a grid
+    are; of its other claims only where none of those was. A finding that no statement names is in
+    one more, at the end.
     """
     named = {claim for statement in answer.statements for claim in statement.claims}
     others = {claim: None for claim in of_paper(table)["claim"] if claim not in named}
@@ -115,7 +116,8 @@ def _judged(statement: Statement, rows: dict[str, dict[str, Any]]) -> Judged:
     none: dict[str, Any] = {"verdict": "not run", "reason": "claims.yaml has no such claim"}
     all_of = {claim: rows.get(claim, none) for claim in statement.claims}
     run = {claim: row["verdict"] for claim, row in all_of.items() if row["verdict"] != "not run"}
-    verdict, reason = combine(run) if run else ("not run", "")
+    standing = {claim: found for claim, found in run.items() if statement.claims[claim]} or run
+    verdict, reason = combine(standing) if standing else ("not run", "")
     if missing := [claim for claim in all_of if claim not in run]:
         reason = "; ".join(filter(None, [reason, f"not run: {', '.join(missing)}"]))
     clauses = [_clause(claim, words, all_of[claim]) for claim, words in statement.claims.items()]

@@ -254,7 +254,7 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
 
     Raises:
         LookupError: It finds nothing; one sentence says why.
-        ValueError: There are several runs of one seed.
+        ValueError: There are several runs of one seed, or runs on different frames to compare.
     """
     sides = [(1, query.experiment, query.where)]
     if query.baseline is not None:
@@ -273,6 +273,14 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
             "parameters: use a fresh results folder, or name more of the configuration under "
             "`where` in the ledger."
         )
+    frames = pd.concat([part.reindex(columns=["seed", "data"]) for part in runs]).dropna()
+    for seed, prints in frames.groupby("seed")["data"]:
+        if prints.nunique() > 1:
+            raise ValueError(
+                f"The sides of seed {seed} for {query.metric} are of different frames, with the "
+                f"fingerprints {' and '.join(prints.unique())}: use a fresh results folder, or "
+                "name `data` under `where` in the ledger."
+            )
     by_seed = (part.set_index("seed")["value"].loc[shared].to_numpy(float) for part in runs)
     values = sum(sign * part for (sign, *_), part in zip(sides, by_seed, strict=True))
     columns = ["key", "version", "revision", "experiment"]

@@ -26,11 +26,13 @@ Verdict = Literal[
 ]
 MEANING: dict[Verdict, str] = {
     "reproduced": "the interval lies beyond the margin",
-    "partially": "there, but smaller than the margin, or in a part of what is asked only",
+    "partially": "there, but not surely beyond the margin, or in a part of what is asked only",
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
     "not reproduced": "the claimed size is excluded, no difference is not shown; or claims differ",
-    "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
+    "inconclusive": (
+        "the interval holds no effect and the margin, or seeds or profile do not suffice"
+    ),
     "not tested here": "a precondition fails, so that this setting cannot show the claim",
     "not run": "there is no record",
     "measured": "a cost, which has no verdict",
@@ -123,10 +125,8 @@ def compare(
         reason = f"the 90 % t interval lies within {margin:g} of {question.neutral:g}"
         return "no difference", reason
     if high < bound:
-        return (
-            "not reproduced",
-            "the claimed size is excluded, no difference is not shown" + besides,
-        )
+        unshown = ", no difference is not shown" * (margin > 0)  # without a margin it never is
+        return "not reproduced", "the claimed size is excluded" + unshown + besides
     return "inconclusive", "the interval crosses the margin" + besides
 
 

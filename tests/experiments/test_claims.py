@@ -133,6 +133,18 @@ def test_records_of_two_versions_are_not_judged_together():
     )
 
 
+def test_runs_on_different_frames_are_not_paired():
+    """Folds may have frames of their own, the sides of one seed may not."""
+    table = records(0.05)
+    frames = table["seed"].map("fold {}".format)
+    found = gather(claim().query, table.assign(data=frames))
+    assert found.values == pytest.approx(gather(claim().query, table).values)
+    frames[(table["seed"] == 3) & (table["norm.kind"] == "bn")] = "others"
+    told = "sides of seed 3 for score are of different frames, with the fingerprints fold 3 and oth"
+    with pytest.raises(ValueError, match=told):
+        gather(claim().query, table.assign(data=frames))
+
+
 NEEDED = {
     "statistic": "mean",
     "direction": "smaller",

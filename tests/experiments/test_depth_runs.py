@@ -74,6 +74,15 @@ def test_a_stage_that_lacks_its_frames_says_so_in_a_sentence(monkeypatch, capsys
     )
 
 
+def test_a_stage_of_no_process_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["run", "depth.claims", "--domain", "rooms", "--processes", "0"]
+    )
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "--processes: '0' is not a whole number from 1 on." in capsys.readouterr().err
+
+
 def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     made = []
 

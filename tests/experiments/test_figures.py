@@ -118,3 +118,18 @@ def test_the_map_pairs_runs_of_one_batch_and_one_kind_of_labels():
     gaps = pd.DataFrame([[where_it_helps.SPREAD, "cnv1", 0.1]], columns=["labels", "layer", "gap"])
     caption = where_it_helps.draw(table, gaps, "rooms").get_label()
     assert "labels from few places, batch 2: +0.060 [+0.035, +0.085]" in caption
+
+
+def test_several_runs_of_one_seed_are_not_averaged():
+    rows = [_run(arm, "drawn", 2, seed, 0.4) for arm in ("BN", "UBN") for seed in range(3)]
+    again = pd.DataFrame([*rows, _run("UBN", "drawn", 2, 1, 0.9)])  # such as one in bfloat16
+    with pytest.raises(ValueError, match=r"several runs of one seed .*seed 1, arm UBN"):
+        where_it_helps.gains_of_map(again, "rooms", 16)
+    shares = again.rename(columns={"arm": "method"}).assign(fraction=0.5)
+    with pytest.raises(ValueError, match=r"several runs of one seed .*seed 1, method UBN"):
+        figure6_label_fraction.gains(shares)
+
+
+def test_a_folder_without_records_has_an_empty_map():
+    table = where_it_helps.gains_of_map(pd.DataFrame(), "rooms", 16)
+    assert len(table) == 0 and "gain" in table

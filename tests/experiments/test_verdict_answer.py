@@ -86,9 +86,9 @@ def test_a_statement_has_the_verdict_of_its_claims_that_were_run():
         return {"claim": claim, "verdict": verdict, "reason": "why; more", "ours": "1", "cells": (),
                 "caveat": "", "section": section}  # fmt: skip
 
-    def verdict_of(*verdicts, missing=()):
+    def verdict_of(*verdicts, missing=(), words=()):
         table = pd.DataFrame([row(f"c{i}", verdict) for i, verdict in enumerate(verdicts)])
-        claims = dict.fromkeys([*table["claim"], *missing])
+        claims = dict.fromkeys([*table["claim"], *missing]) | dict(words)
         statement = {"id": "s", "place": "Section 1", "says": "So.", "claims": claims}
         one = answer.Answer(lines={}, statements=[statement])
         return answer.judge_statements(one, table)["s"]
@@ -98,6 +98,10 @@ def test_a_statement_has_the_verdict_of_its_claims_that_were_run():
     assert verdict_of("opposite", "not run").reason == "opposite: c0; not run: c1"
     assert verdict_of("not run", missing=["gone"]).verdict == "not run"
     assert verdict_of("not run", missing=["gone"]).reason == "not run: c0, gone"
+    # Claims with words stand for it, the others only where none of those was run.
+    said = verdict_of("reproduced", "opposite", words={"c0": "it helps"})
+    assert (said.verdict, said.reason) == ("reproduced", "reproduced: c0")
+    assert verdict_of("not run", "opposite", words={"c0": "it helps"}).verdict == "opposite"
 
 
 def test_a_finding_that_no_statement_names_is_not_lost():

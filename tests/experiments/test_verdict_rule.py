@@ -57,7 +57,7 @@ def test_a_claimed_size_is_told_apart_from_no_effect():
     six = Question("greater", 0.06, 0.0, 0.0)  # 6 points
     assert decide(values(0.04, 0.01), six)[:2] == (
         "not reproduced",
-        "the claimed size is excluded, no difference is not shown; 0 is excluded",
+        "the claimed size is excluded; 0 is excluded",  # no difference cannot be shown
     )
     assert decide(values(0.0, 0.02), six).reason.endswith("; 0 is not excluded")
     assert decide(values(0.08, 0.01), six).verdict == "reproduced"
@@ -168,4 +168,7 @@ def test_p_is_of_the_bound_that_the_verdict_rests_on(mean, half, bound):
 
 def test_every_word_has_a_meaning():
     assert set(rule.MEANING) == set(rule.Verdict.__args__)
+    assert decide(values(0.03, 0.02), GREATER).verdict == "partially"  # it crosses the margin
+    assert "not surely beyond the margin" in rule.MEANING["partially"]
+    assert "holds no effect and the margin" in rule.MEANING["inconclusive"]
     assert compare((0.1, 0.2), (0.1, 0.2), GREATER)[1] in rule.MEANING["reproduced"]

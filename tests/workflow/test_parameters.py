@@ -1,13 +1,18 @@
 """What a profile gives to each notebook, and the sentences on what is wrong with one."""
 
+import argparse
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.depth.packing import NAMED_SPLITS
+from experiments.depth.runs import DOMAINS
 from job import duration
-from parameters import SPLITS, ProfileError, check_kitti, defaults, run_parameters
+from parameters import SPLITS, ProfileError, check_kitti, defaults, read_notebook, run_parameters
+from reproduce import cores_of, gpus_of
 from small_project import ROOT, write_notebook, write_profile
 
 FIRST = """results = "../results/quick"
@@ -29,6 +34,31 @@ def project(tmp_path):
     write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, "rate")
     write_profile(tmp_path, {"02_small": {"steps": 5}, "05_verdicts": {}})
     return tmp_path
+
+
+@pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
+def test_kittis_frames_are_a_domain_of_their_own(profile, tmp_path):
+    name = "03_depth_experiments"
+    ours = run_parameters(profile, ROOT, tmp_path, "/kitti", "paper_standin")[name]
+    assert ours["domain"] == "kitti" and "kitti_root" in ours
+    assert ours["learning_rate"] == DOMAINS["kitti"].options["learning_rate"]
+    assert profile == "paper" or run_parameters(profile, ROOT, tmp_path)[name]["domain"] == "drives"
+
+
+def test_a_profile_names_kittis_rate_and_not_its_domain(project):
+    first = f'{FIRST}domain = "drives"\nlearning_rate = 0.5'
+    write_notebook(project / "notebooks" / "02_small.ipynb", first, "steps")
+    write_profile(project, {"02_small": {"domain": "rooms", "learning_rate": 0.1}})
+    values = run_parameters("quick", project, project / "out", "/kitti", "eigen")["02_small"]
+    assert (values["domain"], values["learning_rate"]) == ("kitti", 0.1)
+
+
+def test_notebook_3_opened_by_hand_takes_kittis_frames_for_kittis():
+    cells = read_notebook(ROOT / "notebooks" / "03_depth_experiments.ipynb")["cells"]
+    (source,) = (cell["source"] for cell in cells if "if not kitti_root" in cell["source"])
+    names = {"kitti_root": "x", "domain": "drives", "Path": Path, "clear_output": lambda: None}
+    exec(source, names)
+    assert names["domain"] == "kitti"
 
 
 def test_defaults_reads_every_plain_value(project):
@@ -129,15 +159,32 @@ def test_kitti_folder(tmp_path, monkeypatch):
         (["--kitti-root", "raw"], "'quick' splits synthetic drives by drive: with KITTI_ROOT"),
         (["--split", "eigne"], "There is no split 'eigne'; there are: paper_standin, eigen, by_dr"),
         (["--cluster", "slrum"], "generic, kubernetes, slurm"),
+        (["--claim", ""], "Which claim? Give its id in claims.yaml"),
+        (["--claim", "fig2-acuracy"], "There is no claim 'fig2-acuracy'; there are: eq1-batchnorm"),
     ],
 )
 def test_bad_arguments_stop_before_anything_runs(project, arguments, words):
     (project / "raw/2011_09_26/2011_09_26_drive_0001_sync").mkdir(parents=True)
+    shutil.copy(ROOT / "claims.yaml", project)
     command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert words in done.stderr
     assert not (project / "results").exists()
+
+
+def test_numbers_of_processors():
+    assert (cores_of("3"), gpus_of("0"), gpus_of("")) == (3, 0, None)
+    for read, text in ((cores_of, "0"), (cores_of, "most"), (gpus_of, "-3"), (gpus_of, "abc")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a whole number"):
+            read(text)
+
+
+@pytest.mark.parametrize("script", ["workflow/prose.py", "site/bundle.py"])
+def test_a_script_that_is_asked_for_help_does_nothing_else(script, tmp_path):
+    command = [sys.executable, ROOT / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
 
 
 def test_splits_are_those_of_the_frames():

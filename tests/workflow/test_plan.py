@@ -15,8 +15,9 @@ from experiments.common.records import PlannedRun, write_record
 from experiments.depth.runs import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
-from parameters import run_parameters
+from parameters import ProfileError, run_parameters
 from plan import (
+    DEPTH,
     EXPERIMENTS,
     Plan,
     Planned,
@@ -108,6 +109,28 @@ def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, pla
     assert look_at(run, tmp_path)[0] == "there"
 
 
+def test_before_frames_are_rendered_records_on_such_frames_are_told_apart(tmp_path):
+    parameters = run_parameters("quick", ROOT, tmp_path)
+    parameters = {DEPTH: parameters[DEPTH] | {"data_root": str(tmp_path / "data")}}
+
+    def text() -> str:
+        return text_of(make_plan("quick", tmp_path, parameters), cores=1)
+
+    assert "if the frames come out the same" not in text()
+    made = run_identities(IdentitiesConfig(seed=0))
+    for planned in make_plan("quick", tmp_path, parameters).runs:
+        config = planned.run.config.model_copy(update={"data": "frames"})
+        changed = {"experiment": config.experiment, "key": config.key, "version": config.version}
+        changed |= {"config": config.model_dump(mode="json"), "seconds": 60.0}
+        if "literal" not in planned.run.label:
+            write_record(made.model_copy(update=changed), tmp_path / "records")
+    # Of seven runs the literal's has no record, and pictures need the nets of two others.
+    plan = make_plan("quick", tmp_path, parameters)
+    assert [p.state for p in plan.runs].count("if same frames") == len(plan.runs) - 3
+    assert f"{len(plan.runs) - 3} of these runs have a record if the frames come out" in text()
+    assert len(plan.to_make) == len(plan.runs) and "about 3 min on 1 cores" in text()
+
+
 def test_short_runs_share_a_job_and_long_ones_do_not():
     runs = [identities(seed, seconds=s) for seed, s in enumerate([5, 5, 300, 5, None, 5, 5, 5])]
     jobs = list(jobs_of(runs, cores=2).values())
@@ -171,6 +194,19 @@ def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans
             found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
             assert set(judge(claim, records, "standard").records) <= found, claim.id
             assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id
+
+
+def test_no_claim_is_answered_by_small_nets_on_kitti(tmp_path, monkeypatch):
+    """Neither those on synthetic drives nor those on KITTI, which ask for the paper's net."""
+    monkeypatch.chdir(ROOT)
+    parameters = run_parameters("standard", ROOT, tmp_path, "/kitti", "paper_standin")
+    plan = make_plan("standard", tmp_path, {DEPTH: parameters[DEPTH]})
+    assert {planned.run.config.domain for planned in plan.runs} == {"kitti"}
+    asked = [c.id for c in load_claims(ROOT / "claims.yaml") if c.query.experiment == "depth"]
+    assert "fig6-kitti" in asked and "fig6-few-labels-drives" in asked
+    for name in asked:
+        with pytest.raises(ProfileError, match="makes no run for the claim"):
+            answering(name, plan)
 
 
 @pytest.mark.parametrize(
