@@ -101,6 +101,7 @@ class Domain(NamedTuple):
     first_seed: int = 0  # of the claims
     seeds: int = 10  # of BN and UBN at the few labels
     controls: int = 10  # of BN with labeled images again
+    required: int = 5  # of what claims require: BN with all labels, and with four times the few
     folds: int = 1  # by place; seed s tests on fold s modulo their number
     rates: Mapping[str, float] = {}  # of arms whose best rate at the few labels is another
 
@@ -170,7 +171,7 @@ DOMAINS = {
         32, (32, 16, 4, 1), _phase, 10,
         dict(learning_rate=3e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
         first_seed=5,  # the five before were a trial, whose spread says how many are needed
-        seeds=50, controls=25, rates={"BN": 3e-2},
+        seeds=50, controls=25, required=25, rates={"BN": 3e-2},
     ),
 }  # fmt: skip
 
@@ -223,14 +224,15 @@ def plan_pilots(domain: str, data: str) -> Plan:
 
 
 def plan_claims(domain: str, data: str) -> Plan:
-    """Plan the claims at the few labels, seed after seed; the first five show what they require."""
-    few, controls = DOMAINS[domain].few, DOMAINS[domain].controls
-    for done, seed in enumerate(seeds_of(domain, DOMAINS[domain].seeds)):
+    """Plan the claims at the few labels, seed after seed; the first ones show what they require."""
+    where = DOMAINS[domain]
+    few = where.few
+    for done, seed in enumerate(seeds_of(domain, where.seeds)):
         for k in (1, few):
             yield constant_map(domain, data, seed, k)
-        for arm in ("BN", "UBN", "BN, labeled again")[: 3 if done < controls else 2]:
+        for arm in ("BN", "UBN", "BN, labeled again")[: 3 if done < where.controls else 2]:
             yield study_run(domain, arm, data, seed)
-        for k in (1, max(1, few // 4))[: 2 if done < 5 else 0]:
+        for k in (1, max(1, few // 4))[: 2 if done < where.required else 0]:
             yield study_run(domain, "BN", data, seed, k=k)
 
 
