@@ -17,6 +17,9 @@ from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
 CONSTANT = "constant map"  # the method that looks at no image
 
 
+SHOWN = "mean, 95 % band; hollow: a seed"
+
+
 def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     """Return a domain's runs of the study, of all arms, with `method` and `fraction`.
 
@@ -56,7 +59,7 @@ def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) 
     _label_fractions(axes, table)
     label = r"share of pixels with $\delta < 1.25$" if metric == "delta1" else metric
     axes.set(ylabel=label)
-    axes.legend(title="mean, 95 % band; hollow: a seed", title_fontsize=8)
+    axes.legend(title=SHOWN, title_fontsize=8)
     means = table.groupby(["method", "fraction"], sort=False)[metric].mean()
     told = [
         f"{method} {of[method].iloc[0]:.3f} to {of[method].iloc[-1]:.3f}"
@@ -78,9 +81,14 @@ def draw_domains(tables: dict[str, pd.DataFrame], metric: str = "delta1") -> Fig
         axes.set_title(name)
         if len(table):
             captions.append(f"{name}: {draw(table, metric, axes).get_label()}")
+            lines = axes.get_legend_handles_labels()
+            axes.get_legend().remove()  # one below stands for all
         else:
             axes.text(0.5, 0.5, "no records", ha="center", transform=axes.transAxes)
             captions.append(f"{name}: no records.")
+    if any(map(len, tables.values())):
+        below = dict(loc="outside lower center", ncols=4, title=SHOWN, title_fontsize=8)
+        figure.legend(*lines, **below)
     figure.set_label(" ".join(captions))
     return figure
 
