@@ -3,6 +3,7 @@
 A layer calls the equations of `ubnlib.functional`; `ubnlib.forward` says which step it is in.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from numbers import Real
@@ -544,8 +545,8 @@ def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     if in_backward():  # a checkpoint around the whole step: they have moved
         return
     if not any(layer._calls for layer in layers):
-        reached = "The step reached no UBN layer of the model in training mode"
-        raise RuntimeError(f"{reached}: run the model that was given, in `call` too, not a copy.")
+        missed = "The step reached no UBN layer in training mode, and unlabeled rows did nothing"
+        warnings.warn(f"{missed}: was `call` given a copy of the model?", stacklevel=4)
     for turn in range(max(len(layer._calls) for layer in layers)):  # of a shared layer's calls
         alike = defaultdict(list)
         for layer in layers:

@@ -74,7 +74,8 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
 def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterator[list]:
     """Yield those not `frozen` in eval mode, training with these switches; restore all after."""
     free = [layer for layer in layers if layer.training or not frozen]
-    before = [(dict(vars(layer)), [b.clone() for b in layer.buffers()]) for layer in layers]
+    before = [(layer, dict(vars(layer))) for layer in layers]
+    buffers = [(buffer, buffer.clone()) for layer in free for buffer in layer.buffers()]
     try:
         for layer in free:
             layer.training = True
@@ -82,11 +83,11 @@ def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterat
                 layer.configure(**switches)
         yield free
     finally:
-        for layer, (attributes, buffers) in zip(layers, before, strict=True):
+        for layer, attributes in before:
             layer.__dict__ = attributes
-            with torch.no_grad():
-                for buffer, value in zip(layer.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The two steps of Unsupervised Batch Normalization (the paper's Figure 1), by hand and in one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -141,8 +141,6 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
         RuntimeError: A step is under way, or every UBN layer is in eval mode; see `ubn_layers` too.
     """
     layers = ubn_layers(model)
-    if rows is not None and not (isinstance(rows, Sequence) and len(rows) == 2):
-        raise ValueError(f"rows is {rows!r}: it must be two numbers, (labeled, unlabeled).")
     with _collecting(model, layers, rows):
         yield
     layers[0]._weights = _weights_of(model)
@@ -181,9 +179,8 @@ def using(model: nn.Module, *, allow_stale: bool = False) -> Iterator[None]:
         allow_stale: Accept statistics from before the weights last changed.
 
     Raises:
-        RuntimeError: Nothing was collected, the weights have changed since, a step is under way,
-            every UBN layer is in eval mode, a layer is reached in one step and not in the other,
-            or step 2 is entered again where the reading does not allow it.
+        RuntimeError: Nothing was collected, or with other weights; a step is under way, or every
+            layer in eval mode; the path is another one; or step 2 is entered again as it cannot be.
     """
     layers = ubn_layers(model)
     if layers[0]._weights is None:

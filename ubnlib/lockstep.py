@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -32,11 +33,7 @@ class _Abandoned(BaseException):
 
 
 class _Own:
-    """What each half has of its own; the other half's is put away.
-
-    The states of the generators, a cache of weights (which lack gradient in the unlabeled half),
-    and `stores`, the dicts in which modules keep weights or attributes that forward replaces.
-    """
+    """What each half has of its own: random states, cached weights, and the modules' `stores`."""
 
     def __init__(self, device: torch.device, stores: list[dict[str, Any]]) -> None:
         self._generators = [torch.default_generator]
@@ -44,8 +41,8 @@ class _Own:
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators.append(torch.cuda.default_generators[index])
         seed = int(torch.randint(2**62, (), device="cpu"))
-        seeded = [torch.Generator(g.device).manual_seed(seed) for g in self._generators]
-        self._states = [generator.get_state() for generator in seeded]
+        new = [torch.Generator(g.device).manual_seed(seed) for g in self._generators]
+        self._states = [generator.get_state() for generator in new]
         self._cache: tuple[dict[Any, Any], int] = {}, 0
         self._stores, self._contents = stores, [dict(store) for store in stores]
         self.unlabeled = False
@@ -59,13 +56,18 @@ class _Own:
             generator.set_state(state)
         cache = parametrize._cache, parametrize._cache_enabled
         parametrize._cache, parametrize._cache_enabled = self._cache
-        contents = [dict(store) for store in self._stores]
-        for store, others in zip(self._stores, self._contents, strict=True):
+        for i, (store, others) in enumerate(zip(self._stores, self._contents, strict=True)):
+            if len(store) == len(others) and all(map(is_, store.values(), others.values())):
+                continue
+            self._contents[i] = mine = dict(store)
+            for name, value in mine.items():  # flags, and what is made once, are shared
+                made = isinstance(value, nn.Parameter) and others.get(name) is None
+                if made or isinstance(value, bool):
+                    others[name] = value
             store.update(others)  # not cleared first: at Ctrl-C here, no weight is missing
-            for name in store.keys() - others.keys() if len(store) > len(others) else ():
+            for name in mine.keys() - others.keys():
                 del store[name]
-        self._states, self._cache, self._contents = states, cache, contents
-        self.unlabeled = unlabeled
+        self._states, self._cache, self.unlabeled = states, cache, unlabeled
 
 
 class Lockstep:

@@ -30,9 +30,7 @@ MEANING: dict[Verdict, str] = {
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
     "not reproduced": "the claimed size is excluded, no difference is not shown; or claims differ",
-    "inconclusive": (
-        "the interval holds no effect and the margin, or seeds or profile do not suffice"
-    ),
+    "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
     "not tested here": "a precondition fails, so that this setting cannot show the claim",
     "not run": "there is no record",
     "measured": "a cost, which has no verdict",

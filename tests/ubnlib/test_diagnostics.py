@@ -192,6 +192,16 @@ def test_monte_carlo_predictions_leave_frozen_layers_frozen(model, batches):
     assert [m.training for m in model] == [True, False, True, True]
 
 
+def test_gradients_beside_a_frozen_layer(model, batches):
+    x, y = batches
+    model[1].eval()
+    kept = ubn_forward(model, x, y)
+    refresh_statistics(model, [y])
+    predictions = monte_carlo_predictions(model, x, [y])
+    (predictions.sum() + kept.sum()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_monte_carlo_predictions_go_with_dropout_in_a_model_in_eval_mode(model, batches):
     x, y = batches
     model.append(nn.Dropout(0.5)).eval()

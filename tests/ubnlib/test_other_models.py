@@ -296,3 +296,30 @@ def test_activations_die_with_the_output_and_statistics_are_constants(reading, i
     _ = ubn_forward(model, rows(3, 1), rows(5, 2), interleave=interleave)
     assert model[1].last_step[0].labeled.mean.requires_grad
     assert not copy.deepcopy(model)[1].last_step
+
+
+class BuiltAtTheFirstCall(nn.Module):
+    """Makes a layer, a weight and a scale when it is first called."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.built = nn.BatchNorm1d(2), False
+        self.register_parameter("weight", None)
+        self.scale = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        if not self.built:
+            self.layer, self.built = nn.Linear(2, 2).double(), True
+            self.scale.data.copy_(x.std(0))
+        if self.weight is None:
+            self.weight = nn.Parameter(torch.randn(2).double())
+        return self.norm(self.layer(x) * self.weight) * self.scale
+
+
+def test_what_is_built_at_the_first_call_is_built_once():
+    model = convert_ubn(BuiltAtTheFirstCall().double())
+    x, y = torch.randn(3, 2).double(), torch.randn(5, 2).double()
+    output = ubn_forward(model, x, y, interleave=True)
+    assert_close(output, ubn_forward(model, x, y))
+    output.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

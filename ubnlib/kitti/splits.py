@@ -51,8 +51,7 @@ SPLITS = {  # the shipped splits by name
 def load_split(name: str) -> list[FrameKey]:
     """Return the frames of a shipped split, one of `SPLITS`, sorted.
 
-    No such split, or a file that has been changed, is a ValueError, a missing file a
-    FileNotFoundError.
+    No such split, or a changed file, is a ValueError, a missing file a FileNotFoundError.
     """
     if name not in SPLITS:
         raise ValueError(f"There is no split {name!r}: expected one of {', '.join(SPLITS)}.")
