@@ -288,9 +288,7 @@ def test_kittis_label_count_is_that_of_its_split():
 
 
 # Claims whose runs are planned and not made yet: each leaves this list with its records.
-PENDING = {
-    *(f"fig6-{name}-rooms" for name in ("equal-work", "many-labels", "gain-grows")),
-}
+PENDING = {*(f"fig6-{name}-rooms" for name in ("equal-work", "many-labels", "gain-grows"))}
 
 
 def test_the_committed_records_answer_the_ledger(table):
