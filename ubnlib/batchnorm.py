@@ -428,8 +428,8 @@ class UnsupervisedBatchNorm(_BatchNorm):
     ) -> None:
         """Forget the last step, and share the new one's statistics over the ranks of a group."""
         group = group or self.own_group()
-        vars(self).update(_calls=(), _rows=rows, _joint=joint, _group=group, _weights=None)
-        vars(self).update(_plain_before=self._plain, _plain=())
+        vars(self).update(_calls=(), _averages=(), _rows=rows, _joint=joint, _group=group)
+        vars(self).update(_weights=None, _plain_before=self._plain, _plain=())
 
     def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
         """Take part in a step from now on."""
@@ -440,7 +440,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         calls = self._calls
         if not self.keep_graph and (self._joint or self._step != "collect"):
             calls = tuple(call.detach() for call in calls)
-        vars(self).update(_step=None, _calls=calls, _averages=())
+        vars(self).update(_step=None, _calls=calls)
 
     def forget_step(self) -> None:
         """Drop the statistics of a step that failed."""

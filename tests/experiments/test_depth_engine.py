@@ -185,7 +185,7 @@ def test_checkpoints_are_written_when_the_time_has_come(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (dict(labeled_batch=4), r"order \w{16}, .* give the same frames, labels, batch sizes"),
+        (dict(labeled_batch=4), r"order \w{16}, .* give the same frames, labels, batches"),
         (dict(net=nn.Sequential(nn.Flatten(), nn.Linear(108, 1))), "size mismatch"),
         (dict(net=small_net(norm=False)), "Unexpected key"),
     ],
