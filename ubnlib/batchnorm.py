@@ -121,7 +121,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
     _joint: bool = False  # whether the unlabeled rows carry gradient as the labeled ones do
     _calls: tuple[Call, ...] = ()
-    _averages: tuple[Averages, ...] = ()  # the buffers that each call of the step under way moves
+    _averages: tuple[Averages, ...] = ()  # the buffers that each of these calls moves
     _used: int = 0  # how many of the calls step 2 has made
     _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
     # For activation checkpointing: calls by their checkpoint (None: a plain one), and what plain
