@@ -167,7 +167,6 @@ def batch_steps(packed: PackedDepth, folder: Path, batch: int, steps: int) -> di
     return {
         "copy as many bytes": lambda: np.copyto(buffer, source),
         "batch of the packed set": lambda: packed.batch(rows()),
-        "the same, into a buffer": lambda: packed.batch(rows(), out=buffer),
         "unpack its depth": some.depth,
         "loader of PNG files": lambda: next(png),
         "loader of JPEG files": lambda: next(jpg),

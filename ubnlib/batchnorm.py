@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubnlib.checkpointing import in_backward, region, unseen
+from ubnlib.checkpointing import Seen, in_backward, unseen
 from ubnlib.distributed import pool
 from ubnlib.functional import (
     Moments,
@@ -38,15 +37,15 @@ Affine = tuple[Tensor | None, Tensor | None]  # gamma and beta
 Averages = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean, variance, number of batches
 
 # The paper's literal text: two steps, constant statistics, averages of sigma by a decay.
-PAPER = dict(source="batch", stats_grad="none", running_stat="std", unlabeled_weight=None)
-PRESETS: dict[str, dict[str, Any]] = {"paper": dict(PAPER, decay=0.9)}
+PAPER = dict(
+    source="batch", stats_grad="none", running_stat="std", unlabeled_weight=None, decay=0.9
+)
 
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
 CHOICES |= dict.fromkeys(("skip_nonfinite", "keep_graph"), Literal[True, False])
 SWITCHES = (*CHOICES, "unlabeled_weight")
 STEP_STATE = (
-    *("_step", "_group", "_rows", "_joint", "_calls", "_used", "_weights"),
-    *("_averages", "_plain", "_plain_before", "_regions"),
+    *("_step", "_group", "_rows", "_joint", "_calls", "_averages", "_used", "_weights", "_seen"),
 )
 
 
@@ -124,11 +123,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _averages: tuple[Averages, ...] = ()  # the buffers that each of these calls moves
     _used: int = 0  # how many of the calls step 2 has made
     _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
-    # For activation checkpointing: calls by their checkpoint (None: a plain one), and what plain
-    # calls saw whose checkpoint is not known, since the last step and since the one before.
-    _regions: WeakKeyDictionary[Any, list[Call | None]] | None = None
-    _plain: tuple[Moments, ...] = ()
-    _plain_before: tuple[Moments, ...] = ()
+    _seen: Seen | None = None  # for activation checkpointing
 
     def __init__(
         self,
@@ -289,22 +284,16 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _remember(self, x: Tensor, call: Call | None = None) -> None:
         """Note a call for the second forward of the activation checkpoint that it is in."""
-        if torch.compiler.is_compiling():
-            return
-        where = region()
-        if where is not None:
-            if self._regions is None:
-                vars(self)["_regions"] = WeakKeyDictionary()
-            self._regions.setdefault(where, []).append(call and call.detach())
-        elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
-            with unseen():
-                seen = batch_statistics(x, differentiable=False).moments
-            vars(self)["_plain"] = (*self._plain[-63:], seen)
+        if not torch.compiler.is_compiling():
+            if self._seen is None:
+                vars(self)["_seen"] = Seen()
+            self._seen.note(x, call)
 
     def _recompute(self, x: Tensor) -> Tensor:
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
         with unseen():  # selective checkpointing counts operations
-            call = self._recall(batch_statistics(x, differentiable=False).moments)
+            own = batch_statistics(x, differentiable=False).moments
+            call = self._seen and self._seen.recall(own, self._calls)
         if call is None:
             return self._normalize_by_itself(x)
         if self.stats_grad == "all" or call.labeled is None:
@@ -316,33 +305,6 @@ class UnsupervisedBatchNorm(_BatchNorm):
         if self.stats_grad == "labeled":
             (labeled,) = pool((batch_statistics(x),), self._group)
         return self._normalize_labeled(x, labeled, call, (self.weight, self.bias))[0]
-
-    def _recall(self, own: Moments) -> Call | None:
-        """Return the call that is made once more; None for a plain one."""
-        regions, where = self._regions or {}, region()
-        if where is not None and where in regions:
-            calls, seen = regions[where], ()
-            plain = None in calls
-        else:  # use_reentrant=True, or a checkpoint within one that is computed again
-            everywhere = [call for some in regions.values() for call in some]
-            calls = [*self._calls, *everywhere]
-            seen = [s for s in (*self._plain, *self._plain_before) if _alike(s, own)]
-            plain = bool(seen) or None in everywhere
-        made = [call for call in calls if call is not None and call.own is not None]
-        steps = [call for call in made if _alike(call.own, own)]
-        if not steps and (plain or not made):
-            return None
-        if not steps:
-            raise RuntimeError(
-                "Activation checkpointing computes rows again that are not those of the last UBN "
-                "step: call backward before the next step, or say use_reentrant=False."
-            )
-        if seen or not all(_alike(call.reference, steps[0].reference) for call in steps):
-            raise RuntimeError(
-                "Activation checkpointing computes rows again that passed through a layer twice, "
-                "in a UBN step and outside or in two of them: say use_reentrant=False."
-            )
-        return steps[0]
 
     def _normalize_by_itself(self, x: Tensor) -> Tensor:
         """Equation 1, and nothing moved."""
@@ -427,24 +389,21 @@ class UnsupervisedBatchNorm(_BatchNorm):
         self, group: ProcessGroup | None, rows: tuple[int, int] | None = None, joint: bool = False
     ) -> None:
         """Forget the last step, and share the new one's statistics over the ranks of a group."""
-        group = group or self.own_group()
-        vars(self).update(_calls=(), _averages=(), _rows=rows, _joint=joint, _group=group)
-        vars(self).update(_weights=None, _plain_before=self._plain, _plain=())
+        vars(self).update(_calls=(), _averages=(), _weights=None)
+        vars(self).update(_rows=rows, _joint=joint, _group=group or self.own_group())
+        if self._seen is not None:
+            self._seen.begin_step()
 
     def enter_step(self, step: Literal["collect", "use"] | Lockstep) -> None:
         """Take part in a step from now on."""
         vars(self).update(_step=step, _used=0)
 
-    def leave_step(self) -> None:
-        """Take part in no step any more; its statistics stay, as constants if need be."""
-        calls = self._calls
+    def leave_step(self, forget: bool) -> None:
+        """Take part in no step any more; its statistics stay, unless it failed, as constants."""
+        calls = () if forget else self._calls
         if not self.keep_graph and (self._joint or self._step != "collect"):
             calls = tuple(call.detach() for call in calls)
         vars(self).update(_step=None, _calls=calls)
-
-    def forget_step(self) -> None:
-        """Drop the statistics of a step that failed."""
-        vars(self).update(_calls=())
 
     def own_group(self) -> ProcessGroup | None:
         """Return the ranks that this layer shares statistics with whatever model it is in."""
@@ -465,13 +424,6 @@ class UnsupervisedBatchNorm(_BatchNorm):
             if getattr(self, name) != getattr(UnsupervisedBatchNorm, name)
         ]
         return ", ".join([super().extra_repr(), *options])
-
-
-def _alike(one: Moments, other: Moments) -> bool:
-    """Whether two moments are those of the same rows, but for rounding."""
-    slack = 1e-4 * one.var.sqrt() + 1e-5 * one.mean.abs()
-    means = ((one.mean - other.mean).abs() <= slack).all()
-    return bool(means and ((one.var - other.var).abs() <= 1e-3 * one.var + 1e-12).all())
 
 
 class UnsupervisedBatchNorm1d(UnsupervisedBatchNorm, nn.BatchNorm1d):

@@ -1,10 +1,14 @@
 """Which activation checkpoint a layer is called in, so that its second forward is told apart."""
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
+
+from ubnlib.functional import Moments, batch_statistics
 
 try:
     from torch.utils.checkpoint import _CheckpointFrame
@@ -37,3 +41,57 @@ def region() -> Any:
 def in_backward() -> bool:
     """Whether autograd is going backward, where only activation checkpointing calls a layer."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class Seen:
+    """What a layer's calls saw, to know their rows again when a checkpoint computes them anew."""
+
+    def __init__(self) -> None:
+        self._by_region: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+        # Of plain calls whose checkpoint is not known: since the last step, and before it.
+        self._plain: tuple[tuple[Moments, ...], tuple[Moments, ...]] = (), ()
+
+    def begin_step(self) -> None:
+        """Forget what is two steps old."""
+        self._plain = (), self._plain[0]
+
+    def note(self, x: Tensor, call: Any) -> None:
+        """Note a UBN step's `Call`, or None for a plain call of rows x, if it may be made again."""
+        where = region()
+        if where is not None:
+            self._by_region.setdefault(where, []).append(call and call.detach())
+        elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
+            with unseen():
+                seen = batch_statistics(x, differentiable=False).moments
+            self._plain = (*self._plain[0][-63:], seen), self._plain[1]
+
+    def recall(self, own: Moments, last_step: Sequence[Any]) -> Any:
+        """Return the call that is made once more, with rows of these moments."""
+        where, plain = region(), False
+        if where is not None and where in self._by_region:
+            calls = self._by_region[where]
+        else:  # use_reentrant=True, or a checkpoint within one that is computed again
+            calls = [*last_step, *(call for some in self._by_region.values() for call in some)]
+            plain = any(_alike(seen, own) for some in self._plain for seen in some)
+        made = [call for call in calls if call is not None and call.own is not None]
+        steps = [call for call in made if _alike(call.own, own)]
+        if not steps and (plain or None in calls or not made):
+            return None
+        if not steps:
+            raise RuntimeError(
+                "Activation checkpointing computes rows again that are not those of the last UBN "
+                "step: call backward before the next step, or say use_reentrant=False."
+            )
+        if plain or not all(_alike(call.reference, steps[0].reference) for call in steps):
+            raise RuntimeError(
+                "Activation checkpointing computes rows again that passed through a layer twice, "
+                "in a UBN step and outside or in two of them: say use_reentrant=False."
+            )
+        return steps[0]
+
+
+def _alike(one: Moments, other: Moments) -> bool:
+    """Whether two moments are those of the same rows, but for rounding."""
+    slack = 1e-4 * one.var.sqrt() + 1e-5 * one.mean.abs()
+    means = ((one.mean - other.mean).abs() <= slack).all()
+    return bool(means and ((one.var - other.var).abs() <= 1e-3 * one.var + 1e-12).all())

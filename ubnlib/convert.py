@@ -13,7 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from ubnlib import batchnorm
-from ubnlib.batchnorm import PRESETS, STEP_STATE, SWITCHES, UnsupervisedBatchNorm
+from ubnlib.batchnorm import PAPER, STEP_STATE, SWITCHES, UnsupervisedBatchNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 Norm = TypeVar("Norm", bound=type[_BatchNorm])
@@ -134,9 +134,9 @@ def convert_ubn(model: Model, *, preset: str | None = None, **options: Any) -> M
         >>> convert_ubn(norm, decay=0.75).momentum, norm.stats_grad
         (0.25, 'none')
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}.")
-    chosen = PRESETS.get(preset, {}) | options
+    if preset not in (None, "paper"):
+        raise ValueError(f"preset is {preset!r}: it must be 'paper' or None.")
+    chosen = (PAPER if preset else {}) | options
     if "momentum" in options and "decay" not in options:
         chosen.pop("decay", None)
     norms = _named(model, _BatchNorm)

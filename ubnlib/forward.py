@@ -72,19 +72,17 @@ def _step(
             "take gradients by backward() or torch.autograd.grad."
         )
     group = None if step == "use" else group_of(model)
+    done = step == "use"
     try:
         for layer in layers:
             if step != "use":
                 layer.begin_step(group, rows, joint)
             layer.enter_step(step)
         yield
-    except BaseException:
-        for layer in layers if step != "use" else ():
-            layer.forget_step()
-        raise
+        done = True
     finally:
         for layer in layers:
-            layer.leave_step()
+            layer.leave_step(forget=not done)
 
 
 def _weights_of(model: nn.Module) -> str:

@@ -399,7 +399,7 @@ def test_own_ubn_classes_and_parametrized_ones_take_options():
 
 
 REFUSED = [
-    (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be one of paper"),
+    (Tower, {"preset": "literal"}, ValueError, "preset is 'literal': it must be 'paper' or None"),
     (Tower, {"stats_grad": "most"}, ValueError, "stats_grad is 'most'"),
     (Tower, {"gradient": "none"}, TypeError, "'gradient' is no option"),
     (Tower, {"decay": 0.9, "momentum": 0.1}, ValueError, "Both decay=0.9 and momentum=0.1"),

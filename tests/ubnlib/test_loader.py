@@ -93,9 +93,9 @@ def test_unlabeled_batches_never_touch_depth(frames):
     asked = []
 
     class Watched(PackedDepth):
-        def batch(self, indices, *, depth=True, out=None):
+        def batch(self, indices, *, depth=True):
             asked.append((sorted(set(indices)), depth))
-            return super().batch(indices, depth=depth, out=out)
+            return super().batch(indices, depth=depth)
 
     watched = Watched(frames.folder)
     for step in make(watched):

@@ -182,18 +182,6 @@ def test_a_batch_is_its_items(packed, indices, depth, as_tensor):
     assert depth or not len(batch.codes)
 
 
-def test_a_batch_in_a_buffer_of_the_caller(packed):
-    out = np.full((3, *SIZE, 3), 7, np.uint8)
-    batch = packed.batch([4, 0, 4], out=out)
-    assert_same_batch(batch, packed.batch([4, 0, 4]))
-    assert batch.images.data_ptr() == out.ctypes.data
-    again = packed.batch([1, 2, 3], out=out)
-    assert torch.equal(batch.images, again.images)  # the batch shares the buffer
-    for wrong in (out[:2], out.astype(np.int16), out.reshape(3, -1)):
-        with pytest.raises(ValueError, match=r"out is .*, expected uint8 \(3, 12, 36, 3\)"):
-            packed.batch([1, 2, 3], out=wrong)
-
-
 @pytest.mark.parametrize(
     "indices", [[FRAMES], [-FRAMES - 1], np.ones(FRAMES, bool), [0.5], 3, [None]]
 )

@@ -244,32 +244,24 @@ class PackedDepth(FrameDataset):
         codes = self._joined([self.stored(index)[1]])
         return decode_depth(codes, torch.tensor([len(codes)]), self.size)[0]
 
-    def batch(
-        self, indices: Sequence[int], *, depth: bool = True, out: np.ndarray | None = None
-    ) -> PackedBatch:
+    def batch(self, indices: Sequence[int], *, depth: bool = True) -> PackedBatch:
         """Read the frames at some positions, repeated or not, into one batch.
 
-        Unlabeled frames need no `depth` codes. The images' buffer can be given as `out`, uint8
-        [len(indices), H, W, 3], which the batch shares: without new memory, reading takes a third
-        to a half less time.
+        Unlabeled frames need no `depth` codes.
 
         Raises:
             IndexError: If there is no such frame.
-            ValueError: If `out` is another array, `indices` a mask, or a code outside of its map.
+            ValueError: If `indices` is a mask, or a code lies outside of its map.
         """
         chosen = positions(indices, len(self))
-        shape = (len(chosen), *self.size, 3)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        elif out.shape != shape or out.dtype != np.uint8:
-            raise ValueError(f"out is {out.dtype} {out.shape}, expected uint8 {shape}.")
+        images = np.empty((len(chosen), *self.size, 3), np.uint8)
         # The rows are valid once the indices are, and checking again would cost a second buffer.
-        self._images.take(self._rows[chosen], axis=0, out=out, mode="clip")
+        self._images.take(self._rows[chosen], axis=0, out=images, mode="clip")
         counts = self._counts[chosen] if depth else np.zeros(len(chosen), np.int64)
         starts = self._ends[chosen] - counts
         pieces = [self._codes[a : a + n] for a, n in zip(starts, counts, strict=True)]
-        images = torch.from_numpy(out).permute(0, 3, 1, 2)
-        return PackedBatch(images, self._joined(pieces), torch.from_numpy(counts))
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return PackedBatch(pixels, self._joined(pieces), torch.from_numpy(counts))
 
     def _joined(self, pieces: list[np.ndarray]) -> Tensor:
         """Copy codes into one tensor; refuse what would land in another map or stop a GPU."""
