@@ -7,6 +7,7 @@ shown to be able to tell: docs/depth_study.md has the plan, and what came out.
 
 import argparse
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ ARMS = MAIN | READINGS
 class Domain(NamedTuple):
     """Frames of the study, and how nets are trained on them, the same for all arms.
 
-    With all labels another rate is best than with few: `rate_of_all`, for the ceiling.
+    But for the learning rate, where pilots found another one than that of `options` best.
     """
 
     few: int  # claims are about one depth map in so many ...
@@ -95,7 +96,6 @@ class Domain(NamedTuple):
     labels: Callable[[int, int], LabelsConfig]  # by share and seed: others for k seeds in a row
     places: int  # blocks of the training frames that labels may be from, for the map
     options: Mapping[str, Any]
-    rate_of_all: float
     # For the pilots or for claims, of a fold; None for what notebook 3 alone runs.
     load: Callable[[argparse.Namespace, bool, int], DepthData] | None
     first_seed: int = 0  # of the claims
@@ -104,7 +104,10 @@ class Domain(NamedTuple):
     ceilings: int = 5  # of what claims require: BN with all labels ...
     sensitive: int = 5  # ... and with four times the few
     folds: int = 1  # by place; seed s tests on fold s modulo their number
-    bn_rate: float | None = None  # at the few labels, where BN's best rate is another than UBN's
+    rates: Mapping[str, float] = {}  # of an arm at the few labels
+    share_rates: Mapping[int, float] = {}  # of BN with one depth map in so many
+    pilot_rates: tuple[float, ...] = (1e-3, 3e-3)
+    pilot_seeds: int = 1
 
 
 def _drawn(k: int, seed: int) -> LabelsConfig:
@@ -147,18 +150,19 @@ BATCH = dict(labeled_batch=16, unlabeled_batch=16)
 DOMAINS = {
     "rooms": Domain(
         16, (32, 16, 8, 4, 2, 1), _drawn, 48,
-        dict(learning_rate=1e-3, steps=1000, **INDOOR), 3e-3, load_folder("rooms", (72, 96)),
+        dict(learning_rate=1e-3, steps=1000, **INDOOR), load_folder("rooms", (72, 96)),
+        share_rates={1: 3e-3},
         ceilings=25,  # estimated again at eight, from how far they were above what is required
     ),
     "drives": Domain(
         128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=3e-3, steps=2000, width=0.25), 3e-3, load_drives,
+        dict(learning_rate=3e-3, steps=2000, width=0.25), load_drives,
         first_seed=1,  # seed 0 was a first setting's, which its requirements stopped
         seeds=20,  # estimated again at ten, from the spread of the differences
     ),
     "streets": Domain(
         4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch
-        dict(learning_rate=3e-3, steps=500, width=0.25), 3e-3, load_folder("streets", (48, 160)),
+        dict(learning_rate=3e-3, steps=500, width=0.25), load_folder("streets", (48, 160)),
         folds=5,
     ),
     "kitti": Domain(  # the paper's own numbers
@@ -167,13 +171,16 @@ DOMAINS = {
             loss="l1", schedule="constant", mirror=False, start=1.0, learning_rate=2e-4,
             steps=52880,
         ),
-        2e-4, None,
+        None,
     ),
     "kitchen": Domain(
         32, (32, 16, 4, 1), _phase, 10,
-        dict(learning_rate=3e-3, steps=500, **INDOOR), 3e-3, load_folder("kitchen", (48, 64)),
+        dict(learning_rate=3e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
         first_seed=5,  # the five before were a trial, whose spread says how many are needed
-        seeds=50, controls=25, ceilings=15, sensitive=15, bn_rate=3e-2,
+        seeds=50, controls=25, ceilings=15, sensitive=15,
+        rates=dict.fromkeys(("BN", "BN, equal work", "BN, an eighth of the steps"), 3e-2),
+        share_rates={1: 3e-3},
+        pilot_rates=(1e-3, 3e-3, 1e-2, 3e-2), pilot_seeds=5,
     ),
 }  # fmt: skip
 
@@ -185,12 +192,8 @@ def study_run(
     where, what = DOMAINS[domain], ARMS[arm]
     fields = dict(SHARED) | BATCH | dict(where.options) | dict(what.options) | changes
     if "learning_rate" not in changes:
-        if what.norm.kind == "bn" and where.bn_rate is not None:
-            fields["learning_rate"] = where.bn_rate
-        if k == 1:
-            fields["learning_rate"] = where.rate_of_all
-    if what.rate is not None:
-        fields["learning_rate"] = what.rate
+        rate = what.rate or where.rates.get(arm, fields["learning_rate"])
+        fields["learning_rate"] = where.share_rates.get(k, rate) if arm == "BN" else rate
     fields["steps"] = round(fields["steps"] * what.steps)
     fields["labeled_batch"] *= what.batch
     fields.setdefault("labels", where.labels(where.few if k is None else k, seed))
@@ -218,13 +221,15 @@ def seeds_of(domain: str, number: int) -> range:
 
 def plan_pilots(domain: str, data: str) -> Plan:
     """Plan what fixes each arm's rate, by equal trials, and shows whether labels matter."""
-    few = DOMAINS[domain].few
-    for k in (1, few):
+    where = DOMAINS[domain]
+    for k in (1, where.few):
         yield constant_map(domain, data, PILOT_SEED, k)
-    for rate in (1e-3, 3e-3):
-        yield study_run(domain, "BN", data, PILOT_SEED, k=1, learning_rate=rate)
-        for arm in ("BN", "UBN"):  # controls and readings take the rate of what they are beside
-            yield study_run(domain, arm, data, PILOT_SEED, learning_rate=rate)
+    seeds = range(PILOT_SEED, PILOT_SEED + where.pilot_seeds)
+    for rate, seed in itertools.product(where.pilot_rates, seeds):
+        for k in (1, max(1, where.few // 4)):
+            yield study_run(domain, "BN", data, seed, k=k, learning_rate=rate)
+        for arm in ("BN", "UBN", "BN, labeled again"):
+            yield study_run(domain, arm, data, seed, learning_rate=rate)
 
 
 def plan_claims(domain: str, data: str) -> Plan:
