@@ -13,6 +13,7 @@ from pathlib import Path
 import experiments.ablation.runs
 import experiments.depth.runs
 from experiments.common.arguments import whole_number
+from experiments.depth.study import DOMAINS
 
 SECTIONS = {"depth": experiments.depth.runs, "ablation": experiments.ablation.runs}
 STAGES = {f"{name}.{s}": make for name, runs in SECTIONS.items() for s, make in runs.STAGES.items()}
@@ -43,7 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/depth"), help="where drives go")
     parser.add_argument("--results", type=Path, default=Path("results/standard"))
     parser.add_argument("--rgbd-root", type=Path, help="folder of real RGB-D frames")
-    domains = [name for name, domain in experiments.depth.runs.DOMAINS.items() if domain.load]
+    domains = [name for name, domain in DOMAINS.items() if domain.load]
     parser.add_argument("--domain", default="drives", choices=domains, help="of the depth study")
     processes = parser.add_argument("--processes", type=whole_number, default=1)
     processes.help = "runs at a time, a thread each"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.records import Config, flat_entries, read_records
-from experiments.depth.runs import DOMAINS, STAGE_PLANS
+from experiments.depth.study import DOMAINS, STAGE_PLANS
 from experiments.verdicts.claims import PROFILES, Claim, Judgement, Query, judge, load_claims
 from parameters import ProfileError, run_parameters
 from plan import SECTIONS, Plan, Planned

@@ -17,7 +17,7 @@ import yaml
 RESERVED = ("results", "kitti_root", "profile")
 # Those of experiments/depth/packing.py, which takes seconds to import.
 SPLITS = ("paper_standin", "eigen", "by_drive")
-# What notebook 3 has on KITTI, where a profile names no rate; experiments/depth/runs.py's.
+# What notebook 3 has on KITTI, where a profile names no rate; experiments/depth/study.py's.
 OF_KITTI = {"domain": "kitti", "learning_rate": 2.0e-4}
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
 FOLDERS = ("data_root", "study")

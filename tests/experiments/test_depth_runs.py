@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from experiments import run
-from experiments.depth import runs as depth_study
+from experiments.depth import runs as depth_runs
 from experiments.depth.rgbd_data import describe
-from experiments.depth.runs import ARMS, DOMAINS, STAGE_PLANS, study_run
+from experiments.depth.study import ARMS, DOMAINS, PILOT_SEED, STAGE_PLANS, constant_map, study_run
 from small_project import ROOT
 
 
@@ -57,13 +57,13 @@ def test_the_standard_profile_runs_the_study():
     exec("".join(cell["source"]), given)
     profile = yaml.safe_load((ROOT / "profiles" / "standard.yaml").read_text())
     given |= profile["notebooks"]["03_depth_experiments"]
-    named = {run.label: run for run in depth_study.notebook_runs(given, "data")}
+    named = {run.label: run for run in depth_runs.notebook_runs(given, "data")}
     for name in ("BN", "UBN"):
         run = named[f"depth, {name}, 1/128, seed 2"]
         assert run.config == study_run("drives", name, "data", 2) and not run.weights
         assert named[f"depth, {name}, 1/128, seed 1"].weights
     few = named["depth, constant map, 1/128, seed 1"].config
-    assert few == depth_study.constant_map("drives", "data", 1, 128)
+    assert few == constant_map("drives", "data", 1, 128)
 
 
 def test_a_stage_that_lacks_its_frames_says_so_in_a_sentence(monkeypatch, capsys):
@@ -92,7 +92,7 @@ def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     def load(arguments, pilots, fold):
         return SimpleNamespace(fingerprint="pilots" if pilots else "claims")
 
-    monkeypatch.setattr(depth_study, "obtain_all", note)
+    monkeypatch.setattr(depth_runs, "obtain_all", note)
     drives = DOMAINS["drives"]._replace(load=load)
     monkeypatch.setitem(DOMAINS, "drives", drives)
     for stage in ("pilots", "claims"):
@@ -100,7 +100,7 @@ def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
         monkeypatch.setattr("sys.argv", ["run", f"depth.{stage}", *options])
         assert run.main() == 0
     assert made[0][1:] == ("depth_pilots", 2) and made[1][1:] == ("records", 2)
-    seed = depth_study.PILOT_SEED
+    seed = PILOT_SEED
     assert study_run("drives", "UBN", "pilots", seed, learning_rate=3e-3).key in made[0][0]
     assert study_run("drives", "UBN", "claims", 9).key in made[1][0]
 
@@ -115,7 +115,7 @@ def test_a_seed_tests_on_the_fold_of_its_number(monkeypatch, tmp_path):
         (data,) = {config.data for config in configs}
         made[data] = {config.seed for config in configs}
 
-    monkeypatch.setattr(depth_study, "obtain_all", note)
+    monkeypatch.setattr(depth_runs, "obtain_all", note)
     monkeypatch.setitem(DOMAINS, "drives", DOMAINS["streets"]._replace(load=load))
     monkeypatch.setattr("sys.argv", ["run", "depth.claims", "--results", str(tmp_path)])
     assert run.main() == 0

@@ -17,6 +17,7 @@ from PIL import Image
 from experiments.ablation import runs as ablation
 from experiments.common import style
 from experiments.depth import runs as depth
+from experiments.depth import study
 from experiments.depth.figure6_label_fraction import CONSTANT
 from experiments.toy import runs as toy
 
@@ -89,7 +90,7 @@ def test_a_color_by_hand_is_found(line):
 
 
 def test_every_method_that_a_figure_names_has_a_look():
-    known = {CONSTANT, *depth.ARMS, *toy.METHODS, toy.LITERAL}
+    known = {CONSTANT, *study.ARMS, *toy.METHODS, toy.LITERAL}
     known |= {name for domain in ablation.LABELS for name in ablation.peers(domain)}
     texts = [text for name, text in figure_sources().items() if "runs.py" not in name]
     constants = {

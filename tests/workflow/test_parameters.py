@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.depth.packing import NAMED_SPLITS
-from experiments.depth.runs import DOMAINS
+from experiments.depth.study import DOMAINS
 from job import duration
 from parameters import SPLITS, ProfileError, check_kitti, defaults, read_notebook, run_parameters
 from reproduce import cores_of, gpus_of

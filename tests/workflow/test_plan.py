@@ -12,7 +12,7 @@ import pytest
 
 from claim import answering, rerun
 from experiments.common.records import PlannedRun, write_record
-from experiments.depth.runs import study_run
+from experiments.depth.study import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
 from experiments.verdicts.claims import judge, load_claims, read_evidence
 from parameters import ProfileError, run_parameters
