@@ -158,8 +158,11 @@ DOMAINS = {
         dict(learning_rate=3e-3, steps=500, **INDOOR), load_folder("kitchen", (48, 64)),
         first_seed=5,  # the five before were a trial, whose spread says how many are needed
         seeds=50, controls=25, ceilings=15, sensitive=15,
-        rates=dict.fromkeys(("BN", "BN, equal work", "BN, an eighth of the steps"), 3e-2),
-        share_rates={1: 3e-3},
+        rates={
+            "BN": 3e-2, "BN, equal work": 3e-2, "BN, an eighth of the steps": 3e-2,
+            "BN, labeled again": 1e-2,
+        },
+        share_rates={1: 3e-3, 8: 1e-2},
         pilot_rates=(1e-3, 3e-3, 1e-2, 3e-2), pilot_seeds=5,
     ),
 }  # fmt: skip
