@@ -241,6 +241,21 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def check_alike(table: pd.DataFrame, by: list[str], column: str) -> None:
+    """Check that runs which shall be taken together do not differ in a column, if it is there.
+
+    Raises:
+        ValueError: Some do: a mean would be of different things.
+    """
+    for cell, runs in table.groupby(by) if column in table else ():
+        if len(values := runs[column].dropna().unique()) > 1:
+            told = ", ".join(f"{name} {value}" for name, value in zip(by, cell, strict=True))
+            found = " and ".join(f"{value:g}" for value in sorted(values))
+            raise ValueError(
+                f"The records hold runs with {column} {found} ({told}): choose among them first."
+            )
+
+
 def side_by_side(table: pd.DataFrame, by: list[str], arms: str, metric: str) -> pd.DataFrame:
     """Return a metric with a row for each cell and seed, named by `by`, and a column for each arm.
 

@@ -20,6 +20,7 @@ from experiments.depth.engine import EngineConfig
 from ubnlib.batchnorm import UnsupervisedBatchNorm
 from ubnlib.convert import convert_ubn
 from ubnlib.diagnostics import GapGradient, statistics_gap
+from ubnlib.dispnet import DispNet
 from ubnlib.forward import ubn_layers
 from ubnlib.losses import Downscale, LossNorm
 
@@ -194,6 +195,10 @@ class DepthConfig(Config):
         if self.steps is not None:
             return self.steps
         return math.ceil(self.epochs * images / (self.labeled_batch + self.unlabeled_batch))
+
+    def net(self) -> DispNet:
+        """Return the run's net, with new weights and batch normalization."""
+        return DispNet(self.scale, self.min_disparity, self.width, levels=self.levels)
 
     def rate(self, progress: float) -> float:
         """Return the learning rate after a share of the steps."""

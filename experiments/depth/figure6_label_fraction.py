@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.common.records import side_by_side
+from experiments.common.records import check_alike, side_by_side
 from experiments.common.stats import interval
 from experiments.common.style import look
 from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
@@ -25,6 +25,9 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
 
     Runs of the constant map are among them, and none of other labels or batches than the study's
     own (where_it_helps.py); records are those of `read_records`.
+
+    Raises:
+        ValueError: Runs of a method differ in their learning rate at the same labels.
     """
     needed = ["domain", "experiment", "arm", "labels.kind", "labels.k", "labeled_batch", "seed"]
     needed += ["delta1"]
@@ -34,6 +37,7 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     shown = ~nets | (usual & (runs["labels.kind"] != "places"))
     shown &= nets | (runs["experiment"] == "constant_map")
     runs = runs[shown & (runs["domain"] == domain)]
+    check_alike(runs, ["arm", "labels.k"], "learning_rate")
     method = runs["arm"].where(nets, CONSTANT)
     runs = runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
     return runs.sort_values(["experiment", "method", "seed"], ignore_index=True)
@@ -98,21 +102,21 @@ def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> 
 
     `gain` is the difference of the metric, `low` and `high` its 95 % interval, `relative` the gain
     as a share of the baseline's mean, and `closed` its share of the way from the baseline to the
-    baseline with all labels, NaN without that.
+    baseline with all labels, by the seeds that have both, NaN without them.
 
     Raises:
         ValueError: There are several runs of one seed.
     """
     wide = side_by_side(table, ["fraction", "seed"], "method", metric)
-    of_all = table[(table["method"] == baseline) & (table["fraction"] == 1)][metric].mean()
+    of_all = wide[baseline].loc[1.0:].droplevel("fraction")
     rows = []
     for method in (m for m in table["method"].unique() if m != baseline):
         for fraction, pairs in wide[[method, baseline]].dropna().groupby("fraction"):
             difference = (pairs[method] - pairs[baseline]).to_numpy()
             mean, (low, high) = difference.mean(), interval(difference)
-            behind = pairs[baseline].mean()
-            closed = mean / (of_all - behind) if fraction < 1 else np.nan
-            numbers = [mean, low, high, mean / behind, closed]
+            way = (of_all - pairs[baseline].droplevel("fraction")).mean()
+            closed = mean / way if fraction < 1 else np.nan
+            numbers = [mean, low, high, mean / pairs[baseline].mean(), closed]
             rows.append([method, fraction, len(difference), *numbers])
     columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative", "closed"]
     return pd.DataFrame(rows, columns=columns)

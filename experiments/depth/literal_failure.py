@@ -87,7 +87,7 @@ def run_cancellation(
         return loss_of_step(model, batch, config, ranks, loader.step - 1, loader.steps)
 
     optimizer = make_optimizer(net, config)
-    engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed)
+    engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed, config.rate)
     engine.train(progress=progress)
     engine.curves["loss"] = engine.curves["loss"][:: max(1, steps // 100)]
     metrics = {
@@ -124,10 +124,10 @@ def _flat(effects: StepEffects) -> dict[str, float]:
     return dict(zip(LOSSES, losses, strict=True)) | layers
 
 
-def read_failure(folder: Path | str) -> dict[str, Record]:
-    """Return a folder's measured runs by the names of their arms."""
+def read_failure(folder: Path | str, domain: str) -> dict[str, Record]:
+    """Return a folder's measured runs on a domain by the names of their arms."""
     records = map(read_record, sorted(Path(folder).glob("cancellation-*.json")))
-    return {record.config["arm"]: record for record in records}
+    return {r.config["arm"]: r for r in records if r.config["domain"] == domain}
 
 
 def effects_of(records: Mapping[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -157,7 +157,7 @@ def load_run(path: Path, weights: Path | None) -> tuple[Record, DispNet]:
     if not file.is_file():
         advice = "train it with --weights, or name the file with --weights here"
         raise FileNotFoundError(f"The weights of {path}, {file}, are missing: {advice}.")
-    net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+    net = config.net()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return record, load_weights(net, file).to(device)
 

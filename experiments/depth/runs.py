@@ -26,7 +26,6 @@ from experiments.depth.figure6_label_fraction import draw_predictions
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.study import DOMAINS, STAGE_PLANS, constant_map, seeds_of, study_run
 from experiments.depth.train import obtain_depth, run_depth, weights_path
-from ubnlib.dispnet import DispNet
 
 EXPERIMENTS = {
     "depth": Experiment(DepthConfig, run_depth, frames=True),
@@ -70,7 +69,7 @@ def make_pictures(arguments: argparse.Namespace) -> None:
     predictions = {}
     for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):
         config = study_run(name, arm, data.fingerprint, where.first_seed, k)
-        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+        net = config.net()
         if not weights_path(config, folder).exists():
             obtain_depth(config, data, folder, weights=folder, progress=f"{name}, {title}")
         load_weights(net, weights_path(config, folder))

@@ -76,7 +76,7 @@ def make_loader(
 def make_net(config: DepthConfig, ranks: Ranks) -> DispNet:
     """Return the net of a run before training, on its device."""
     with initialized_by(config.seed):
-        net = DispNet(config.scale, config.min_disparity, config.width, levels=config.levels)
+        net = config.net()
     with torch.no_grad():
         for level in range(1, PREDICTING + 1):
             getattr(net, f"disp{level}").weight.mul_(config.start)

@@ -51,12 +51,16 @@ def test_gains_are_paired_by_seed():
         differences.append(gain)
         rows += [("BN", 0.25, seed, base), ("UBN", 0.25, seed, base + gain)]
     rows.append(("UBN", 0.25, 9, 0.0))  # a seed without a partner does not count
+    # With all labels two of the seeds, and one more, are twenty points better.
+    rows += [("BN", 1.0, seed, rows[2 * seed][3] + 0.2) for seed in (1, 3)]
+    rows.append(("BN", 1.0, 7, 0.99))
     table = pd.DataFrame(rows, columns=["method", "fraction", "seed", "delta1"])
     (row,) = figure6_label_fraction.gains(table).to_dict("records")
     assert row["seeds"] == 5
     assert row["gain"] == pytest.approx(np.mean(differences))
     assert row["low"] < row["gain"] < row["high"]
-    base = table[table["method"] == "BN"]["delta1"].mean()
+    assert row["closed"] == pytest.approx(np.mean(differences) / 0.2)
+    base = table[(table["method"] == "BN") & (table["fraction"] < 1)]["delta1"].mean()
     assert row["relative"] == pytest.approx(np.mean(differences) / base)
 
 
@@ -128,6 +132,19 @@ def test_several_runs_of_one_seed_are_not_averaged():
     shares = again.rename(columns={"arm": "method"}).assign(fraction=0.5)
     with pytest.raises(ValueError, match=r"several runs of one seed .*seed 1, method UBN"):
         figure6_label_fraction.gains(shares)
+
+
+def test_runs_at_two_learning_rates_are_not_taken_together():
+    rows = [_run("BN", "drawn", 16, seed, 0.4) for seed in range(4)]
+    table = pd.DataFrame(rows).assign(learning_rate=[1e-3, 1e-3, 1e-3, 1e-2])
+    for taken in (
+        lambda: where_it_helps.gains_of_map(table, "rooms", 16),
+        lambda: figure6_label_fraction.of_study(table, "rooms"),
+    ):
+        with pytest.raises(ValueError, match=r"learning_rate 0.001 and 0.01 \(.*arm BN"):
+            taken()
+    kept = figure6_label_fraction.of_study(table[table["seed"] < 3], "rooms")
+    assert kept["fraction"].tolist() == [1 / 16] * 3
 
 
 def test_a_folder_without_records_has_an_empty_map():
