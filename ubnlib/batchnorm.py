@@ -44,9 +44,7 @@ PAPER = dict(
 CHOICES = {"source": Source, "stats_grad": StatsGrad, "running_stat": RunningStat}
 CHOICES |= dict.fromkeys(("skip_nonfinite", "keep_graph"), Literal[True, False])
 SWITCHES = (*CHOICES, "unlabeled_weight")
-STEP_STATE = (
-    *("_step", "_group", "_rows", "_joint", "_calls", "_averages", "_used", "_weights", "_seen"),
-)
+STEP_STATE = "_step _group _rows _joint _calls _averages _used _weights _seen".split()
 
 
 def _check_switches(switches: dict[str, Any], track_running_stats: bool) -> None:
@@ -200,13 +198,18 @@ class UnsupervisedBatchNorm(_BatchNorm):
         """Equation 1, with the averages moved."""
         self._check_input_dim(x)
         self._remember(x)
-        if self.running_stat == "var" or self.running_mean is None:
+        if self.running_stat == "var" or not self._keeps_averages():
             return super().forward(x)
         output = self._normalize_by_itself(x)
-        if x.numel():
+        (own,) = pool((batch_statistics(x, differentiable=False),), self.own_group())
+        if isinstance(own.count, Tensor) or own.count:
             averages = self.running_mean, self.running_var, self.num_batches_tracked
-            _move_together([(self, averages, batch_statistics(x, differentiable=False))])
+            _move_together([(self, averages, own)])
         return output
+
+    def _keeps_averages(self) -> bool:
+        """Whether a batch moves them; `track_running_stats` may be turned off for a while."""
+        return self.track_running_stats and self.running_mean is not None
 
     def _collect(self, x: Tensor) -> Tensor:
         """Step 1: gather the statistics of the combined batch."""
@@ -293,7 +296,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
         """Activation checkpointing's second forward: the same values again, and nothing moved."""
         with unseen():  # selective checkpointing counts operations
             own = batch_statistics(x, differentiable=False).moments
-            call = self._seen and self._seen.recall(own, self._calls)
+            call = self._seen and self._seen.recall(own)
         if call is None:
             return self._normalize_by_itself(x)
         if self.stats_grad == "all" or call.labeled is None:
@@ -308,6 +311,9 @@ class UnsupervisedBatchNorm(_BatchNorm):
 
     def _normalize_by_itself(self, x: Tensor) -> Tensor:
         """Equation 1, and nothing moved."""
+        if (group := self.own_group()) is not None:
+            (own,) = pool((batch_statistics(x),), group)
+            return normalize(x, own.moments, self.weight, self.bias, self.eps)
         mean = var = None
         if self.running_mean is not None and self.running_stat == "var":
             # Checkpointing compares with the first forward, in which autograd saw the averages.
@@ -390,7 +396,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     ) -> None:
         """Forget the last step, and share the new one's statistics over the ranks of a group."""
         vars(self).update(_calls=(), _averages=(), _weights=None)
-        vars(self).update(_rows=rows, _joint=joint, _group=group or self.own_group())
+        vars(self).update(_rows=rows, _joint=joint, _group=self.own_group() or group)
         if self._seen is not None:
             self._seen.begin_step()
 
@@ -488,8 +494,8 @@ class UnsupervisedSyncBatchNorm(UnsupervisedBatchNorm, nn.SyncBatchNorm):
 def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     """Move the averages by what the layers' calls of this step collected: equations 2 and 3.
 
-    They move when step 1 is over, so that a step that fails moves none of them, and for all layers
-    together: a few operations on all channels take the place of a dozen small ones in every layer.
+    For all layers together: a few operations on all channels take the place of a dozen small ones
+    in every layer.
 
     Where a layer has `skip_nonfinite`, a batch with a statistic that is not finite in any layer
     of the same settings moves none of them.
@@ -502,7 +508,7 @@ def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     for turn in range(max(len(layer._calls) for layer in layers)):  # of a shared layer's calls
         alike = defaultdict(list)
         for layer in layers:
-            if turn < len(layer._calls) and layer.running_mean is not None:
+            if turn < len(layer._calls) and layer._keeps_averages():
                 cumulative = id(layer) if layer.momentum is None else None
                 switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
                 averages = layer._averages[turn]

@@ -1,7 +1,7 @@
 """Which activation checkpoint a layer is called in, so that its second forward is told apart."""
 
 import weakref
-from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -44,48 +44,63 @@ def in_backward() -> bool:
 
 
 class Seen:
-    """What a layer's calls saw, to know their rows again when a checkpoint computes them anew."""
+    """What a layer's calls saw, to know their rows again when a checkpoint computes them anew.
+
+    Of a plain call these are its moments, and of a UBN step's its `Call`.
+    """
 
     def __init__(self) -> None:
         self._by_region: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-        # Of plain calls whose checkpoint is not known: since the last step, and before it.
+        # Of calls in no known region: since the last step began, and before it.
         self._plain: tuple[tuple[Moments, ...], tuple[Moments, ...]] = (), ()
+        self._steps: tuple[tuple[Any, ...], tuple[Any, ...]] = (), ()
+        self._asked = False  # whether a backward pass came back to these steps
 
     def begin_step(self) -> None:
-        """Forget what is two steps old."""
+        """Forget what is two steps old, and steps that went backward."""
         self._plain = (), self._plain[0]
+        self._steps, self._asked = ((), () if self._asked else self._steps[0]), False
 
     def note(self, x: Tensor, call: Any) -> None:
         """Note a UBN step's `Call`, or None for a plain call of rows x, if it may be made again."""
         where = region()
-        if where is not None:
-            self._by_region.setdefault(where, []).append(call and call.detach())
-        elif call is None and not torch.is_grad_enabled():  # perhaps in one with use_reentrant=True
+        if call is not None:
+            seen = call.detach()
+        elif where is not None or not torch.is_grad_enabled():  # perhaps with use_reentrant=True
             with unseen():
                 seen = batch_statistics(x, differentiable=False).moments
+        else:
+            return
+        if where is not None:
+            self._by_region.setdefault(where, []).append(seen)
+        elif call is not None:
+            self._steps = (*self._steps[0], seen), self._steps[1]
+        else:
             self._plain = (*self._plain[0][-63:], seen), self._plain[1]
 
-    def recall(self, own: Moments, last_step: Sequence[Any]) -> Any:
+    def recall(self, own: Moments) -> Any:
         """Return the call that is made once more, with rows of these moments."""
-        where, plain = region(), False
+        where = region()
         if where is not None and where in self._by_region:
-            calls = self._by_region[where]
+            noted = self._by_region[where]
         else:  # use_reentrant=True, or a checkpoint within one that is computed again
-            calls = [*last_step, *(call for some in self._by_region.values() for call in some)]
-            plain = any(_alike(seen, own) for some in self._plain for seen in some)
-        made = [call for call in calls if call is not None and call.own is not None]
-        steps = [call for call in made if _alike(call.own, own)]
-        if not steps and (plain or None in calls or not made):
+            noted = list(chain(*self._plain, *self._steps, *self._by_region.values()))
+            self._asked = True
+        alike = [seen for seen in noted if _alike(getattr(seen, "own", seen), own)]
+        steps = [seen for seen in alike if not isinstance(seen, Moments)]
+        if not steps and (alike or all(isinstance(seen, Moments) for seen in noted)):
             return None
         if not steps:
             raise RuntimeError(
                 "Activation checkpointing computes rows again that are not those of the last UBN "
                 "step: call backward before the next step, or say use_reentrant=False."
             )
-        if plain or not all(_alike(call.reference, steps[0].reference) for call in steps):
+        references = [call.reference for call in steps]
+        if len(steps) < len(alike) or not all(_alike(r, references[0]) for r in references):
             raise RuntimeError(
                 "Activation checkpointing computes rows again that passed through a layer twice, "
-                "in a UBN step and outside or in two of them: say use_reentrant=False."
+                "in a UBN step and outside or in two of them: say use_reentrant=False, without a "
+                "checkpoint around others or around both."
             )
         return steps[0]
 

@@ -228,11 +228,10 @@ def ubn_forward(
 
     By default the two steps run one after the other, as the paper has them, and layers that draw
     at random, such as dropout, draw anew in each. Where the rows of the two batches differ in
-    shape, or must be told apart in every layer (`unlabeled_weight`), both halves pass through the
-    model once each, side by side, and meet at every UBN layer. With `interleave=True` they always
-    do, unless two halves cannot be in a model at once (a compiled one, or under a mode that torch
-    keeps for one thread): the same equations, less work, and each half draws once. With
-    `source="running"` halves never pass side by side.
+    shape, or must be told apart in every layer (`unlabeled_weight`), and with `interleave=True`
+    wherever two halves can be in a model at once (not in a compiled one, nor with
+    `source="running"`), both pass through the model once each, side by side, and meet at every UBN
+    layer: the same equations, less work, and each half draws once.
 
     Under DistributedDataParallel, give the wrapped model, or call this inside the wrapped module's
     forward: statistics are then over the rows of all ranks, of which each may have any number.
@@ -332,10 +331,7 @@ def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
 
     With `unlabeled_weight`, rows must come first in every layer's input, labeled ones before.
     """
-    layers = ubn_layers(model)
-    weighted = any(layer.unlabeled_weight is not None for layer in layers)
-    rows = (len(labeled), len(unlabeled)) if weighted else None
-    return _one_after_the_other(_Forward(model, model), labeled, unlabeled, rows)[0]
+    return _one_after_the_other(_Forward(model, model), labeled, unlabeled)[0]
 
 
 def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
@@ -343,12 +339,11 @@ def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     return _side_by_side(_Forward(model, model), labeled, unlabeled)[0]
 
 
-def _one_after_the_other(
-    step: _Forward, labeled: Any, unlabeled: Any, rows: tuple[int, int] | None = None
-) -> tuple[Any, Any]:
+def _one_after_the_other(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, Any]:
     """Run step 1 and then step 2; with gradient for all rows, step 1 is all."""
     layers = ubn_layers(step.model)
     numbers = len(rows_of(labeled)), len(rows_of(unlabeled, "unlabeled"))
+    rows = numbers if any(layer.unlabeled_weight is not None for layer in layers) else None
     with _collecting(step.model, layers, rows, step.record, step.joint):
         together = step.run(concatenate(labeled, unlabeled))
     if step.joint:

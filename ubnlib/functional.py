@@ -263,7 +263,8 @@ class NormalizeLabeled(torch.autograd.Function):
             both = torch.stack([v if v is not None else zero for v in (grad_mean, grad_var)])
             if ctx.group is not None:
                 dist.all_reduce(both, group=ctx.group)
-            extra = _moments_gradient(x, own_mean, ctx.count, *both)
+            mean = batch_statistics(x).mean if torch.is_grad_enabled() else own_mean
+            extra = _moments_gradient(x, mean, ctx.count, *both)
             grad_x = extra if grad_x is None else grad_x + extra
         grads = (grad_x, grad_weight, grad_bias)
         wanted = ctx.needs_input_grad

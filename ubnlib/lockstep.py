@@ -45,6 +45,7 @@ class _Own:
         self._states = [generator.get_state() for generator in new]
         self._cache: tuple[dict[Any, Any], int] = {}, 0
         self._stores, self._contents = stores, [dict(store) for store in stores]
+        self._given = [dict(store) for store in stores]  # to the half that runs
         self.unlabeled = False
 
     def use(self, unlabeled: bool) -> None:
@@ -60,10 +61,12 @@ class _Own:
             if len(store) == len(others) and all(map(is_, store.values(), others.values())):
                 continue
             self._contents[i] = mine = dict(store)
-            for name, value in mine.items():  # flags, and what is made once, are shared
+            for name, value in mine.items():  # what is made once is shared, and that it is made
                 made = isinstance(value, nn.Parameter) and others.get(name) is None
-                if made or isinstance(value, bool):
+                told = isinstance(value, bool) and value is not self._given[i].get(name)
+                if made or (told and not unlabeled):
                     others[name] = value
+            self._given[i] = dict(others)
             store.update(others)  # not cleared first: at Ctrl-C here, no weight is missing
             for name in mine.keys() - others.keys():
                 del store[name]

@@ -50,8 +50,8 @@ Precondition = Literal["scarce", "sees", "trained", "sensitive", "present"]
 class Requirement(BaseModel):
     """What must be so, or a setting cannot show the claim: a bound that a 95 % t interval keeps.
 
-    `scarce`: labels are; `sees`: the net does better than one blind to its input; `trained`: longer
-    training changes nothing; `sensitive`: a positive control is seen; `present`: what shall be
+    `scarce`: labels are; `sees`: the net does better than one blind to its input; `trained`: its
+    curve is at rest; `sensitive`: a positive control is seen; `present`: what shall be
     repaired is there.
     """
 

@@ -102,6 +102,21 @@ def everything_else(rank):
     output = interleaved(sync, xs[rank], ys[rank])
     results["sync"] = output.detach(), {name: b.clone() for name, b in sync.named_buffers()}
 
+    # Its own ranks, whatever those of the wrapper; torch itself refuses SyncBatchNorm on a CPU.
+    groups = [dist.new_group([other]) for other in range(WORLD)]
+    norm = nn.SyncBatchNorm(3, process_group=groups[rank])
+    lone = nn.Sequential(nn.Linear(3, 3), norm).double()
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
+    model = DistributedDataParallel(convert_ubn(lone))
+    flat, others = xs[rank].flatten(1)[:, :3], ys[rank].flatten(1)[:, :3]
+    ubn_forward(model, flat, others)
+    union = lone[0](torch.cat([flat, others])).mean(0)
+    results["own ranks"] = lone[1].last_step[0].union.mean.detach(), union.detach()
+
+    # A plain call, with the averages of sigma.
+    sync = convert_ubn(nn.SyncBatchNorm(3).double(), running_stat="std")
+    results["sync, plainly"] = sync(flat).detach(), {n: b.clone() for n, b in sync.named_buffers()}
+
     # Three batches on one rank and one on the other.
     first = DistributedDataParallel(convert_ubn(network()[:2]))
     refresh_statistics(first, ys[rank].split(2) if rank == 0 else [ys[rank]])

@@ -203,6 +203,21 @@ def test_second_derivatives(stats_grad):
     torch.testing.assert_close(penalties[:2], penalties[2:] * 2)
 
 
+@pytest.mark.parametrize("stats_grad", ["corrected", "none", "labeled", "all"])
+def test_second_derivatives_of_a_steps_own_statistics(stats_grad):
+    model = convert_ubn(nn.BatchNorm1d(1), stats_grad=stats_grad, keep_graph=True).double()
+    x = torch.randn(4, 1, dtype=torch.float64, requires_grad=True)
+    # With "all", in two passes, the labeled share is in step 1 alone.
+    ways = [interleaved] if stats_grad == "all" else [interleaved, ubn_forward]
+    for way in ways:
+        way(model, x, torch.randn(6, 1, dtype=torch.float64))
+        variance = model.last_step[0].labeled.var.sum()
+        (slope,) = torch.autograd.grad(variance, x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope[0, 0], x)
+        expected = [3 / 8, -1 / 8, -1 / 8, -1 / 8]  # 2 / n (delta - 1 / n)
+        torch.testing.assert_close(curvature.flatten(), x.new_tensor(expected))
+
+
 # The layer around the equations
 
 
@@ -270,6 +285,20 @@ def test_untracked_layer_and_frozen_averages():
     ubn_forward(nn.Sequential(norm), 5 + x, y)
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert torch.equal(norm.running_var, torch.ones(3))
+
+
+@pytest.mark.parametrize("running_stat", ["var", "std"])
+def test_averages_rest_while_they_are_not_tracked(running_stat):
+    """Virtual adversarial training turns `track_running_stats` off for a call."""
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(3)), running_stat=running_stat)
+    x, y = 3 + torch.randn(4, 3), torch.randn(6, 3)
+    for call in (model, lambda x: ubn_forward(model, x, None), lambda x: ubn_forward(model, x, y)):
+        tracked = call(x)
+        before = copy.deepcopy(list(model.buffers()))
+        model[0].track_running_stats = False
+        assert torch.equal(call(x), tracked)
+        model[0].track_running_stats = True
+        assert all(map(torch.equal, model.buffers(), before)) and before[0].any()
 
 
 def test_options_of_the_constructor():

@@ -49,19 +49,64 @@ def test_checkpointing_changes_nothing(options, way, reentrant):
 @both_ways
 def test_backward_of_a_step_that_another_one_follows(way):
     """Torch knows a checkpoint again, but nothing of one with use_reentrant=True."""
-    x, y = rows(3, 1).requires_grad_(), rows(5, 2)
-    grads = []
-    for reentrant in (None, False, True):
-        model = convert_ubn(network())
+    y, grads = rows(5, 2), []
+    for reentrant, later in ((None, 1), (False, 3), (True, 1), (True, 2)):
+        x, model = rows(3, 1).requires_grad_(), convert_ubn(network())
         again = checkpointed(model, reentrant)
         first = objective(way(again, x, y))
-        way(again, rows(3, 3).requires_grad_(), rows(5, 4))
-        if reentrant:
+        for seed in range(3, 3 + later):
+            way(again, rows(3, seed).requires_grad_(), rows(5, 4))
+        if later == 2:
             with pytest.raises(RuntimeError, match="call backward before the next step"):
                 first.backward()
         else:
-            grads.append(torch.autograd.grad(first, [x, *model.parameters()]))
+            first.backward()
+            grads.append([x.grad, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(grads[1:], grads[:1] * 2)
+
+
+def two_steps(model, x, others, way):
+    return sum(objective(way(model, x, y)) for y in others)
+
+
+@both_ways
+def test_two_steps_with_the_same_labeled_rows_under_one_backward(way):
+    x, others = rows(3, 1).requires_grad_(), [rows(5, 2), 3 * rows(5, 3)]
+    grads = []
+    for reentrant in (None, False):
+        model = convert_ubn(network())
+        loss = two_steps(checkpointed(model, reentrant), x, others, way)
+        grads.append(torch.autograd.grad(loss, [x, *model.parameters()]))
     torch.testing.assert_close(*grads)
+    model = checkpointed(convert_ubn(network()), True)
+    with pytest.raises(RuntimeError, match="passed through a layer twice"):
+        two_steps(model, x, others, way).backward()
+    for y in others:  # each went backward before the next one: as training on one batch does
+        two_steps(model, x, [y], way).backward()
+
+
+@both_ways
+def test_rows_that_pass_twice_in_nested_checkpoints_or_in_one_are_refused(way):
+    x, y = rows(3, 1).requires_grad_(), rows(5, 2)
+
+    def both(model, rows):
+        return objective(way(model, rows, y)) + objective(model(rows))
+
+    nested = Recomputed(checkpointed(convert_ubn(network()), False), False)
+    with pytest.raises(RuntimeError, match="without a checkpoint around others"):
+        both(nested, x).backward()
+    model = convert_ubn(network())
+    with pytest.raises(RuntimeError, match="or around both"):
+        checkpoint(both, model, x, use_reentrant=False).backward()
+    grads = []
+    for around in (
+        lambda run, *of: run(*of),
+        lambda run, *of: checkpoint(run, *of, use_reentrant=False),
+    ):
+        model = convert_ubn(network())
+        loss = around(lambda m, z: objective(way(m, z, y)) + objective(m(2 * z + 1)), model, x)
+        grads.append(torch.autograd.grad(loss, [x, *model.parameters()]))
+    torch.testing.assert_close(*grads)  # with other rows in the plain call there is no doubt
 
 
 @both_ways

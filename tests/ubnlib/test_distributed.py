@@ -84,6 +84,20 @@ def test_converted_sync_batchnorm_needs_no_wrapper(ranks):
         torch.testing.assert_close(rank["sync"][1], dict(alone.named_buffers()))
 
 
+def test_a_synchronized_layer_has_the_ranks_of_its_own_group(ranks):
+    for rank in ranks:
+        torch.testing.assert_close(*rank["own ranks"])
+
+
+def test_a_synchronized_layer_is_that_outside_a_step_too(ranks):
+    x, *_ = rows(SPLITS["uneven"])
+    alone = convert_ubn(nn.BatchNorm1d(3).double(), running_stat="std")
+    expected = alone(x.flatten(1)[:, :3]).detach()
+    torch.testing.assert_close(torch.cat([rank["sync, plainly"][0] for rank in ranks]), expected)
+    for rank in ranks:
+        torch.testing.assert_close(rank["sync, plainly"][1], dict(alone.named_buffers()))
+
+
 def test_refreshed_statistics_are_those_of_all_ranks(ranks):
     _, y, *_ = rows(SPLITS["uneven"])
     alone = refresh_statistics(nn.Sequential(*network()[:2]), [y])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from small_nets import interleaved
-from ubnlib import UnsupervisedBatchNorm1d, ubn_forward
+from ubnlib import UnsupervisedBatchNorm1d, convert_ubn, ubn_forward
 
 
 class Path(nn.Module):
@@ -92,6 +92,28 @@ def test_random_layers_draw_in_one_order_that_the_seed_fixes():
 
     first = output()
     assert all(torch.equal(first, output()) for _ in range(5))
+
+
+@pytest.mark.parametrize("kind", [int, bool])
+def test_what_each_half_notes_of_its_own_rows_is_its_own(kind):
+    class Upright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+            self.tall = kind(False)
+
+        def forward(self, x):
+            self.tall = kind(x.shape[-2] > x.shape[-1])
+            x = self.first(x)
+            return self.last(x.transpose(-1, -2) if self.tall else x)
+
+    x, y = torch.randn(4, 2, 5, 8), torch.randn(3, 2, 9, 6)
+    for wide in (x, x.transpose(-1, -2)):
+        model = convert_ubn(Upright())
+        expected = convert_ubn(nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2)))
+        torch.testing.assert_close(
+            ubn_forward(model, wide, y), ubn_forward(expected, x, y.transpose(-1, -2))
+        )
 
 
 def test_the_second_thread_has_the_settings_of_the_first_and_records_no_graph():

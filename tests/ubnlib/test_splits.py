@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import math
 import re
 import sys
 from collections import Counter
@@ -24,7 +23,6 @@ from ubnlib.kitti.splits import (
     digest,
     expand,
     keep_every,
-    keep_random,
     load_split,
     select,
 )
@@ -223,45 +221,24 @@ def test_keep_every_keeps_one_in_k_of_each_sequence(keys, k, factor, phase):
     assert (sum(keep_every(keys, k, phase).astype(int) for phase in range(k)) == 1).all()
 
 
-@given(folders, st.integers(1, 12), st.integers(0, 20), st.integers(0, 2**63))
-@quickly
-def test_keep_random_keeps_one_in_k_of_each_sequence_rounded_up(keys, k, more, seed):
-    kept = keep_random(keys, k, seed)
-    assert kept.dtype == bool and kept.shape == (len(keys),)
-    labeled = Counter(key[:3] for key in compress(keys, kept))
-    for name, count in Counter(key[:3] for key in keys).items():
-        assert labeled[name] == math.ceil(count / k)
-    assert (keep_random(keys, k + more, seed) <= kept).all()  # nested for all k
-
-
 @given(folders, st.integers(1, 8), st.randoms())
 @quickly
 def test_neither_order_nor_other_sequences_change_the_labels(keys, k, random):
     order = random.sample(range(len(keys)), len(keys))
     shuffled = [keys[index] for index in order]
-    for keep in (keep_every, keep_random):
-        kept = keep(keys, k, 3)
-        np.testing.assert_array_equal(keep(shuffled, k, 3), kept[order])
-        for name in {key[:3] for key in keys}:
-            mask = [key[:3] == name for key in keys]
-            alone = keep(list(compress(keys, mask)), k, 3)
-            np.testing.assert_array_equal(alone, kept[mask])
+    kept = keep_every(keys, k, 3)
+    np.testing.assert_array_equal(keep_every(shuffled, k, 3), kept[order])
+    for name in {key[:3] for key in keys}:
+        mask = [key[:3] == name for key in keys]
+        alone = keep_every(list(compress(keys, mask)), k, 3)
+        np.testing.assert_array_equal(alone, kept[mask])
 
 
-def test_keep_random_is_the_same_in_every_version_and_for_both_cameras():
-    keys = expand(["2000_01_01_drive_0000 2,3 0-39"])
-    kept = list(compress(keys, keep_random(keys, 4, 0)))
-    assert compact(kept) == ["2000_01_01_drive_0000 2,3 6 8 11 15 20-21 25 28 33 36"]
-    rest = keys[1:]  # a frame without label less
-    assert list(compress(rest, keep_random(rest, 4, 0))) == kept
-
-
-@pytest.mark.parametrize("keep", [keep_every, lambda keys, k: keep_random(keys, k, 0)])
-def test_bad_arguments_are_refused(keep):
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="k is 0, expected a whole number from 1"):
-        keep(frames(0, 1), 0)
+        keep_every(frames(0, 1), 0)
     with pytest.raises(ValueError, match=r"Frame .*'0001', 2, 1\) is named twice"):
-        keep(frames(0, 1, 1), 2)
+        keep_every(frames(0, 1, 1), 2)
 
 
 # The script that makes the lists

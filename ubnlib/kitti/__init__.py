@@ -6,7 +6,7 @@ from ubnlib.kitti.packed import PackedBatch, PackedDepth
 from ubnlib.kitti.prepare import prepare
 from ubnlib.kitti.projection import project_velodyne, read_velodyne, scale_projection
 from ubnlib.kitti.raw import FrameKey, KittiRaw
-from ubnlib.kitti.splits import keep_every, keep_random, load_split, select
+from ubnlib.kitti.splits import keep_every, load_split, select
 
 __all__ = [
     "Calibration",
@@ -16,7 +16,6 @@ __all__ = [
     "PackedBatch",
     "PackedDepth",
     "keep_every",
-    "keep_random",
     "load_split",
     "prepare",
     "project_velodyne",

@@ -115,26 +115,6 @@ def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     return kept
 
 
-def keep_random(keys: Sequence[FrameKey], k: int, seed: int) -> np.ndarray:
-    """Choose one depth map in k of each sequence at random, spread unevenly over time.
-
-    Seed, drive and frame number give each scan a rank, and a sequence of n frames keeps the
-    ceil(n / k) lowest, nested for all k. Neither other frames nor the camera change a rank: where
-    both cameras have the same frames, a scan dropped is dropped for both. Frames, result and errors
-    are those of `keep_every`.
-    """
-
-    # A hash rather than a generator: the same on every machine and in every version of numpy.
-    def rank(index: int) -> bytes:
-        key = keys[index]
-        return hashlib.sha256(f"{seed} {key.drive_name} {key.frame}".encode()).digest()
-
-    kept = np.zeros(len(keys), dtype=bool)
-    for sequence in _sequences(keys, k):
-        kept[sorted(sequence, key=rank)[: -(-len(sequence) // k)]] = True
-    return kept
-
-
 def _sequences(keys: Sequence[FrameKey], k: int) -> Iterable[list[int]]:
     """Return the positions of each sequence's frames, in the order of their frame numbers."""
     if k < 1:
