@@ -123,10 +123,11 @@ def depth_runs(
         labeled_batch=batch[0],
         unlabeled_batch=batch[1],
         steps=steps,
-        learning_rate=learning_rate,
         engine=EngineConfig(**engine),
         **net,
     )
+    if learning_rate != DOMAINS[domain].options["learning_rate"]:  # the study's own varies
+        fields["learning_rate"] = learning_rate
     cells = [(k, seed) for k in label_every for seed in seeds_of(domain, seeds)]
     runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]
     for arm in NOTEBOOK:

@@ -136,10 +136,11 @@ DOMAINS = {
     ),
     "drives": Domain(
         128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=3e-3, steps=2000, width=0.25), load_drives,
-        first_seed=1,  # seed 0 was a first setting's, which its requirements stopped
-        seeds=20,  # estimated again at ten, from the spread of the differences
-        pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,  # again, in the setting with room
+        dict(learning_rate=1e-2, steps=2000, width=0.25), load_drives,
+        first_seed=21,  # those before were at 3e-3, of pilots in another setting
+        seeds=20,  # estimated at ten of those, from the spread of the differences
+        share_rates={1: 3e-3},
+        pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,
     ),
     "streets": Domain(
         4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch

@@ -59,11 +59,12 @@ def test_the_standard_profile_runs_the_study():
     given |= profile["notebooks"]["03_depth_experiments"]
     named = {run.label: run for run in depth_runs.notebook_runs(given, "data")}
     for name in ("BN", "UBN"):
-        run = named[f"depth, {name}, 1/128, seed 2"]
-        assert run.config == study_run("drives", name, "data", 2) and not run.weights
-        assert named[f"depth, {name}, 1/128, seed 1"].weights
-    few = named["depth, constant map, 1/128, seed 1"].config
-    assert few == constant_map("drives", "data", 1, 128)
+        run = named[f"depth, {name}, 1/128, seed 22"]
+        assert run.config == study_run("drives", name, "data", 22) and not run.weights
+        assert named[f"depth, {name}, 1/128, seed 21"].weights
+    assert named["depth, BN, 1/1, seed 21"].config == study_run("drives", "BN", "data", 21, 1)
+    few = named["depth, constant map, 1/128, seed 21"].config
+    assert few == constant_map("drives", "data", 21, 128)
 
 
 def test_a_stage_that_lacks_its_frames_says_so_in_a_sentence(monkeypatch, capsys):
@@ -102,7 +103,7 @@ def test_a_stage_makes_the_records_of_its_plan(monkeypatch, tmp_path):
     assert made[0][1:] == ("depth_pilots", 2) and made[1][1:] == ("records", 2)
     seed = PILOT_SEED
     assert study_run("drives", "UBN", "pilots", seed, learning_rate=3e-3).key in made[0][0]
-    assert study_run("drives", "UBN", "claims", 9).key in made[1][0]
+    assert study_run("drives", "UBN", "claims", 29).key in made[1][0]
 
 
 def test_a_seed_tests_on_the_fold_of_its_number(monkeypatch, tmp_path):
