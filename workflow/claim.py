@@ -52,7 +52,10 @@ def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
     domain = sides[0].get("domain", "")
     stages = []
     if claim.query.experiment == "depth" and DOMAINS[domain].load:
-        stages = [stage and f"depth.{stage} --domain {domain}" for stage in _stages(domain, sides)]
+        for name in (name for name, d in DOMAINS.items() if domain in (name, d.recorded_as)):
+            stages = [stage and f"depth.{stage} --domain {name}" for stage in _stages(name, sides)]
+            if all(stages):
+                break
     for profile in () if stages else profiles:
         rank = PROFILES.index(profile) if profile in PROFILES else 0
         made = _made_by(profile, root) if rank >= PROFILES.index(claim.profile) else ()

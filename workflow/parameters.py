@@ -17,8 +17,6 @@ import yaml
 RESERVED = ("results", "kitti_root", "profile")
 # Those of experiments/depth/packing.py, which takes seconds to import.
 SPLITS = ("paper_standin", "eigen", "by_drive")
-# What notebook 3 has on KITTI, where a profile names no rate; experiments/depth/study.py's.
-OF_KITTI = {"domain": "kitti", "learning_rate": 2.0e-4}
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
 FOLDERS = ("data_root", "study")
 
@@ -113,8 +111,7 @@ def run_parameters(
         values = defaults(root / "notebooks" / f"{notebook}.ipynb")
         _check(chosen, values, where=f"profiles/{name}.yaml: {notebook}")
         if kitti_root and "domain" in values:
-            values |= OF_KITTI
-            chosen = chosen | {"domain": OF_KITTI["domain"]}
+            chosen = chosen | {"domain": "kitti"}
         values |= chosen | {key: fixed[key] for key in fixed if key in values}
         for key in set(FOLDERS) & set(values):
             values[key] = os.path.abspath(root / "notebooks" / values[key])

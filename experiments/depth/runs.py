@@ -113,7 +113,7 @@ def depth_runs(
     label_every: Sequence[int],  # keep one depth map in so many
     batch: Sequence[int],  # labeled and unlabeled images a step
     steps: int,
-    learning_rate: float,
+    learning_rate: float,  # of all runs; 0: those of the domain
     seeds: int,
     net: Mapping[str, Any],  # width and levels of DispNet
     engine: Mapping[str, Any],
@@ -126,7 +126,7 @@ def depth_runs(
         engine=EngineConfig(**engine),
         **net,
     )
-    if learning_rate != DOMAINS[domain].options["learning_rate"]:  # the study's own varies
+    if learning_rate:
         fields["learning_rate"] = learning_rate
     cells = [(k, seed) for k in label_every for seed in seeds_of(domain, seeds)]
     runs = [DepthRun("constant map", k, constant_map(domain, data, s, k)) for k, s in cells]

@@ -78,6 +78,7 @@ class Domain(NamedTuple):
     options: Mapping[str, Any]
     # For the pilots or for claims, of a fold; None for what notebook 3 alone runs.
     load: Callable[[argparse.Namespace, bool, int], DepthData] | None
+    recorded_as: str | None = None  # None: by its own name
     first_seed: int = 0  # of the claims
     seeds: int = 10  # of BN and UBN at the few labels
     controls: int = 10  # of BN with labeled images again
@@ -127,6 +128,14 @@ SHARED: dict[str, Any] = dict(
     width=0.5, levels=5, loss="log_l1", schedule="cosine", mirror=True, start=0.1,
 )  # fmt: skip
 BATCH = dict(labeled_batch=16, unlabeled_batch=16)
+DRIVES = Domain(
+    128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
+    dict(learning_rate=1e-2, steps=2000, width=0.25), load_drives,
+    first_seed=21,
+    seeds=20,  # estimated at ten of the first rate, from the spread of the differences
+    share_rates={1: 3e-3},
+    pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,
+)  # fmt: skip
 DOMAINS = {
     "rooms": Domain(
         16, (32, 16, 8, 4, 2, 1), _drawn, 48,
@@ -134,13 +143,11 @@ DOMAINS = {
         share_rates={1: 3e-3},
         ceilings=25,  # estimated again at eight, from how far they were above what is required
     ),
-    "drives": Domain(
-        128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
-        dict(learning_rate=1e-2, steps=2000, width=0.25), load_drives,
-        first_seed=21,  # those before were at 3e-3, of pilots in another setting
-        seeds=20,  # estimated at ten of those, from the spread of the differences
-        share_rates={1: 3e-3},
-        pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,
+    "drives": DRIVES,
+    # At the first rate, of pilots in another setting; seed 0 was that setting's.
+    "drives-first": DRIVES._replace(
+        options=dict(DRIVES.options) | dict(learning_rate=3e-3),
+        recorded_as="drives", first_seed=1, share_rates={},
     ),
     "streets": Domain(
         4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch
@@ -183,13 +190,15 @@ def study_run(
     fields["labeled_batch"] *= what.batch
     fields.setdefault("labels", where.labels(where.few if k is None else k, seed))
     fields.setdefault("engine", EngineConfig.fastest())
-    return DepthConfig(data=data, domain=domain, arm=arm, norm=what.norm, seed=seed, **fields)
+    named = dict(domain=where.recorded_as or domain, arm=arm, norm=what.norm)
+    return DepthConfig(data=data, seed=seed, **named, **fields)
 
 
 def constant_map(domain: str, data: str, seed: int, k: int) -> ConstantMapConfig:
     """Return the run of the map that looks at no image, from the same labels."""
-    labels = DOMAINS[domain].labels(k, seed)
-    return ConstantMapConfig(data=data, domain=domain, labels=labels, seed=seed)
+    where = DOMAINS[domain]
+    named = dict(domain=where.recorded_as or domain, labels=where.labels(k, seed))
+    return ConstantMapConfig(data=data, seed=seed, **named)
 
 
 # --- the stages of the study ----------------------------------------------------------------------

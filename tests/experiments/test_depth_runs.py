@@ -21,7 +21,8 @@ def test_every_run_of_a_stage_is_another(domain, stage):
     configs = list(STAGE_PLANS[stage](domain, "frames"))
     counts = Counter(config.key for config in configs)
     assert max(counts.values()) == 1 or domain == "streets"  # where 4 times the few labels are all
-    assert all(config.domain == domain and config.data == "frames" for config in configs)
+    named = DOMAINS[domain].recorded_as or domain
+    assert all(config.domain == named and config.data == "frames" for config in configs)
 
 
 def test_arms_differ_in_what_they_are_named_for_alone():

@@ -218,8 +218,8 @@ def test_no_claim_is_answered_by_small_nets_on_kitti(tmp_path, monkeypatch):
          "drives --results results/again"),
         ("fig6-kitti", "paper", "make claim CLAIM=fig6-kitti PROFILE=paper KITTI_ROOT=FOLDER"),
         ("fig6-equal-work-drives", "quick", "python -m experiments.run depth.claims --domain "
-         "drives --results results/again && python -m experiments.run depth.arms --domain drives "
-         "--results results/again"),
+         "drives-first --results results/again && python -m experiments.run depth.arms --domain "
+         "drives-first --results results/again"),
         ("tuned-indoor", "standard", "python -m experiments.run ablation.indoor "
          "--rgbd-root FOLDER --results results/again"),
     ],
