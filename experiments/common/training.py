@@ -1,9 +1,8 @@
-"""What all training runs share: the normalization's configuration, the loop and its seeds."""
+"""What all training runs share: the normalization's configuration, batches and seeds."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from experiments.common.records import Config
 from ubnlib.batchnorm import RunningStat, Source, StatsGrad
 from ubnlib.convert import convert_ubn
-from ubnlib.forward import ubn_forward
 
 
 class BNConfig(Config):
@@ -45,49 +43,6 @@ class UBNConfig(Config):
 
 
 NormConfig = Annotated[BNConfig | UBNConfig, Field(discriminator="kind")]
-
-
-class Batch(NamedTuple):
-    """One training step's data; `unlabeled` is None for batch normalization."""
-
-    labeled: Tensor
-    target: Tensor
-    unlabeled: Tensor | None
-
-
-def fit(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    criterion: Callable[[Any, Tensor], Tensor],
-    batches: Iterable[Batch],
-    *,
-    after_step: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Train a model in training mode, one optimizer step a batch, and return each step's loss.
-
-    `after_step` is called with the number of steps made so far.
-
-    Raises:
-        FloatingPointError: The loss is not finite; names the step.
-    """
-    losses = []
-    for step, (labeled, target, unlabeled) in enumerate(batches, start=1):
-        # Worth the second thread with more numbers than this: measured with the spiral's net.
-        large = unlabeled is not None and labeled.numel() + unlabeled.numel() >= 20_000
-        output = ubn_forward(model, labeled, unlabeled, interleave=large)
-        loss = criterion(output, target)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"The loss is {losses[-1]} at step {step}: lower the learning rate, or look at "
-                "the data of this step."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if after_step is not None:
-            after_step(step)
-    return losses
 
 
 def random_batches(size: int, of: int, generator: torch.Generator) -> Iterator[Tensor]:

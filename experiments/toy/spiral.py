@@ -1,7 +1,7 @@
 """The toy: the TensorFlow Playground's spiral, of which a few points have labels, and its net."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from scipy.spatial import cKDTree
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 TURNS = 1.75
 RADIUS = 5.0
-
-LabeledAt = Literal["random", "even", "inner"]
 
 
 def make_spiral(
@@ -51,28 +49,15 @@ class SpiralData(NamedTuple):
 
 
 def split_spiral(
-    labeled_per_class: int,
-    unlabeled_per_class: int,
-    noise: float,
-    generator: torch.Generator,
-    labeled_at: LabeledAt = "random",
+    labeled_per_class: int, unlabeled_per_class: int, noise: float, generator: torch.Generator
 ) -> SpiralData:
-    """Draw one spiral and keep the labels of a part of each class.
-
-    Labeled are a `"random"` part of an arm, every so many of its points (`"even"`), or a random
-    part of its `"inner"` half.
-    """
+    """Draw one spiral and keep the labels of a random part of each class."""
     total = labeled_per_class + unlabeled_per_class
     points, labels = make_spiral(total, noise, generator)
     labeled, unlabeled = [], []
     for arm in (0, 1):
         chosen = torch.zeros(total, dtype=torch.bool)
-        if labeled_at == "even":
-            step = total / labeled_per_class
-            chosen[((torch.arange(labeled_per_class) + 0.5) * step).long()] = True
-        else:
-            among = total if labeled_at == "random" else max(total // 2, labeled_per_class)
-            chosen[torch.randperm(among, generator=generator)[:labeled_per_class]] = True
+        chosen[torch.randperm(total, generator=generator)[:labeled_per_class]] = True
         labeled.append(arm * total + chosen.nonzero()[:, 0])
         unlabeled.append(arm * total + (~chosen).nonzero()[:, 0])
     labeled, unlabeled = torch.cat(labeled), torch.cat(unlabeled)

@@ -26,7 +26,10 @@ MEANT = {  # by preconditions, for readers
 NEEDED = rf"\b({'|'.join(get_args(Precondition))}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
-UNITS = "Accuracies of UBN less BN, unless other words stand there, with 95 % intervals over seeds."
+UNITS = (
+    "UBN less BN in accuracy, where 0.01 is a point, unless words name another quantity; in "
+    "brackets 95 % intervals over seeds."
+)
 
 
 class Statement(BaseModel):

@@ -54,37 +54,12 @@ def test_net_has_five_layers_and_four_norms():
     assert SpiralNet(width=7, dropout=0.1)[3].p == 0.1
 
 
-def split(labeled_at, labeled=25, unlabeled=200, seed=3):
-    return split_spiral(labeled, unlabeled, 0.0, torch.Generator().manual_seed(seed), labeled_at)
-
-
-def places(points):
-    """Where points lie along their arm, as a share: the radius tells."""
-    return (points.norm(dim=1) / 5).reshape(2, -1).sort(1).values
-
-
-def test_even_labels_are_equally_far_apart_and_the_same_for_every_seed():
-    data = split("even")
-    expected = (9 * torch.arange(25) + 4) / 225  # the middle of each nine
-    torch.testing.assert_close(places(data.labeled), expected.expand(2, -1))
-    assert all(torch.equal(a, b) for a, b in zip(data, split("even", seed=4), strict=True))
-
-
-def test_inner_labels_are_a_random_part_of_the_inner_half():
-    inner = places(split("inner").labeled)
-    assert inner.max() < 0.5
-    assert inner.max() > 0.4
-    assert not torch.equal(split("inner").labeled, split("inner", seed=4).labeled)
-    assert places(split("random").labeled).max() > 0.8
-    assert places(split("inner", labeled=20, unlabeled=5).labeled).shape == (2, 20)  # over a half
-
-
-@pytest.mark.parametrize("labeled_at", ["random", "even", "inner"])
-def test_every_way_of_labeling_is_a_partition(labeled_at):
-    data = split(labeled_at, labeled=6, unlabeled=11)
+def test_labels_are_a_random_part_of_each_class_and_the_parts_are_the_whole():
+    data, again = (split_spiral(6, 11, 0.0, torch.Generator().manual_seed(s)) for s in (3, 4))
     whole, _ = make_spiral(17, 0.0)
     both = torch.cat([data.labeled, data.unlabeled])
     assert sorted(both.tolist()) == sorted(whole.tolist())
+    assert not torch.equal(data.labeled, again.labeled)
     assert data.labels.tolist() == [0] * 6 + [1] * 6
     of_class_0 = {tuple(point) for point in whole[:17].tolist()}
     assert {tuple(point) for point in data.unlabeled[:11].tolist()} <= of_class_0

@@ -55,14 +55,13 @@ def equal(one, two):
     return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def train_alone(config, seed, optimizer_of):
-    """Train the net of one seed in a plain loop of torch: no ensemble, no UBN layer, no fit."""
+def train_alone(config, seed):
+    """Train the net of one seed in a plain loop of torch: no ensemble, no UBN layer."""
     data = split_spiral(
         config.labeled_per_class,
         config.unlabeled_per_class,
         config.noise,
         torch.Generator().manual_seed(seed),
-        config.labeled_at,
     )
     drawn = seed + 1_000_000 * config.initialization
     torch.manual_seed(drawn)
@@ -83,24 +82,18 @@ def train_alone(config, seed, optimizer_of):
         batches.append((data.labeled[row], data.labels[row], data.unlabeled[other]))
     is_ubn = config.norm.kind == "ubn"
     options = config.norm.model_dump(exclude={"kind"}) if is_ubn else None
-    return net, oracle_training(net, batches, optimizer_of(net.parameters()), options)
-
-
-OPTIMIZERS = {
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
-}
+    return net, oracle_training(net, batches, torch.optim.Adam(net.parameters(), lr=0.01), options)
 
 
 @pytest.mark.parametrize(
     ("norm", "options"),
     [
         (BNConfig(momentum=0.02), {}),
-        (UBNConfig(), dict(labeled_at="even", noise=0.3, initialization=2)),
+        (UBNConfig(), dict(noise=0.3, initialization=2)),
         (UBNConfig(source="running", momentum=0.3), {}),
         # Without noise, a batch of all points has mean 0, where one of them lies: on ReLU's kink.
-        (UBNConfig(stats_grad="none"), dict(optimizer="sgd", labeled_at="inner",
-                                            labeled_per_class=4, unlabeled_per_class=7, noise=0.1)),
+        (UBNConfig(stats_grad="none"),
+         dict(labeled_per_class=4, unlabeled_per_class=7, noise=0.1)),
     ],
     ids=["BN", "UBN", "running", "none"],
 )  # fmt: skip
@@ -111,10 +104,19 @@ def test_each_seed_is_trained_as_in_a_plain_loop(double, norm, options):
     points = torch.randn(50, 2)
     outputs = run.net.eval()(points[:, None].expand(-1, len(SEEDS), -1))
     for e, seed in enumerate(SEEDS):
-        net, losses = train_alone(config, seed, OPTIMIZERS[config.optimizer])
+        net, losses = train_alone(config, seed)
         torch.testing.assert_close(run.losses[:, e], torch.tensor(losses), rtol=0, atol=1e-7)
         torch.testing.assert_close(outputs[:, e], net.eval()(points), rtol=0, atol=1e-6)
         assert abs(losses[-1] - losses[0]) > 0.01, "nothing was learned, so nothing was compared"
+
+
+def test_training_stops_at_a_loss_that_is_not_finite(monkeypatch):
+    data, states = spiral_data(small()), []
+    broken = data._replace(labeled=data.labeled * torch.inf)
+    monkeypatch.setattr(experiment, "spiral_data", lambda config: broken)
+    with pytest.raises(FloatingPointError, match="at step 1: lower the learning rate"):
+        train_spiral(small(), after_step=lambda step, net, _: states.append(copy.deepcopy(net)))
+    assert len(states) == 1 and all(p.isfinite().all() for p in states[0].parameters())
 
 
 def test_a_record_has_the_numbers_of_each_seed():
@@ -176,8 +178,8 @@ def test_the_control_takes_labeled_points_for_unlabeled_ones():
     data = spiral_data(config)
     other = data._replace(unlabeled=data.unlabeled + 100)
     batches = list(experiment._batches(config, other))
-    assert all(batch.unlabeled.shape == (50, 2, 2) for batch in batches)  # all that there are
-    assert all(batch.unlabeled.max() < 10 for batch in batches)
+    assert all(others.shape == (50, 2, 2) for _, _, others in batches)  # all that there are
+    assert all(others.max() < 10 for _, _, others in batches)
 
 
 # --- the nets under one batch's statistics --------------------------------------------------------
