@@ -48,9 +48,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--domain", default="drives", choices=domains, help="of the depth study")
     processes = parser.add_argument("--processes", type=whole_number, default=1)
     processes.help = "runs at a time, a thread each"
-    ablation = parser.add_argument_group("of the ablation")
-    ablation.add_argument("--tuned", action="store_true", help="take tuning records as they are")
-    ablation.add_argument("--only-tuning", action="store_true", help="make no claim's run")
     return parser.parse_args()
 
 

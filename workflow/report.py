@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from claim import rerun
 from experiments.common.files import whole
@@ -141,7 +141,7 @@ def group_figures(folder: Path, names: list[str]) -> dict[str, list[dict[str, st
     by_number = {name.split("_")[0]: name for name in names}
     for png in sorted(folder.glob("[!.]*.png")):
         kinds = (kind for kind in ("png", "pdf", "csv") if png.with_suffix(f".{kind}").exists())
-        figure = {"name": png.stem, "thumbnail": thumbnail(png), "caption": caption(png)}
+        figure = {"name": png.stem} | shown(png)
         figure |= {kind: f"{png.stem}.{kind}" for kind in kinds}
         groups[by_number.get(png.stem.split("_")[0], "")].append(figure)
     return groups
@@ -155,31 +155,26 @@ def picture_of(folder: Path, results: Path) -> Callable[[str | None], dict[str, 
         if name is None or not png.is_file():
             return {}
         link = Path(os.path.relpath(png, results)).as_posix()
-        return {"thumbnail": thumbnail(png), "link": link, "caption": caption(png)}
+        return {"link": link} | shown(png)
 
     return picture
 
 
-def caption(path: Path) -> str:
-    """Return what `style.save` says in a picture's file that it shows; "" where it says nothing."""
+def shown(path: Path) -> dict[str, str]:
+    """Return a picture's caption, which `style.save` puts into the file, and its thumbnail.
+
+    That is a small version as a data address; both are "" for a file that is no picture.
+    """
     try:
         with Image.open(path) as picture:
-            return picture.info.get("Description", "")
-    except (OSError, UnidentifiedImageError):
-        return ""
-
-
-def thumbnail(path: Path) -> str:
-    """Return a small version of a picture as a data address; "" for a file that is no picture."""
-    try:
-        with Image.open(path) as picture:
-            picture = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError):
-        return ""
+            caption, picture = picture.info.get("Description", ""), picture.convert("RGB")
+    except OSError:
+        return {"caption": "", "thumbnail": ""}
     picture.thumbnail((THUMBNAIL, 2 * THUMBNAIL), Image.Resampling.LANCZOS)
     small = io.BytesIO()
     picture.save(small, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
+    address = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
+    return {"caption": caption, "thumbnail": address}
 
 
 def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:

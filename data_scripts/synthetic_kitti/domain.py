@@ -22,11 +22,6 @@ class Domain(NamedTuple):
     light: str  # sunny, low_sun, overcast, rain (a wet road), mist or dusk
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> "Domain":
-        """Draw the three attributes independently of each other."""
-        return cls._of(rng.random(3))
-
-    @classmethod
     def nth(cls, seed: int, number: int) -> "Domain":
         """Return the domain of a drive so that any run of drives is varied.
 
@@ -34,11 +29,7 @@ class Domain(NamedTuple):
         more evenly than chance does, which matters where a few drives are held out for testing.
         """
         steps = 1.2207440846057596 ** -np.arange(1.0, 4.0)
-        return cls._of((np.random.default_rng([seed]).random(3) + number * steps) % 1)
-
-    @classmethod
-    def _of(cls, shares: np.ndarray) -> "Domain":
-        """Look up what lies at shares [3], in [0, 1), of the three tables."""
+        shares = (np.random.default_rng([seed]).random(3) + number * steps) % 1
         names = []
         for table, share in zip((STREETS, SEASONS, LIGHTS), shares, strict=True):
             ends = np.cumsum(list(table.values()))

@@ -32,8 +32,8 @@ class Moment:
 class Drive:
     """A random street in random weather, and a random way of driving through it."""
 
-    def __init__(self, rng: np.random.Generator, frames: int, domain: Domain | None = None):
-        self.domain = Domain.random(rng) if domain is None else domain
+    def __init__(self, rng: np.random.Generator, frames: int, domain: Domain):
+        self.domain = domain
         palette = Palette.random(rng, self.domain.season)
         self.look = Look.random(rng, self.domain.light)
         longest = frames * PERIOD * max(traffic.SPEEDS[self.domain.street]) + VIEW

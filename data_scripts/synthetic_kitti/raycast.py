@@ -154,7 +154,7 @@ def _enter_blocks(origin, rays, number, world: World) -> np.ndarray:
     planes = world.planes.take(number, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         for plane in planes:
-            toward = dot(plane, rays)
+            toward = dot(plane, rays) + np.float32(0)  # -0 of a parallel ray would turn its sign
             crossing = (plane[3] - dot(plane, origin)) / toward
             inward = toward < 0
             enter = np.maximum(enter, np.where(inward, crossing, np.float32(-np.inf)))

@@ -337,12 +337,10 @@ def study(domain: Domain, arguments: argparse.Namespace) -> None:
         raise ValueError("The indoor domain needs a folder: --rgbd-root (docs/rgbd.md).")
     tuned, folder = "drives" if domain == "indoor" else domain, "ablation_tuning"
     scenes, data = _scenes(tuned, SEARCH, arguments)
-    obtain = reader(arguments.results / folder) if arguments.tuned else making(scenes, folder)
-    choices = tune(tuned, obtain, data=data)
-    if not arguments.only_tuning:
-        scenes, data = _scenes(domain, CLAIMS, arguments)
-        making(scenes, "records")(claimed(domain, choices, data=data))
-        making(scenes, "ablation_after")(afterwards(domain, data=data))
+    choices = tune(tuned, making(scenes, folder), data=data)
+    scenes, data = _scenes(domain, CLAIMS, arguments)
+    making(scenes, "records")(claimed(domain, choices, data=data))
+    making(scenes, "ablation_after")(afterwards(domain, data=data))
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {

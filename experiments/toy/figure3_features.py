@@ -171,11 +171,6 @@ def random_parts(points: int, per_class: int, draws: int, seeds: Sequence[int]) 
     They have `per_class` points of each class, of which the first half of the points is class 0's,
     and each net's depend on its own seed only.
     """
-    if not 0 < per_class < points // 2:
-        raise ValueError(
-            f"Chance compares {per_class} random points a class with the others, and there are "
-            f"{points // 2}: have more unlabeled than labeled points a class."
-        )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     lots = [torch.rand(draws, 2, points // 2, generator=generator) for generator in generators]
     ranks = torch.stack(lots, dim=-1).argsort(2).argsort(2)

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.common.files import first_error
 from experiments.verdicts.claims import Precondition
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
@@ -94,8 +95,7 @@ def load_answer(path: Path | str) -> Answer:
     try:
         return Answer.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
-        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{path} is no list of statements: {' '.join(first.split())}.") from error
+        raise ValueError(f"{path} is no list of statements: {first_error(error)}.") from error
 
 
 def judge_statements(answer: Answer, table: pd.DataFrame) -> dict[str, Judged]:

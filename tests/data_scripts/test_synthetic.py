@@ -117,7 +117,7 @@ def test_culling_changes_nothing():
 
 def test_neighbors_in_a_grid_meet_what_they_meet_in_any_order():
     """A shuffled tile looks everywhere, so nothing is culled for it; a tile of neighbors is."""
-    drive = Drive(np.random.default_rng([0, 3]), 2)
+    drive = Drive(np.random.default_rng([0, 3]), 2, Domain.nth(0, 3))
     elevation, azimuth = np.radians(np.mgrid[-60:60:67j, 0:360:610j])
     flat = np.cos(elevation)
     grid = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=-1)
@@ -182,7 +182,7 @@ def test_the_car_drives_on_a_bent_road(without_shadows):
 
 def test_nobody_drives_into_anybody(without_shadows):
     for seed in range(20):
-        drive = Drive(np.random.default_rng(seed), 5)
+        drive = Drive(np.random.default_rng(seed), 5, Domain.nth(0, seed))
         boxes = [(thing, *thing.contact) for thing in drive.moving if thing.contact[0] > 1]
         assert len(boxes) > 0
         for seconds in (0.0, 1.5, 3.0):
@@ -244,7 +244,8 @@ def recorded(tmp_path_factory):
     rig.write(folder)
     frames = []
     for number in (1, 3, 4):
-        moment, rng = Drive(np.random.default_rng([0, number]), 4).at(2), np.random.default_rng(0)
+        drive = Drive(np.random.default_rng([0, number]), 4, Domain.nth(0, number))
+        moment, rng = drive.at(2), np.random.default_rng(0)
         moment = replace(moment, look=replace(moment.look, noise=0.0))
         views = {camera: render(moment, rig, camera, rng) for camera in (2, 3)}
         frames.append((views, scan(moment, 400, rng)))

@@ -168,10 +168,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setitem(plan.TUNING_SEEDS, "spiral", (900, 901))
     monkeypatch.setattr(plan, "ingredients", lambda domain: joint)
     monkeypatch.setattr(plan, "peers", lambda domain: few)
-    return SimpleNamespace(
-        data=tmp_path, results=tmp_path, rgbd_root=None, processes=1, tuned=False,
-        only_tuning=False,
-    )  # fmt: skip
+    return SimpleNamespace(data=tmp_path, results=tmp_path, rgbd_root=None, processes=1)
 
 
 def contents(folder):
@@ -180,17 +177,12 @@ def contents(folder):
 
 def test_a_study_is_made_once_and_goes_on(small):
     folder, stage = small.results, plan.STAGES["spiral"]
-    small.only_tuning = True
-    stage(small)
-    assert not (folder / "records").exists()
-    small.only_tuning = False
     stage(small)
     made = contents(folder)
     assert len([p for p in made if p.parts[0] == "records"]) == 4
     assert len([p for p in made if p.parts[0] == "ablation_tuning"]) == 3  # one a learning rate
     lost = next(folder.glob("records/*.json"))
     lost.unlink()
-    small.tuned = True
     stage(small)
     again = contents(folder)
     assert again.keys() == made.keys()

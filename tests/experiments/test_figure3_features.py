@@ -91,8 +91,6 @@ def test_random_parts_are_drawn_as_labeled_points_are():
     assert shares.max() < 0.25 + 0.1
     assert not torch.equal(parts[..., 0], parts[..., 1])
     assert torch.equal(parts[..., 1:], figure3.random_parts(40, 5, 300, seeds=[4]))
-    with pytest.raises(ValueError, match="have more unlabeled than labeled points"):
-        figure3.random_parts(40, 20, 1, seeds=[0])
 
 
 def test_chance_is_what_sampling_theory_says():

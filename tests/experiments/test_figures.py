@@ -8,7 +8,6 @@ import torch
 
 from experiments.common import style
 from experiments.depth import figure6_label_fraction, figures, where_it_helps
-from experiments.method import figure1_two_steps
 from experiments.toy import plane as spiral_plane
 
 
@@ -18,18 +17,6 @@ def _style():
         matplotlib.use("agg")
         style.apply_style()
         yield
-
-
-def test_a_figure_is_kept_as_picture_print_and_data(tmp_path):
-    table = figure1_two_steps.STEPS
-    figure = figure1_two_steps.draw()
-    style.save(figure, "01_steps", table, tmp_path / "figures")
-    kept = {path.name: path for path in (tmp_path / "figures").iterdir()}
-    assert sorted(kept) == ["01_steps.csv", "01_steps.pdf", "01_steps.png"]
-    assert kept["01_steps.png"].read_bytes().startswith(b"\x89PNG")
-    assert kept["01_steps.pdf"].read_bytes().startswith(b"%PDF")
-    pd.testing.assert_frame_equal(pd.read_csv(kept["01_steps.csv"]), table)
-    assert figure.number not in matplotlib.pyplot.get_fignums()
 
 
 def test_plane_is_a_grid_in_the_order_of_the_map():

@@ -181,7 +181,12 @@ def figure():
 
 def test_the_caption_goes_wherever_the_picture_goes(figure, tmp_path):
     figure.set_label("A line that\nrises by \N{PLUS-MINUS SIGN}1, \N{GREEK SMALL LETTER DELTA}.")
-    picture = style.save(figure, "rise", pd.DataFrame({"y": [0, 1]}), tmp_path)
+    table = pd.DataFrame({"y": [0, 1]})
+    picture = style.save(figure, "rise", table, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rise.csv", "rise.pdf", "rise.png"]
+    assert (tmp_path / "rise.pdf").read_bytes().startswith(b"%PDF")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rise.csv"), table)
+    assert figure.number not in plt.get_fignums()
     caption = "A line that rises by \N{PLUS-MINUS SIGN}1, \N{GREEK SMALL LETTER DELTA}."
     with Image.open(tmp_path / "rise.png") as kept:
         assert kept.text["Description"] == caption
