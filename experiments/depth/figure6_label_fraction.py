@@ -18,6 +18,7 @@ CONSTANT = "constant map"  # the method that looks at no image
 
 
 SHOWN = "mean, 95 % band; hollow: a seed"
+SCARCE = 0.02  # what all labels bring where the claims call labels scarce
 
 
 def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
@@ -102,7 +103,8 @@ def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> 
 
     `gain` is the difference of the metric, `low` and `high` its 95 % interval, `relative` the gain
     as a share of the baseline's mean, and `closed` its share of the way from the baseline to the
-    baseline with all labels, by the seeds that have both, NaN without them.
+    baseline with all labels, by the seeds that have both; NaN without them, and where that way is
+    less than two points: labels are not scarce there.
 
     Raises:
         ValueError: There are several runs of one seed.
@@ -115,7 +117,7 @@ def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> 
             difference = (pairs[method] - pairs[baseline]).to_numpy()
             mean, (low, high) = difference.mean(), interval(difference)
             way = (of_all - pairs[baseline].droplevel("fraction")).mean()
-            closed = mean / way if fraction < 1 else np.nan
+            closed = mean / way if fraction < 1 and way >= SCARCE else np.nan
             numbers = [mean, low, high, mean / pairs[baseline].mean(), closed]
             rows.append([method, fraction, len(difference), *numbers])
     columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative", "closed"]
