@@ -75,19 +75,6 @@ def test_verdict_follows_the_interval():
     assert judge(claim(direction="equal"), records(0.05), "standard").verdict == "not reproduced"
 
 
-def test_a_quick_run_or_few_seeds_never_reproduce():
-    quick = judge(claim(), records(0.05), "quick")
-    assert (quick.verdict, quick.reason) == (
-        "inconclusive",
-        "an indication: the claim needs standard runs",
-    )
-    few = judge(claim(), records(0.05, seeds=5), "standard")
-    assert (few.verdict, few.reason) == ("inconclusive", "5 of at least 10 seeds")
-    one = judge(claim(seeds=1), records(0.05, seeds=1), "standard")
-    assert one.verdict == "inconclusive"
-    assert one.low is None
-
-
 def test_without_evidence_it_is_not_run():
     assert judge(claim(), pd.DataFrame(), "standard").verdict == "not run"
     only_bn = records(0.05).query("`norm.kind` == 'bn'")

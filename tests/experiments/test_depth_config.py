@@ -46,12 +46,6 @@ def moments(x):
     return x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
 
 
-def normalized(layer, x, reference):
-    mean, var = (value[:, None, None] for value in reference)
-    gamma, beta = layer.weight[:, None, None], layer.bias[:, None, None]
-    return (x - mean) / (var + EPS).sqrt() * gamma + beta
-
-
 # The penalty
 
 

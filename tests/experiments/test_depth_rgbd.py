@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.depth.config import UBNForm
-from experiments.depth.data import DepthData
 from experiments.depth.rgbd import RgbdFrames, split_by_time
-from experiments.depth.train import run_depth
 from small_rgbd import NATIVE, random_frame, write_folder, write_frame
-from train_worker import depth_config
 from ubnlib.kitti import FrameKey, keep_every
-from ubnlib.kitti.splits import expand
 
 SIZE = (4, 6)
 
@@ -149,17 +144,6 @@ def test_the_fingerprint_stands_for_every_byte(tmp_path):
         (tmp_path / folder / "000002.png").rename(tmp_path / folder / "000003.png")
     prints.add(RgbdFrames(tmp_path, NATIVE).fingerprint)
     assert len(prints) == 6
-
-
-def test_a_net_trains_and_is_evaluated_on_them(tmp_path):
-    frames = RgbdFrames(write_folder(tmp_path, range(20), (32, 32)), (32, 32))
-    data = DepthData(frames, *split_by_time(frames.keys))
-    config = depth_config(data, norm=UBNForm(), steps=2, evaluations=1)
-    record = run_depth(config, data)
-    assert 0 <= record.metrics["delta1"][0] <= 1
-    assert record.metrics["labeled_frames"] == [4] and record.metrics["unlabeled_frames"] == [10]
-    labeled = expand(record.frames["labeled"])
-    assert [key.frame for key in labeled] == [0, 4, 8, 12]
 
 
 def keys_of(count, drive="0000"):

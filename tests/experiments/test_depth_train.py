@@ -189,20 +189,6 @@ def test_killed_at_random_moments_it_ends_the_same(root, data, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_the_checkpoint_of_other_frames_or_batches_is_refused(data, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    train_depth(depth_config(data, steps=1), data, checkpoint=path)
-    fewer = DepthData(data.frames, data.train_keys[:20], data.test_keys)
-    for other, options in (
-        (data, dict(labels=EveryLabels(k=4, phase=1))),
-        (data, dict(norm=UBNForm())),
-        (fewer, dict()),
-    ):
-        config = depth_config(other, steps=1, **options)
-        with pytest.raises(ValueError, match=r"checkpoint\.pt is .* another run .*the order"):
-            train_depth(config, other, checkpoint=path)
-
-
 def test_a_run_goes_on_with_another_precision_and_more_steps(data, tmp_path):
     path = tmp_path / "checkpoint.pt"
     train_depth(depth_config(data, steps=2), data, checkpoint=path)

@@ -22,7 +22,6 @@ from ubnlib import ubn_forward
 PAGE = ROOT / "docs" / "playground.html"
 SETTINGS = (ROOT / "site" / "playground" / "settings.js").read_text()
 STYLE = (ROOT / "site" / "playground" / "style.css").read_text()
-RECORDS = ROOT / "results" / "standard"
 # The page's names of the readings, and the layers' switches.
 NAMES = {
     "corrected": "corrected",

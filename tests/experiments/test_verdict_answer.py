@@ -23,11 +23,15 @@ def records():
     return read_evidence(ROOT / "results" / "standard" / "records").table
 
 
-def test_the_committed_statements_name_each_finding_once_in_the_papers_order(records):
+@pytest.fixture(scope="module")
+def table(records):
+    return judge_all(CLAIMS, records, "standard")
+
+
+def test_the_committed_statements_name_each_finding_once_in_the_papers_order(table):
     """Also that no claim is named which the ledger has not, and none of another list but costs."""
     sections = {claim.id: claim for claim in in_paper_order(CLAIMS)}
     named = [claim for statement in STATED.statements for claim in statement.claims]
-    table = judge_all(CLAIMS, records, "standard")
     costs = {claim.id for claim in CLAIMS if claim.kind == "cost"}
     assert sorted(named) == sorted({*of_paper(table)["claim"], *costs})
     heads = [sections[next(iter(s.claims))] for s in STATED.statements if s.id != "cost-and-ease"]
@@ -36,9 +40,9 @@ def test_the_committed_statements_name_each_finding_once_in_the_papers_order(rec
     assert len(STATED.lines) == 5 and 7 <= len(STATED.statements) <= 9
 
 
-def test_lines_say_what_the_table_says(records):
-    table = judge_all(CLAIMS, records, "standard").set_index("claim")
-    lines = answer.in_lines(STATED, judged(records))
+def test_lines_say_what_the_table_says(table):
+    lines = answer.in_lines(STATED, answer.judge_statements(STATED, table))
+    table = table.set_index("claim")
     assert list(lines) == list(STATED.lines)
     for clause in (clause for clauses in lines.values() for clause in clauses):
         row = table.loc[clause.claim]
@@ -71,9 +75,9 @@ def test_without_any_record_the_five_lines_come_and_say_so():
     assert shown == asked - left
 
 
-def test_half_of_the_records_change_only_what_rests_on_them(records):
+def test_half_of_the_records_change_only_what_rests_on_them(records, table):
     """A folder without the spiral's runs: its line says what is missing, others are as before."""
-    whole = answer.in_lines(STATED, judged(records))
+    whole = answer.in_lines(STATED, answer.judge_statements(STATED, table))
     half = answer.in_lines(STATED, judged(records[records["experiment"] != "spiral"]))
     assert half["Cost and ease"] == whole["Cost and ease"]
     (spiral,) = half["The spiral"]

@@ -262,19 +262,6 @@ def test_cumulative_average_is_the_mean_of_all_batches_but_those_skipped():
     assert norm.num_batches_tracked == 5
 
 
-def test_shared_layer_called_twice():
-    norm = UnsupervisedBatchNorm1d(3, dtype=torch.float64)
-    model = nn.Sequential(norm, nn.Softplus(), norm)
-    x, y = torch.randn(4, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
-
-    def normalized(v):
-        return (v - v.mean(0)) / (v.var(0, correction=0) + 1e-5).sqrt()
-
-    expected = normalized(nn.functional.softplus(normalized(torch.cat([x, y]))))[:4]
-    torch.testing.assert_close(ubn_forward(model, x, y), expected)
-    assert norm.num_batches_tracked == 2
-
-
 def test_untracked_layer_and_frozen_averages():
     model = nn.Sequential(UnsupervisedBatchNorm1d(3, track_running_stats=False))
     x, y = torch.randn(4, 3), torch.randn(6, 3)

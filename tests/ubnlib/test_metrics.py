@@ -151,18 +151,6 @@ def test_median_is_over_the_evaluated_pixels_and_before_clipping():
     assert metrics["delta2"] == 0.75  # each 0.75 of the truth
 
 
-def test_means_are_over_images_and_empty_ones_are_left_out():
-    target = np.zeros((3, 2, 4))
-    target[0], target[1, 0, 0] = 10.0, 10.0
-    prediction = np.full_like(target, 10.0)
-    prediction[1] = 20.0
-    per_image = per_image_metrics(prediction, target)
-    np.testing.assert_allclose(per_image["abs_rel"], [0.0, 1.0, np.nan])
-    assert average_metrics(per_image)["abs_rel"] == 0.5
-    nothing = average_metrics({name: values[2:] for name, values in per_image.items()})
-    assert np.isnan(list(nothing.values())).all()
-
-
 def test_tensors_and_arrays_of_any_kind_give_the_same_and_stay_as_they_are():
     target = sparse_depth(4, (2, 12, 9), 0.9, 1.0, 60.0).round()
     prediction = wrong_by(5, target)

@@ -42,6 +42,7 @@ TREES = {
     "tuple": lambda x, s: (x, s),
     "list": lambda x, s: [x, s],
     "dict": lambda x, s: {"x": x, "scale": s},
+    "defaultdict": lambda x, s: defaultdict(list, x=x, scale=s),
     "named tuple": Pair,
     "dataclass": lambda x, s: Sample(Pair(x, s)),
 }
@@ -82,16 +83,6 @@ def test_the_unlabeled_rows_output(returned, reading, interleave):
             for (a, b), m in ((ours, model), (joint, plain))
         ]
         torch.testing.assert_close(*grads)
-
-
-@both_ways
-def test_a_callable_in_place_of_forward(interleave):
-    model, plain = convert_ubn(network()), network()
-    batches = {"input": rows(3, 1)}, {"input": rows(5, 2)}
-    ours = ubn_forward(
-        model, *batches, 2, call=lambda b, power: model[:2](**b) ** power, interleave=interleave
-    )
-    torch.testing.assert_close(ours, plain[:2](torch.cat([rows(3, 1), rows(5, 2)]))[:3] ** 2)
 
 
 X = torch.zeros(3, 3, 8, 7, dtype=torch.float64)
@@ -137,18 +128,6 @@ def test_an_output_that_may_hold_rows_is_not_returned_whole():
         ubn_forward(model, x, y, **step)
     ours, others = ubn_forward(model, x, y, interleave=True, **step)
     assert (len(ours.scores), len(others.scores)) == (4, 5)
-
-
-@pytest.mark.parametrize("interleave", [False, True])
-def test_defaultdicts_are_mappings(interleave):
-    x, y = (defaultdict(list, image=rows(n, n)) for n in (4, 5))
-    model = convert_ubn(network())
-
-    def call(batch):
-        return defaultdict(list, scores=model(batch["image"]))
-
-    ours, others = ubn_forward(model, x, y, interleave=interleave, return_unlabeled=True, call=call)
-    assert (len(ours["scores"]), len(others["scores"])) == (4, 5)
 
 
 def test_the_output_that_is_asked_for_is_one_of_three():

@@ -134,12 +134,6 @@ def test_broken_notebook_is_named(project):
         run_parameters("quick", project, project / "out")
 
 
-def test_unknown_profile_names_the_known_ones(project):
-    write_profile(project, {}, name="paper")
-    with pytest.raises(ProfileError, match=r"no profile 'qick' .* there are: paper, quick\."):
-        run_parameters("qick", project, project / "out")
-
-
 def test_kitti_folder(tmp_path, monkeypatch):
     drive = tmp_path / "raw" / "2011_09_26" / "2011_09_26_drive_0001_sync"
     drive.mkdir(parents=True)

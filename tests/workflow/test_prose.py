@@ -117,10 +117,11 @@ def test_a_changed_number_is_seen_and_put_right(fill, tmp_path):
 
 
 def test_values_are_those_that_judge_gives(fill):
+    asked = "fig2-accuracy", "fig3-bias"
     rows = {
         row["claim"]: row
         for row in judge_all(
-            load_claims(ROOT / "claims.yaml"),
+            [claim for claim in load_claims(ROOT / "claims.yaml") if claim.id in asked],
             read_evidence(ROOT / "results" / "standard" / "records").table,
             "standard",
         ).to_dict("records")
