@@ -241,18 +241,19 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def check_alike(table: pd.DataFrame, by: list[str], column: str) -> None:
-    """Check that runs which shall be taken together do not differ in a column, if it is there.
+def check_rates(table: pd.DataFrame, by: list[str]) -> None:
+    """Check that the runs of each cell, named by `by`, have one learning rate.
 
     Raises:
-        ValueError: Some do: a mean would be of different things.
+        ValueError: Some have others, and a mean would be of both.
     """
-    for cell, runs in table.groupby(by) if column in table else ():
-        if len(values := runs[column].dropna().unique()) > 1:
+    for cell, rates in table.groupby(by)["learning_rate"].unique().items():
+        if len(rates) > 1:
             told = ", ".join(f"{name} {value}" for name, value in zip(by, cell, strict=True))
-            found = " and ".join(f"{value:g}" for value in sorted(values))
+            found = " and ".join(f"{rate:g}" for rate in sorted(rates))
             raise ValueError(
-                f"The records hold runs with {column} {found} ({told}): choose among them first."
+                f"The records hold runs at learning rates {found} ({told}): choose among them "
+                "first."
             )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.common.records import check_alike, side_by_side
+from experiments.common.records import check_rates, side_by_side
 from experiments.common.stats import interval
 from experiments.common.style import look
 from experiments.depth.figures import add_depth_bar, depth_scale, draw_lidar
@@ -31,14 +31,14 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
         ValueError: Runs of a method differ in their learning rate at the same labels.
     """
     needed = ["domain", "experiment", "arm", "labels.kind", "labels.k", "labeled_batch", "seed"]
-    needed += ["delta1"]
+    needed += ["learning_rate", "delta1"]
     runs = records.reindex(columns=[*needed, *records.columns.difference(needed)])
     nets = runs["experiment"] == "depth"
     usual = (runs["labeled_batch"] == 16) | (runs["arm"] == "BN, equal work")
     shown = ~nets | (usual & (runs["labels.kind"] != "places"))
     shown &= nets | (runs["experiment"] == "constant_map")
     runs = runs[shown & (runs["domain"] == domain)]
-    check_alike(runs, ["arm", "labels.k"], "learning_rate")
+    check_rates(runs, ["arm", "labels.k"])
     method = runs["arm"].where(nets, CONSTANT)
     runs = runs.assign(method=method, fraction=1 / runs["labels.k"].astype(float))
     return runs.sort_values(["experiment", "method", "seed"], ignore_index=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.common.records import Record, check_alike, side_by_side
+from experiments.common.records import Record, check_rates, side_by_side
 from experiments.common.stats import interval
 from experiments.common.style import FAINT, look
 
@@ -38,7 +38,7 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
     labels = np.where(runs["labels.kind"] == "places", FEW_PLACES, SPREAD)
     runs = runs.assign(labels=labels)
     by = ["labels", "labeled_batch"]
-    check_alike(runs, [*by, "arm"], "learning_rate")
+    check_rates(runs, [*by, "arm"])
     wide = side_by_side(runs, [*by, "seed"], "arm", "delta1")
     rows = []
     for (kind, batch), pairs in wide.reindex(columns=["BN", "UBN"]).dropna().groupby(level=by):

@@ -27,11 +27,11 @@ class SpiralTraining(Config):
     norm: NormConfig = BNConfig()
     labeled_per_class: int = Field(default=25, ge=1)
     unlabeled_per_class: int = Field(default=200, ge=1)
-    labeled_at: Literal["random"] = "random"  # others were trials; records name it
+    labeled_at: Literal["random"] = "random"  # others were tried (docs/toy_study.md); in keys
     noise: float = Field(default=0.0, ge=0)
     width: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    optimizer: Literal["adam"] = "adam"  # so too
+    optimizer: Literal["adam"] = "adam"  # the same
     learning_rate: float = Field(default=1e-2, ge=0)
     labeled_batch: int = Field(default=32, ge=2)  # all labeled points where there are fewer
     unlabeled_batch: int = Field(default=64, ge=2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.common.records import Result, recorded, write_record
 from experiments.common.training import BNConfig
 from experiments.depth import literal_failure
 from experiments.depth.config import UBNForm, repair_literal
@@ -260,6 +261,19 @@ def test_a_recorded_run_measures_and_does_not_disturb(data):
     assert (layers["gradient_shift"] < 1e-9).all()
     assert (layers["gradient_scale"] > 1e-9).any()
     plt.close(literal_failure.draw(losses, layers, {"no shift": "First"}))
+
+
+def test_measured_runs_are_read_by_domain(data, tmp_path):
+    for domain, arm in (("rooms", "literal"), ("drives", "literal"), ("drives", "corrected")):
+        config = config_of(data, UBNForm(), domain=domain, arm=arm)
+        write_record(recorded(lambda _: Result.of_one_seed({}, {}))(config), tmp_path)
+    found = {
+        domain: literal_failure.read_failure(tmp_path, domain) for domain in ("rooms", "drives")
+    }
+    assert {domain: set(runs) for domain, runs in found.items()} == {
+        "rooms": {"literal"}, "drives": {"literal", "corrected"},
+    }  # fmt: skip
+    assert found["rooms"]["literal"].config["domain"] == "rooms"
 
 
 def test_batch_normalization_does_what_it_believes(data):

@@ -128,7 +128,7 @@ def test_runs_at_two_learning_rates_are_not_taken_together():
         lambda: where_it_helps.gains_of_map(table, "rooms", 16),
         lambda: figure6_label_fraction.of_study(table, "rooms"),
     ):
-        with pytest.raises(ValueError, match=r"learning_rate 0.001 and 0.01 \(.*arm BN"):
+        with pytest.raises(ValueError, match=r"learning rates 0.001 and 0.01 \(.*arm BN"):
             taken()
     kept = figure6_label_fraction.of_study(table[table["seed"] < 3], "rooms")
     assert kept["fraction"].tolist() == [1 / 16] * 3
