@@ -65,6 +65,9 @@ ARMS = MAIN | READINGS
 # --- where ----------------------------------------------------------------------------------------
 
 
+OTHERS = 5  # seeds of what a domain gives no number
+
+
 class Domain(NamedTuple):
     """Frames of the study, and how nets are trained on them, the same for all arms.
 
@@ -84,6 +87,7 @@ class Domain(NamedTuple):
     controls: int = 10  # of BN with labeled images again
     ceilings: int = 5  # of what claims require: BN with all labels ...
     sensitive: int = 5  # ... and with four times the few
+    more: Mapping[str | int, int] = {}  # of other arms and shares; else `OTHERS`
     folds: int = 1  # by place; seed s tests on fold s modulo their number
     rates: Mapping[str, float] = {}  # of an arm at the few labels
     share_rates: Mapping[int, float] = {}  # of BN with one depth map in so many
@@ -129,10 +133,12 @@ SHARED: dict[str, Any] = dict(
 )  # fmt: skip
 BATCH = dict(labeled_batch=16, unlabeled_batch=16)
 DRIVES = Domain(
-    128, (128, 64, 32, 16, 8, 4, 2, 1), _phase, 48,
+    128, (128, 32, 8, 2, 1), _phase, 48,
     dict(learning_rate=1e-2, steps=2000, width=0.25), load_drives,
     first_seed=21,
     seeds=20,  # estimated at ten of the first rate, from the spread of the differences
+    ceilings=10,  # estimated again at five, from how far they were above six points
+    more={"BN, equal work": 10, 2: 10},  # estimated at five of the first rate, likewise
     share_rates={1: 3e-3},
     pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,
 )  # fmt: skip
@@ -146,8 +152,9 @@ DOMAINS = {
     "drives": DRIVES,
     # At the first rate, of pilots in another setting; seed 0 was that setting's.
     "drives-first": DRIVES._replace(
+        shares=(128, 64, 32, 16, 8, 4, 2, 1),
         options=dict(DRIVES.options) | dict(learning_rate=3e-3),
-        recorded_as="drives", first_seed=1, share_rates={},
+        recorded_as="drives", first_seed=1, ceilings=5, more={}, share_rates={},
     ),
     "streets": Domain(
         4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch
@@ -222,7 +229,7 @@ def plan_pilots(domain: str, data: str) -> Plan:
     for rate, seed in itertools.product(where.pilot_rates, seeds):
         for k in (1, max(1, where.few // 4)):
             yield study_run(domain, "BN", data, seed, k=k, learning_rate=rate)
-        for arm in ("BN", "UBN", "BN, labeled again"):
+        for arm in MAIN:
             yield study_run(domain, arm, data, seed, learning_rate=rate)
 
 
@@ -246,15 +253,15 @@ def plan_claims(domain: str, data: str) -> Plan:
 
 def plan_arms(domain: str, data: str) -> Plan:
     """Plan the other readings of the text, and BN with as much work as UBN."""
-    for seed in seeds_of(domain, 5):
-        for arm in ("BN, equal work", *READINGS):
+    for arm in ("BN, equal work", *READINGS):
+        for seed in seeds_of(domain, DOMAINS[domain].more.get(arm, OTHERS)):
             yield study_run(domain, arm, data, seed)
 
 
 def plan_figure6(domain: str, data: str) -> Plan:
     """Plan Figure 6 at the other shares."""
-    for seed in seeds_of(domain, 5):
-        for k in DOMAINS[domain].shares:
+    for k in DOMAINS[domain].shares:
+        for seed in seeds_of(domain, DOMAINS[domain].more.get(k, OTHERS)):
             yield constant_map(domain, data, seed, k)
             for arm in ("BN", "UBN")[: 1 if k == 1 else 2]:  # with all labels they are one
                 yield study_run(domain, arm, data, seed, k=k)
@@ -263,7 +270,7 @@ def plan_figure6(domain: str, data: str) -> Plan:
 def plan_map(domain: str, data: str) -> Plan:
     """Plan the map of where UBN helps: labeled batch, and labels from few places only."""
     where = DOMAINS[domain]
-    for seed in seeds_of(domain, 5):
+    for seed in seeds_of(domain, OTHERS):
         spread = where.labels(where.few, seed)
         biased = PlacesLabels(k=where.few, places=where.places // 8, of=where.places, seed=seed)
         for labels in (spread, biased):
