@@ -9,7 +9,7 @@ CLAIM ?=
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TESTED := tests/ubnlib tests/experiments tests/workflow tests/data_scripts tests/test_golden.py \
+TESTED := tests/workflow tests/ubnlib tests/experiments tests/data_scripts tests/test_golden.py \
   ubnlib experiments data_scripts
 
 define HELP
@@ -69,14 +69,14 @@ claim: $(INSTALLED)
 
 # With tensors this small, more threads only wait for each other.
 test test-all notebooks: export OMP_NUM_THREADS := 1
-# A file's tests stay in one process, so that its fixtures are made once.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file's tests stay in one process, so that its fixtures are made once; the longest come first, as named.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval.cfg
 
 test: $(INSTALLED) build/nbval
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(PYTEST) $(NBVAL) $(TESTED) build/nbval/notebooks
+	$(PYTEST) $(NBVAL) build/nbval/notebooks $(TESTED)
 
 test-all: TESTED += tests/slow
 test-all: test

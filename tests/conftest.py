@@ -61,6 +61,25 @@ def standard(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def evidence():
+    """The committed records of the standard profile, as a table."""
+    from experiments.verdicts.claims import read_evidence
+
+    table, damaged = read_evidence(ROOT / "results" / "standard" / "records")
+    assert damaged == {}
+    return table
+
+
+@pytest.fixture(scope="session")
+def judged(evidence):
+    """The whole ledger, judged by them: a row for each claim."""
+    from experiments.verdicts.claims import load_claims
+    from experiments.verdicts.tables import judge_all
+
+    return judge_all(load_claims(ROOT / "claims.yaml"), evidence, "standard")
+
+
+@pytest.fixture(scope="session")
 def browser():
     """Chromium, which playwright drives."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")

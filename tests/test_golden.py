@@ -25,8 +25,8 @@ from experiments.depth.constant_map import ConstantMapConfig
 from experiments.depth.data import DepthData, EveryLabels, split_data
 from experiments.depth.literal_failure import CancellationConfig, run_cancellation
 from experiments.depth.train import run_depth
-from experiments.method.equations import IdentitiesConfig, run_identities
-from experiments.method.implementation import ImplementationConfig, run_implementation
+from experiments.method.equations import IdentitiesConfig
+from experiments.method.implementation import ImplementationConfig
 from experiments.method.step_cost import StepCostConfig
 from experiments.toy.figure3_features import FeaturesConfig, run_features
 from experiments.toy.figure4_uncertainty import UncertaintyConfig, run_uncertainty
@@ -52,8 +52,6 @@ ABLATION = dict(
     seeds=(0,),
 )
 RUNS: dict[str, tuple[Config, Callable[..., Record]]] = {
-    "identities": (IdentitiesConfig(seed=0), run_identities),
-    "implementation": (ImplementationConfig(seed=0), run_implementation),
     "spiral": (SpiralConfig(**TOY), run_spiral),
     "features": (FeaturesConfig(**TOY, statistics_batches=4), run_features),
     "uncertainty": (UncertaintyConfig(**TOY, method="mc_ubn", samples=4), run_uncertainty),
@@ -127,7 +125,8 @@ def test_a_small_record_made_again_is_the_same(name, drives):
             )
 
 
-CLASSES = [config.__class__ for config, _ in RUNS.values()] + [StepCostConfig, ConstantMapConfig]
+CLASSES = [config.__class__ for config, _ in RUNS.values()]
+CLASSES += [IdentitiesConfig, ImplementationConfig, StepCostConfig, ConstantMapConfig]
 CONFIGS = {kind.model_fields["experiment"].default: kind for kind in CLASSES}
 
 

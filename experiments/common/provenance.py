@@ -54,6 +54,7 @@ def provenance() -> Provenance:
     )
 
 
+@functools.cache  # of the code that this process has loaded
 def _revision() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]

@@ -124,7 +124,7 @@ class Claim(BaseModel):
         return self.model_copy(update=replaced)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where it was built
     """Refuses an entry that says the same thing twice, of which YAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

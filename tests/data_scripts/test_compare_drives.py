@@ -199,7 +199,7 @@ def test_the_contact_sheet_shows_image_and_lidar(dataset):
 
 def test_script_prints_the_table_and_keeps_the_figures(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    arguments = [folder, folder, "--size", *SIZE, "--out", out, "--bands", 4]
+    arguments = [folder, folder, "--size", *SIZE, "--out", out, "--bands", 4, "--sheet", 1]
     monkeypatch.setattr(sys, "argv", ["compare_drives.py", *map(str, arguments)])
     assert compare_drives.main() == 0
     printed = capsys.readouterr().out

@@ -216,8 +216,8 @@ def test_a_cost_is_measured_and_its_ratio_compared_with_1():
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
-    intervals = [interval(rng.normal(3, 1, 20)) for _ in range(100)]
-    assert 86 <= sum(low <= 3 <= high for low, high in intervals) <= 100
+    intervals = [interval(rng.normal(3, 1, 20)) for _ in range(50)]
+    assert 42 <= sum(low <= 3 <= high for low, high in intervals)
 
 
 def test_the_ledger_has_the_papers_claims():
@@ -226,48 +226,39 @@ def test_the_ledger_has_the_papers_claims():
     assert all(f"equation {n}" in places for n in (1, 4)) and "equations 2 and 3" in places
 
 
-@pytest.fixture(scope="module")
-def table():
-    """The committed records."""
-    table, damaged = read_evidence(STANDARD)
-    assert damaged == {}
-    return table
-
-
-@pytest.mark.parametrize("profile", ["quick", "standard"])
-def test_kitti_is_never_judged_by_synthetic_drives(profile, table):
+def test_kitti_is_never_judged_by_synthetic_drives(evidence):
     """Even a copy of the standard records at the paper's size lacks KITTI's 360 labeled frames."""
     (kitti,) = (c for c in load_claims(LEDGER) if c.id == "fig6-kitti")
     assert kitti.profile == "paper"
-    assert judge(kitti, table, "paper").verdict == "not run"
-    few = (table["domain"] == "rooms") & (table["labels.k"] == 16) & (table["arm"] != "")
-    grown = table[few].assign(domain="kitti", width=1.0, levels=7, **{"labels.k": 128})
+    assert judge(kitti, evidence, "paper").verdict == "not run"
+    few = (evidence["domain"] == "rooms") & (evidence["labels.k"] == 16) & (evidence["arm"] != "")
+    grown = evidence[few].assign(domain="kitti", width=1.0, levels=7, **{"labels.k": 128})
     judgement = judge(kitti, grown, "paper")
     assert judgement.reason.startswith("no run with labeled_frames = 360")
     real = grown.assign(labeled_frames=360.0)
-    assert judge(kitti, real, profile).reason == "an indication: the claim needs paper runs"
+    for profile in ("quick", "standard"):
+        assert judge(kitti, real, profile).reason == "an indication: the claim needs paper runs"
     assert judge(kitti, real, "paper").verdict == "not reproduced"  # far from 6 points
 
 
 def test_kittis_label_count_is_that_of_its_split():
     (kitti,) = (c for c in load_claims(LEDGER) if c.id == "fig6-kitti")
+    frames = load_split("paper_standin_train")
     for side in (kitti.query.where, kitti.query.baseline):
-        kept = EveryLabels(k=side["labels.k"]).choose(load_split("paper_standin_train"))
+        kept = EveryLabels(k=side["labels.k"]).choose(frames)
         assert kept.sum() == side["labeled_frames"]
 
 
-def test_the_committed_records_answer_the_ledger(table):
+def test_the_committed_records_answer_the_ledger(evidence, judged):
     """A misspelt setting or metric would read as a claim that was not run, and a run of other code
     among them as an inconclusive one."""
-    made = set(table["experiment"])
+    made, rows = set(evidence["experiment"]), judged.set_index("claim")
     asked = [c for c in load_claims(LEDGER) if c.query.experiment in made and c.profile != "paper"]
     assert len(asked) > 20
     for c in asked:
-        judgement = judge(c, table, "standard")
-        assert judgement.verdict != "not run", c.id
-        for name, found in judgement.cells or [(c.id, judgement)]:
-            assert found.verdict != "not run" and found.estimate is not None, (c.id, name)
-            assert not any("no r" in told for told, _ in found.preconditions), (c.id, name)
+        for row in rows.loc[c.id, "cells"] or [rows.loc[c.id]]:
+            assert row["verdict"] != "not run" and np.isfinite(row["estimate"]), (c.id, row)
+            assert not any("no r" in told for told in row["preconditions"]), (c.id, row)
 
 
 A = (
@@ -323,7 +314,7 @@ def test_every_change_of_what_is_fixed_in_the_ledger_says_why():
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"the ledger's history is needed: {error}")
     places = [f"{commit}:{name}" for commit, name in map(str.split, told.split("\0")[1:])]
-    revisions = {place: yaml.safe_load(git("show", place)) or [] for place in places}
+    revisions = {place: yaml.load(git("show", place), yaml.CSafeLoader) or [] for place in places}
     assert revisions
     usual = {name: Claim.model_fields[name].default for name in FIXED}
     for entry in yaml.safe_load(LEDGER.read_text()):

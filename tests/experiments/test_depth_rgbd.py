@@ -150,7 +150,7 @@ def keys_of(count, drive="0000"):
     return [FrameKey("0000_00_00", drive, 0, 3 * frame) for frame in range(count)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(30, 90), min_size=1, max_size=3),
     st.floats(0.1, 0.7),

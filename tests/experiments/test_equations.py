@@ -1,4 +1,4 @@
-"""The equations' identities: they hold, and a fault in the library would show in them."""
+"""A fault in the library would show in the identities; test_method_runs.py says that they hold."""
 
 import pytest
 
@@ -7,24 +7,10 @@ from experiments.method.equations import IdentitiesConfig, run_identities
 from ubnlib import batchnorm
 from ubnlib.functional import Moments, moving_average, normalize
 
-NAMES = {
-    "equation1_vs_batchnorm", "averages_vs_equations", "two_steps_vs_joint_pass",
-    "no_unlabeled_vs_batchnorm",
-}  # fmt: skip
 
-
-def metrics(seed=0):
-    return {
-        name: value
-        for name, (value,) in run_identities(IdentitiesConfig(seed=seed)).metrics.items()
-    }
-
-
-def test_all_hold_up_to_rounding():
-    found = metrics(seed=1)
-    assert set(found) == NAMES
-    assert all(value < 1e-12 for value in found.values())
-    assert found["no_unlabeled_vs_batchnorm"] == 0
+def metrics():
+    record = run_identities(IdentitiesConfig(seed=0))
+    return {name: value for name, (value,) in record.metrics.items()}
 
 
 def test_a_wrong_equation_1_shows(monkeypatch):

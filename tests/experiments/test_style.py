@@ -1,6 +1,7 @@
 """The looks: one for each method everywhere, told apart in gray and without red and green."""
 
 import ast
+import functools
 import io
 import itertools
 import json
@@ -50,6 +51,7 @@ def colors_by_hand(source: str) -> list[str]:
     return found
 
 
+@functools.cache
 def figure_sources() -> dict[str, str]:
     """Return all code that draws: modules, and the cells of notebooks."""
     sources = {}

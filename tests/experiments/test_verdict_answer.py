@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments.verdicts import answer
-from experiments.verdicts.claims import Precondition, load_claims, read_evidence
+from experiments.verdicts.claims import Precondition, load_claims
 from experiments.verdicts.tables import in_paper_order, judge_all, of_paper
 from small_project import ROOT
 
@@ -14,35 +14,25 @@ CLAIMS = load_claims(ROOT / "claims.yaml")
 STATED = answer.load_answer(ROOT / "statements.yaml")
 
 
-def judged(records: pd.DataFrame) -> dict[str, answer.Judged]:
+def by(records: pd.DataFrame) -> dict[str, answer.Judged]:
     return answer.judge_statements(STATED, judge_all(CLAIMS, records, "standard"))
 
 
-@pytest.fixture(scope="module")
-def records():
-    return read_evidence(ROOT / "results" / "standard" / "records").table
-
-
-@pytest.fixture(scope="module")
-def table(records):
-    return judge_all(CLAIMS, records, "standard")
-
-
-def test_the_committed_statements_name_each_finding_once_in_the_papers_order(table):
+def test_the_committed_statements_name_each_finding_once_in_the_papers_order(judged):
     """Also that no claim is named which the ledger has not, and none of another list but costs."""
     sections = {claim.id: claim for claim in in_paper_order(CLAIMS)}
     named = [claim for statement in STATED.statements for claim in statement.claims]
     costs = {claim.id for claim in CLAIMS if claim.kind == "cost"}
-    assert sorted(named) == sorted({*of_paper(table)["claim"], *costs})
+    assert sorted(named) == sorted({*of_paper(judged)["claim"], *costs})
     heads = [sections[next(iter(s.claims))] for s in STATED.statements if s.id != "cost-and-ease"]
     figures = [claim.place.rpartition("Figure ")[2] for claim in heads if "Figure" in claim.place]
     assert figures == sorted(figures)
     assert len(STATED.lines) == 5 and 7 <= len(STATED.statements) <= 9
 
 
-def test_lines_say_what_the_table_says(table):
-    lines = answer.in_lines(STATED, answer.judge_statements(STATED, table))
-    table = table.set_index("claim")
+def test_lines_say_what_the_table_says(judged):
+    lines = answer.in_lines(STATED, answer.judge_statements(STATED, judged))
+    table = judged.set_index("claim")
     assert list(lines) == list(STATED.lines)
     for clause in (clause for clauses in lines.values() for clause in clauses):
         row = table.loc[clause.claim]
@@ -61,7 +51,7 @@ def test_lines_say_what_the_table_says(table):
 
 
 def test_without_any_record_the_five_lines_come_and_say_so():
-    text = answer.lines_markdown(STATED, judged(pd.DataFrame()))
+    text = answer.lines_markdown(STATED, by(pd.DataFrame()))
     lines = [line for line in text.splitlines() if line.startswith("1. ")]
     assert len(lines) == 5
     asked = sum(words is not None for s in STATED.statements for words in s.claims.values())
@@ -75,10 +65,10 @@ def test_without_any_record_the_five_lines_come_and_say_so():
     assert shown == asked - left
 
 
-def test_half_of_the_records_change_only_what_rests_on_them(records, table):
+def test_half_of_the_records_change_only_what_rests_on_them(evidence, judged):
     """A folder without the spiral's runs: its line says what is missing, others are as before."""
-    whole = answer.in_lines(STATED, answer.judge_statements(STATED, table))
-    half = answer.in_lines(STATED, judged(records[records["experiment"] != "spiral"]))
+    whole = answer.in_lines(STATED, answer.judge_statements(STATED, judged))
+    half = answer.in_lines(STATED, by(evidence[evidence["experiment"] != "spiral"]))
     assert half["Cost and ease"] == whole["Cost and ease"]
     (spiral,) = half["The spiral"]
     assert spiral.verdict == "not run" and spiral.told == "no record of experiment spiral"

@@ -168,6 +168,4 @@ def test_p_is_of_the_bound_that_the_verdict_rests_on(mean, half, bound):
 
 def test_every_word_has_a_meaning():
     assert set(rule.MEANING) == set(rule.Verdict.__args__)
-    assert decide(values(0.03, 0.02), GREATER).verdict == "partially"  # it crosses the margin
-    assert "not surely beyond the margin" in rule.MEANING["partially"]
     assert compare((0.1, 0.2), (0.1, 0.2), GREATER)[1] in rule.MEANING["reproduced"]

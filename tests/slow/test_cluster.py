@@ -13,7 +13,9 @@ import yaml
 
 from experiments.common.records import read_record
 from plan import EXPERIMENTS
-from small_project import ROOT, SIZE, write_profile
+from small_project import ROOT, SIZE, ablation_project, write_profile
+
+project = ablation_project
 
 
 @pytest.fixture

@@ -212,14 +212,6 @@ def test_real_files_with_pieces_changed(name, data):
     TARGETS[name](edited(seed, data.draw(edits)))
 
 
-@run_longer
-@given(st.sampled_from([0, 1, 2, 3, 5]), st.integers(0, 10**6), st.integers(1, 255))
-def test_packed_files_with_one_byte_changed(kind, place, bits):
-    data = bytearray(SEEDS["packed"][[0, 1, 2, 3, 5].index(kind)])
-    data[1 + place % (len(data) - 1)] ^= bits
-    TARGETS["packed"](bytes(data))
-
-
 numbers = st.sampled_from(
     ["0", "-0", "1", "-1", "1e300", "-1e300", "1e-320", "nan", "inf", "1_0", "0x1", "1e999", ""]
 ) | st.floats().map(str)

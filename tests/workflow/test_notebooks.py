@@ -3,6 +3,8 @@
 Each guard is a function notebook -> list of complaints.
 """
 
+import copy
+import functools
 import re
 
 import nbformat
@@ -180,6 +182,7 @@ GUARDS = [
 NAMES = notebook_names(ROOT)
 
 
+@functools.cache  # nobody may change it
 def committed(name: str):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
@@ -208,7 +211,7 @@ def test_a_notebook_teaches(name):
 
 
 def test_what_does_not_teach_is_told():
-    notebook = committed(NAMES[0])
+    notebook = copy.deepcopy(committed(NAMES[0]))
     notebook.cells[0].source = "# A title, and 0.123 that nobody filled"
     notebook.cells[-1].source = "## Exercises\n\n1. One without a hint."
     code_cells(notebook)[-1].source = "import this"

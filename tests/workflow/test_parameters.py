@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import reproduce
 from experiments.depth.packing import NAMED_SPLITS
 from experiments.depth.runs import notebook_runs
 from job import duration
@@ -158,13 +159,14 @@ def test_kitti_folder(tmp_path, monkeypatch):
         (["--claim", "fig2-acuracy"], "There is no claim 'fig2-acuracy'; there are: eq1-batchnorm"),
     ],
 )
-def test_bad_arguments_stop_before_anything_runs(project, arguments, words):
+def test_bad_arguments_stop_before_anything_runs(project, arguments, words, monkeypatch, capsys):
     (project / "raw/2011_09_26/2011_09_26_drive_0001_sync").mkdir(parents=True)
     shutil.copy(ROOT / "claims.yaml", project)
-    command = [sys.executable, ROOT / "workflow" / "reproduce.py", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert words in done.stderr
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
+    assert reproduce.main() == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and words in said.err
     assert not (project / "results").exists()
 
 

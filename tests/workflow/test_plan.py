@@ -14,7 +14,7 @@ from claim import answering, rerun
 from experiments.common.records import PlannedRun, write_record
 from experiments.depth.study import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
-from experiments.verdicts.claims import judge, load_claims, read_evidence
+from experiments.verdicts.claims import judge, load_claims
 from parameters import ProfileError, run_parameters
 from plan import (
     DEPTH,
@@ -148,27 +148,15 @@ def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run()
     assert 60 < once < 600
 
 
-def job(folder: Path, seed: int = 0, **options) -> subprocess.CompletedProcess:
-    path = write_plan(Plan("quick", folder, {}, None, [identities(seed)]), cores=1)
-    command = [sys.executable, ROOT / "workflow" / "run.py", path, "01_method-1"]
-    return subprocess.run(command, capture_output=True, text=True, **options)
-
-
-def test_a_job_makes_its_records_and_says_so(tmp_path):
-    done = job(tmp_path)
-    assert done.returncode == 0 and "run 1 of 1: seed 0, " in done.stdout
-    assert (tmp_path / identities(0).file).exists()
-    assert (tmp_path / "jobs" / "01_method-1.done").exists()
-
-
 def test_a_full_disk_leaves_nothing_and_one_sentence(tmp_path):
     """Files may not grow beyond a few hundred bytes, which a record does."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
 
-    write_plan(Plan("quick", tmp_path, {}, None, [identities(0)]), cores=1)
-    done = job(tmp_path, preexec_fn=limit)
+    path = write_plan(Plan("quick", tmp_path, {}, None, [identities(0)]), cores=1)
+    command = [sys.executable, ROOT / "workflow" / "run.py", path, "01_method-1"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 1
     assert "seed 0 FAILED: [Errno 27] File too large" in done.stdout
     assert list((tmp_path / "records").iterdir()) == [] and not list(tmp_path.glob("jobs/*"))
@@ -186,13 +174,14 @@ def test_progress_counts_what_this_plan_made(tmp_path):
     assert progress(plan, path).startswith("run 1 of 3, about 3 min 2")
 
 
-def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(plans, monkeypatch):
+def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(
+    plans, evidence, monkeypatch
+):
     monkeypatch.chdir(ROOT)
-    records = read_evidence(ROOT / "results" / "standard" / "records").table
     for claim in load_claims(ROOT / "claims.yaml"):
         if claim.query.experiment.startswith("spiral"):
             found = {planned.run.config.key for planned in answering(claim.id, plans["standard"])}
-            assert set(judge(claim, records, "standard").records) <= found, claim.id
+            assert set(judge(claim, evidence, "standard").records) <= found, claim.id
             assert 1 <= len(found) <= 2 * len(claim.grid or "1") + len(claim.requires), claim.id
 
 
@@ -218,8 +207,10 @@ def test_no_claim_is_answered_by_small_nets_on_kitti(tmp_path, monkeypatch):
          "drives --results results/again"),
         ("fig6-kitti", "paper", "make claim CLAIM=fig6-kitti PROFILE=paper KITTI_ROOT=FOLDER"),
         ("fig6-equal-work-drives", "quick", "python -m experiments.run depth.claims --domain "
-         "drives-first --results results/again && python -m experiments.run depth.arms --domain "
-         "drives-first --results results/again"),
+         "drives --results results/again && python -m experiments.run depth.arms --domain "
+         "drives --results results/again"),
+        ("fig6-few-labels-drives-first-rate", "quick", "python -m experiments.run depth.claims "
+         "--domain drives-first --results results/again"),
         ("tuned-indoor", "standard", "python -m experiments.run ablation.indoor "
          "--rgbd-root FOLDER --results results/again"),
     ],

@@ -9,8 +9,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from experiments.verdicts.claims import load_claims, read_evidence
-from experiments.verdicts.tables import judge_all
+from experiments.verdicts.claims import load_claims
 from prose import MARKED, filled, filler, pages
 from small_project import ROOT
 
@@ -116,16 +115,8 @@ def test_a_changed_number_is_seen_and_put_right(fill, tmp_path):
     assert filled(tmp_path / "book.ipynb", fill) == text
 
 
-def test_values_are_those_that_judge_gives(fill):
-    asked = "fig2-accuracy", "fig3-bias"
-    rows = {
-        row["claim"]: row
-        for row in judge_all(
-            [claim for claim in load_claims(ROOT / "claims.yaml") if claim.id in asked],
-            read_evidence(ROOT / "results" / "standard" / "records").table,
-            "standard",
-        ).to_dict("records")
-    }
+def test_values_are_those_that_judge_gives(fill, judged):
+    rows = {row["claim"]: row for row in judged.to_dict("records")}
 
     def value(name):
         return MARKED.fullmatch(fill(f"<!-- = {name} --><!-- / -->"))[2]
@@ -166,10 +157,9 @@ def test_times_of_a_benchmark_are_medians_and_ratios_within_turns(tmp_path):
         value("2, BN")
 
 
-def test_the_tables_of_the_ablation_are_those_of_its_analysis(fill):
+def test_the_tables_of_the_ablation_are_those_of_its_analysis(fill, evidence):
     """One number of each against numpy, by another way."""
-    table = read_evidence(ROOT / "results" / "standard" / "records").table
-    runs = table[(table["experiment"] == "ablation") & (table["domain"] == "spiral")]
+    runs = evidence[(evidence["experiment"] == "ablation") & (evidence["domain"] == "spiral")]
 
     def accuracy(ingredient, name):
         chosen = runs[(runs["ingredient"] == ingredient) & (runs["name"] == name)]

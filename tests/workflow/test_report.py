@@ -21,12 +21,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from experiments.common.provenance import Provenance
 from experiments.common.records import Config, Record, write_record
-from experiments.verdicts.claims import judge, load_claims, read_evidence
 from experiments.verdicts.tables import in_numbers
 from headings import out_of_order
 from notebook_html import convert, make_html, mathml, rebase_links
 from report import group_figures, main, make_report
-from small_project import ROOT
 
 CAPTION = "Red: $a < b$ \N{PLUS-MINUS SIGN} 1"
 LEDGER = """
@@ -95,20 +93,21 @@ def write_toy(folder: Path, kind: str, scores: list[float]) -> Path:
     return write_record(record, folder)
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """A project of two notebooks and two records, after a run that went well."""
-    (tmp_path / "claims.yaml").write_text(LEDGER)
-    (tmp_path / "statements.yaml").write_text(STATEMENTS)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "plan.md").write_text("The plan.")
-    (tmp_path / "profiles").mkdir()
+    root = tmp_path_factory.mktemp("template")
+    (root / "claims.yaml").write_text(LEDGER)
+    (root / "statements.yaml").write_text(STATEMENTS)
+    (root / "docs").mkdir()
+    (root / "docs" / "plan.md").write_text("The plan.")
+    (root / "profiles").mkdir()
     profile = {"description": "For <tests>.", "notebooks": {"02_toy": {}, "05_verdicts": {}}}
-    (tmp_path / "profiles" / "quick.yaml").write_text(yaml.safe_dump(profile))
+    (root / "profiles" / "quick.yaml").write_text(yaml.safe_dump(profile))
     for folder, run in (("notebooks", None), ("results/quick/notebooks", DONE)):
-        write_notebook(tmp_path / folder / "02_toy.ipynb", TEXT, ("better", "large"), run)
-        write_notebook(tmp_path / folder / "05_verdicts.ipynb", "# 5. Verdicts", (), run)
-    results = tmp_path / "results" / "quick"
+        write_notebook(root / folder / "02_toy.ipynb", TEXT, ("better", "large"), run)
+        write_notebook(root / folder / "05_verdicts.ipynb", "# 5. Verdicts", (), run)
+    results = root / "results" / "quick"
     write_toy(results / "records", "bn", [0.5, 0.6, 0.7, 0.8, 0.6])
     write_toy(results / "records", "ubn", [0.55, 0.66, 0.75, 0.86, 0.655])
     (results / "figures").mkdir()
@@ -117,7 +116,15 @@ def project(tmp_path):
     red = Image.new("RGB", (900, 600), "red")
     red.save(results / "figures" / "02_a picture.png", pnginfo=described)
     (results / "figures" / "02_a picture.csv").write_text("x\n1\n")
-    return tmp_path
+    for name in ("02_toy", "05_verdicts"):
+        convert(results / "notebooks" / f"{name}.ipynb", root / "notebooks")
+    return root
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    """A copy of it, to change."""
+    return shutil.copytree(template, tmp_path, dirs_exist_ok=True)
 
 
 def results_of(root: Path) -> Path:
@@ -371,19 +378,16 @@ def test_exports_agree_with_the_page_and_with_each_other(project):
 # The committed records.
 
 
-def test_every_claim_of_the_ledger_has_the_verdict_that_judge_gives(standard):
+def test_every_claim_of_the_ledger_has_its_verdict(standard, judged):
     page = (standard / "report.html").read_text()
-    claims = load_claims(ROOT / "claims.yaml")
-    records = read_evidence(standard / "records").table
-    assert page.count("<article") == len(claims)
-    for claim in claims:
-        part, judgement = article(page, claim.id), judge(claim, records, "standard")
-        shown = [judgement, *(cell for _, cell in judgement.cells)]
-        assert verdicts(part) == [one.verdict.replace(" ", "-") for one in shown]
-        assert judgement.reason in unescape(part)
-        assert all(told in unescape(part) for one in shown for told, _ in one.preconditions)
-        assert part.count('href="records/') == len(judgement.records)
-        assert part.count("<svg") == sum(one.estimate is not None for one in shown)
+    assert page.count("<article") == len(judged)
+    for row in judged.to_dict("records"):
+        part, shown = article(page, row["claim"]), [row, *row["cells"]]
+        assert verdicts(part) == [one["verdict"].replace(" ", "-") for one in shown]
+        assert row["reason"] in unescape(part)
+        assert all(told in unescape(part) for one in shown for told in one["preconditions"])
+        assert part.count('href="records/') == len(row["records"])
+        assert part.count("<svg") == sum(np.isfinite(one["estimate"]) for one in shown)
 
 
 def test_links_and_notebook_sections_of_the_standard_report(standard):

@@ -1,4 +1,4 @@
-"""`make reproduce` for real, on a small project: killed, with a notebook that fails, then whole."""
+"""`make reproduce` on a small project: interrupted, with a notebook that fails, then whole."""
 
 import fcntl
 import json
@@ -41,8 +41,8 @@ def reproduce(project: Path) -> subprocess.CompletedProcess:
     return subprocess.run(COMMAND, cwd=project, capture_output=True, text=True)
 
 
-def killed_when(project: Path, condition, signal_sent: int) -> tuple[int, str]:
-    """Start, end everything by a signal as soon as a condition holds; return status and output."""
+def interrupted(project: Path, condition) -> str:
+    """Start, send Ctrl-C to everything as soon as a condition holds, and return the output."""
     with (project / "output").open("w") as log:
         run = subprocess.Popen(
             COMMAND, cwd=project, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -51,17 +51,40 @@ def killed_when(project: Path, condition, signal_sent: int) -> tuple[int, str]:
     while not condition():
         assert run.poll() is None and time.monotonic() < limit, (project / "output").read_text()
         time.sleep(0.02)
-    os.killpg(run.pid, signal_sent)
-    code = run.wait(timeout=60)
-    return code, (project / "output").read_text()
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(timeout=60) == 130
+    return (project / "output").read_text()
 
 
-def test_killed_it_goes_on_and_what_fails_is_named(project):
+def is_locked(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_interrupted_it_goes_on_and_what_fails_is_named(project):
     results = project / "results" / "quick"
     records, notebooks = results / "records", results / "notebooks"
     first, second = notebooks / "04_ablation.ipynb", notebooks / "05_verdicts.ipynb"
 
-    killed_when(project, lambda: list(records.glob("*.json")), signal.SIGKILL)
+    second_command = []
+
+    def told() -> bool:
+        if is_locked(results / ".lock") and not second_command:
+            second_command.append(reproduce(project))
+        return bool(second_command) and list(records.glob("*.json")) != []
+
+    output = interrupted(project, told)
+    assert "Interrupted" in output and "the same command goes on" in output
+    (refused,) = second_command
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"Another run is writing to {results}; wait for it to end.\n"
+    assert not list(results.glob("**/*.partial*"))
     made = {path: path.read_text() for path in records.glob("*.json")}  # it says when
     assert made and not first.exists()
 
@@ -74,7 +97,9 @@ def test_killed_it_goes_on_and_what_fails_is_named(project):
     (project / "broken").touch()
     done = reproduce(project)
     assert done.returncode not in (0, 2, 130)
-    assert f"{3 - len(made)} of 3 runs to make" in done.stdout
+    left = 3 - len(made)
+    assert f"{left} of 3 runs to make" in done.stdout
+    assert f"run {left} of {left}: " in done.stdout or not left
     assert all(path.read_text() == text for path, text in made.items()), "made twice"
     assert "05_verdicts FAILED: RuntimeError: the figure is blue" in done.stdout
     assert (notebooks / "05_verdicts.failed.ipynb").exists() and not second.exists()
@@ -94,31 +119,3 @@ def test_killed_it_goes_on_and_what_fails_is_named(project):
         assert f'href="{name}"' in page and (results / name).is_file()
     assert "For &lt;tests&gt;." in page and "About 04_ablation" in page
     assert json.loads((results / "claims.json").read_text())["claims"]
-
-
-def test_ctrl_c_and_a_second_command(project):
-    results = project / "results" / "quick"
-    lock = results / ".lock"
-
-    def is_locked() -> bool:
-        if not lock.exists():
-            return False
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    said = []
-
-    def told() -> bool:
-        if is_locked() and not said:
-            said.append(reproduce(project))
-        return bool(said) and list((results / "records").glob("*.json")) != []
-
-    code, output = killed_when(project, told, signal.SIGINT)
-    assert code == 130 and "Interrupted" in output and "the same command goes on" in output
-    assert said[0].returncode == 2 and said[0].stdout == ""
-    assert said[0].stderr == f"Another run is writing to {results}; wait for it to end.\n"
-    assert not list(results.glob("**/*.partial*"))

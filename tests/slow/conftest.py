@@ -1,5 +1,0 @@
-"""Fixtures of the slow tests."""
-
-from small_project import ablation_project as project
-
-__all__ = ["project"]
