@@ -6,9 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.common.records import Config, flat_entries, read_records
+from experiments.common.records import Config, flat_entries
 from experiments.depth.study import DOMAINS, STAGE_PLANS
-from experiments.verdicts.claims import PROFILES, Claim, Judgement, Query, judge, load_claims
+from experiments.verdicts.claims import (
+    PROFILES,
+    Claim,
+    Judgement,
+    Query,
+    judge,
+    load_claims,
+    rank,
+    read_evidence,
+)
 from parameters import ProfileError, run_parameters
 from plan import SECTIONS, Plan, Planned
 
@@ -57,8 +66,7 @@ def rerun(claim: Claim, profiles: Iterable[str], root: Path) -> str:
             if all(stages):
                 break
     for profile in () if stages else profiles:
-        rank = PROFILES.index(profile) if profile in PROFILES else 0
-        made = _made_by(profile, root) if rank >= PROFILES.index(claim.profile) else ()
+        made = _made_by(profile, root) if rank(profile) >= rank(claim.profile) else ()
         if all(any(_answers(flat, side) for flat in made) for side in sides):
             kitti = " KITTI_ROOT=FOLDER" if sides[0].get("domain") == "kitti" else ""
             return f"make claim CLAIM={claim.id} PROFILE={profile}{kitti}"
@@ -137,7 +145,7 @@ def compare(name: str, again: Path, usual: Path, profile: str) -> str:
     """Judge a claim by the records made again and by the usual ones, a line each."""
     lines = []
     for label, folder in (("again", again), ("recorded", usual)):
-        found = judge(find(name), read_records(folder / "records"), profile)
+        found = judge(find(name), read_evidence(folder / "records").table, profile)
         lines.append(f"{label:>8}: {_told(found)} ({found.reason})")
         lines += [f"{'':>8}  {cell}: {_told(one)}" for cell, one in found.cells]
     return "\n".join(

@@ -46,11 +46,11 @@ def log_to(log: Path) -> None:
 
 @contextlib.contextmanager
 def told(what: str, log: Path) -> Iterator[None]:
-    """End the process with status 1 where a block fails, with one line on why."""
+    """End the process where a block fails, with one line on why: status 1, of Ctrl-C 130."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         logging.exception(what)
-        how = "stopped" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        say(f"{what} {how}: {describe(error)} (log: {log})")
-        raise SystemExit(1) from None
+        stopped = isinstance(error, KeyboardInterrupt)
+        say(f"{what} {'stopped' if stopped else 'FAILED'}: {describe(error)} (log: {log})")
+        raise SystemExit(130 if stopped else 1) from None

@@ -25,7 +25,7 @@ from claim import rerun
 from experiments.common.files import whole
 from experiments.common.provenance import provenance
 from experiments.verdicts import answer, tables
-from experiments.verdicts.claims import PROFILES, Claim, Evidence, load_claims, read_evidence
+from experiments.verdicts.claims import PROFILES, Claim, Evidence, load_claims, rank, read_evidence
 from experiments.verdicts.figures import COLORS, SYMBOLS, interval_svg
 from experiments.verdicts.rule import MEANING
 from notebook_html import deviations, discussed, notebook_entry
@@ -48,11 +48,6 @@ class Source(NamedTuple):
     def is_run(self) -> bool:
         """Whether it is what the report is of, and not what it is compared with."""
         return self.label == "this run"
-
-
-def rank(profile: str) -> int:
-    """Return how large a profile is; one of the user's own is as the smallest."""
-    return PROFILES.index(profile) if profile in PROFILES else 0
 
 
 def read_sources(claims: list[Claim], profile: str, results: Path, root: Path) -> list[Source]:

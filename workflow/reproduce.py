@@ -49,6 +49,10 @@ def main() -> int:
             answering(args.claim, make_plan(args.profile, folder, parameters))  # or refuses
         with locked(folder) as lock:
             code = reproduce(args, folder, parameters, where, lock)
+        if args.claim and not code:
+            from claim import compare
+
+            print(compare(args.claim, folder, results, args.profile))
     except (ValueError, OSError) as error:
         print(describe(error), file=sys.stderr)
         return 2
@@ -64,12 +68,7 @@ def main() -> int:
             if not subprocess.run(write, check=False).returncode:
                 print(f"What there is, and what is missing: {results / 'report.html'}")
         return code
-    if args.claim:
-        from claim import compare
-
-        print(compare(args.claim, folder, results, args.profile))
-        return 0
-    if args.prepare:
+    if args.prepare or args.claim:
         return 0
     print(f"All done, {took}. Open in a browser:\n{results / 'report.html'}")
     return 0
@@ -120,7 +119,8 @@ def reproduce(
         say(f"configurations of {len(plan.runs)} runs: {results / 'runs'}; nothing was trained")
         return 0
     outdated = sum(planned.state == "outdated" for planned in plan.runs)
-    again = f", {outdated} of them again, since their version is older" if outdated else ""
+    why = "since their version is older or their net is missing"
+    again = f", {outdated} of them again, {why}" if outdated else ""
     say(f"{len(plan.to_make)} of {len(plan.runs)} runs to make{again}")
     return snakemake("runs" if args.claim else "all")
 

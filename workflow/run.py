@@ -15,9 +15,12 @@ from typing import Any
 import torch
 
 from experiments.common.files import whole
-from experiments.common.records import Config, obtain, record_path, write_record
+from experiments.common.records import Config, obtain, write_record
+from experiments.depth.data import split_data
+from experiments.depth.train import obtain_depth, weights_path
 from job import duration, log_to, say, told
 from plan import EXPERIMENTS
+from ubnlib.kitti import PackedDepth
 from ubnlib.kitti.prepare import usable_cores
 
 
@@ -31,10 +34,6 @@ def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers:
     if not experiment.frames:
         obtain(config, experiment.run, folder)
         return
-    from experiments.depth.data import split_data
-    from experiments.depth.train import obtain_depth
-    from ubnlib.kitti import PackedDepth
-
     found = json.loads(frames.read_text(encoding="utf-8"))
     asked = found["asked"]
     data = split_data(PackedDepth(found["packed"]), asked["split"], asked["frames"]["test_every"])
@@ -43,11 +42,7 @@ def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers:
         return
     kept = folder.parent / "weights"
     options = {"weights": kept, "checkpoints": folder.parent / "checkpoints", "workers": workers}
-    if (
-        not weights
-        or not record_path(config, folder).exists()
-        or (kept / f"{config.key}.pt").exists()
-    ):
+    if not weights or weights_path(config, kept).exists():
         obtain_depth(config, data, folder, **options)
         return
     # The record alone is not enough: make it where there is none, and put it in its place.
@@ -74,7 +69,9 @@ def main(plan_file: Path, name: str, gpus: int = 0) -> None:
             say(
                 f"{progress(plan, plan_file)}: {run['label']}, {duration(time.monotonic() - start)}"
             )
-        except SystemExit:
+        except SystemExit as end:
+            if end.code == 130:
+                raise
             failed += 1
     if failed:
         raise SystemExit(1)

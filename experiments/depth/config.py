@@ -1,10 +1,10 @@
 """The configuration of a depth run: everything that its record depends on.
 
-Its normalization is batch normalization or a form of UBN, which may add a penalty to the loss or
-repair the literal reading. With statistics that are constants in backward, the gradient of a
-layer's input has parts that the next collection of statistics cancels: a common shift of a channel,
-and a common scale. Batch normalization's gradient has neither. A repair takes one of them out, or
-both; with both, the gradient is that of `stats_grad="corrected"`.
+Its normalization is batch normalization or a form of UBN, which may repair the literal reading.
+With statistics that are constants in backward, the gradient of a layer's input has parts that the
+next collection of statistics cancels: a common shift of a channel, and a common scale. Batch
+normalization's gradient has neither. A repair takes one of them out, or both; with both, the
+gradient is that of `stats_grad="corrected"`.
 """
 
 import math
@@ -19,7 +19,6 @@ from experiments.depth.data import LabelsConfig
 from experiments.depth.engine import EngineConfig
 from ubnlib.batchnorm import UnsupervisedBatchNorm
 from ubnlib.convert import convert_ubn
-from ubnlib.diagnostics import GapGradient, statistics_gap
 from ubnlib.dispnet import DispNet
 from ubnlib.forward import ubn_layers
 from ubnlib.losses import Downscale, LossNorm
@@ -72,22 +71,12 @@ class UBNForm(UBNConfig):
 
     unlabeled_weight: float | None = None
     averages_only: bool = False  # the combined batch moves the averages; x has its own statistics
-    gap_weight: float = 0.0  # of the statistics gap in the loss
-    gap_gradient: GapGradient = "labeled"
+    gap_weight: Literal[0.0] = 0.0  # of a penalty that was taken out; in the records' keys,
+    gap_gradient: Literal["labeled"] = "labeled"  # and so is this
     repair: Repair = "nothing"  # of the literal reading's gradient
 
     @model_validator(mode="after")
-    def _gradients_exist(self) -> "UBNForm":
-        if self.gap_weight and self.gap_gradient != "labeled" and self.stats_grad != "all":
-            raise ValueError(
-                f"gap_gradient is {self.gap_gradient!r} and stats_grad {self.stats_grad!r}: the "
-                'unlabeled rows have a gradient with stats_grad="all" only.'
-            )
-        if self.needs_both_halves and self.source == "running":
-            raise ValueError(
-                f'gap_weight is {self.gap_weight} with stats_grad="all": the gap\'s gradient needs '
-                'both halves side by side, which source="running" cannot have; use "batch".'
-            )
+    def _goes_together(self) -> "UBNForm":
         plain = UBNForm.model_construct(averages_only=True, momentum=self.momentum)
         if self.averages_only and self.model_dump() != plain.model_dump():
             raise ValueError(
@@ -98,11 +87,6 @@ class UBNForm(UBNConfig):
                 f"repair is {self.repair!r}: it is for the literal reading, "
                 'stats_grad="none" with source="batch".'
             )
-        if self.repair != "nothing" and self.gap_weight:
-            raise ValueError(
-                f"repair is {self.repair!r} and gap_weight {self.gap_weight}: a repair would take "
-                "its part out of the gap's gradient too; give one of them."
-            )
         return self
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -110,24 +94,10 @@ class UBNForm(UBNConfig):
         if self.averages_only:
             return BNConfig(momentum=self.momentum).apply(model)
         own = {"kind", "averages_only", "gap_weight", "gap_gradient", "repair"}
-        convert_ubn(model, **self.model_dump(exclude=own), keep_graph=bool(self.gap_weight))
+        convert_ubn(model, **self.model_dump(exclude=own))
         if self.repair != "nothing":
             repair_literal(model, self.repair)
         return model
-
-    @property
-    def needs_both_halves(self) -> bool:
-        """Whether the penalty's gradient needs both halves side by side.
-
-        Two passes with `stats_grad="all"` keep no gradient of the labeled rows' own statistics.
-        """
-        return bool(self.gap_weight) and self.stats_grad == "all"
-
-    def penalty(self, model: nn.Module) -> Tensor | float:
-        """Return what the last UBN step, which had unlabeled rows, adds to the loss."""
-        if not self.gap_weight:
-            return 0.0
-        return self.gap_weight * statistics_gap(model, self.gap_gradient)
 
 
 NormConfig = Annotated[BNConfig | UBNForm, Field(discriminator="kind")]
@@ -182,11 +152,6 @@ class DepthConfig(Config):
             raise ValueError(
                 f"Batches of {self.labeled_batch} labeled and {self.unlabeled_batch} unlabeled "
                 f"frames cannot be divided into {parts} equal micro-batches."
-            )
-        if self.engine.compile and self.norm.kind == "ubn" and self.norm.needs_both_halves:
-            raise ValueError(
-                'compile does not go with stats_grad="all" and a gap_weight, whose gradient needs '
-                "both halves side by side: set one of them otherwise."
             )
         return self
 

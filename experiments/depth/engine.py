@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from experiments.common.files import whole
+from experiments.common.files import first_error, whole
 from experiments.common.records import Config
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,19 +53,14 @@ def load_state(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _said(error: Exception) -> str:
-    """Return an error's words in one line."""
-    return " ".join(str(error).split())
-
-
 def load_weights(model: Model, path: Path | str) -> Model:
     """Load the saved state of a model of the same layers, and return the model."""
     try:
         model.load_state_dict(load_state(Path(path)))
     except DAMAGE as error:
         raise ValueError(
-            f"{path} does not hold the weights of this {type(model).__name__} ({_said(error)}): "
-            "delete the run's record and run it again."
+            f"{path} does not hold the weights of this {type(model).__name__} "
+            f"({first_error(error)}): name the file of this run's net, or train it anew."
         ) from error
     return model
 
@@ -346,13 +341,13 @@ class Engine:
             state = load_state(path)
         except DAMAGE as error:
             raise ValueError(
-                f"{path} is no whole checkpoint ({_said(error)}): delete it, and the run starts "
-                "anew."
+                f"{path} is no whole checkpoint ({first_error(error)}): delete it, and the run "
+                "starts anew."
             ) from error
         try:
             self.load_state_dict(state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else _said(error)
+            reason = f"it has no {error}" if isinstance(error, KeyError) else first_error(error)
             raise ValueError(
                 f"{path} is the checkpoint of another run ({reason}): move it away, or delete it, "
                 "and the run starts anew."

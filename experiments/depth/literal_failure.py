@@ -27,7 +27,7 @@ LOSSES = ("loss_before", "promised", "believed", "happened")
 
 
 class CancellationConfig(DepthConfig):
-    """A depth run of which `evaluations` training steps are measured, the first one among them."""
+    """A depth run of which every (steps // evaluations)-th step is measured, from the first on."""
 
     version: ClassVar[int] = 1
     experiment: Literal["cancellation"] = "cancellation"
@@ -40,11 +40,6 @@ class CancellationConfig(DepthConfig):
                 f"The engine has accumulate={self.engine.accumulate} and "
                 f"precision={self.engine.precision!r}: steps are measured whole and in fp32."
             )
-        if getattr(self.norm, "gap_weight", 0):
-            raise ValueError(
-                f"gap_weight is {self.norm.gap_weight}: what a step does is measured for the "
-                "labeled rows' loss alone, so train on that alone."
-            )
         return self
 
     @property
@@ -56,9 +51,7 @@ class CancellationConfig(DepthConfig):
 
 
 @recorded
-def run_cancellation(
-    config: CancellationConfig, data: DepthData, *, progress: str | None = None
-) -> Result:
+def run_cancellation(config: CancellationConfig, data: DepthData) -> Result:
     """Train as `train.run_depth` does, and measure steps on the way.
 
     A step is measured just before it is made, with copies of the net and the optimizer, so that
@@ -88,7 +81,7 @@ def run_cancellation(
 
     optimizer = make_optimizer(net, config)
     engine = Engine(net, optimizer, loss, loader, config.engine, ranks, config.seed, config.rate)
-    engine.train(progress=progress)
+    engine.train()
     engine.curves["loss"] = engine.curves["loss"][:: max(1, steps // 100)]
     metrics = {
         f"{kind}{name}_delta1": value

@@ -215,4 +215,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--improved", type=Path, help="folder of KITTI's improved depth maps")
     parser.add_argument("--weights", type=Path, help="of the net, if elsewhere than usual")
     parser.add_argument("--size", type=int, nargs=2, help="height and width that it was trained at")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.record = arguments.record.absolute()  # files beside it are found from there
+    return arguments

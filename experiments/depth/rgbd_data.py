@@ -212,8 +212,9 @@ def summary(data: DepthData) -> str:
 
 def _is_twin(name: str, prefix: str, ranges: Sequence[tuple[float, float]]) -> bool:
     """Tell whether an unlabeled image is a second view of one of some ranges of frames."""
-    number = name.removeprefix(prefix)
-    if number == name or not number.isdecimal():
+    stem = name.rpartition("/")[2]
+    number = stem.removeprefix(prefix)
+    if number == stem or not number.isdecimal():
         return False
     return any(first <= int(number) <= last for first, last in ranges)
 

@@ -270,6 +270,9 @@ def plan_figure6(domain: str, data: str) -> Plan:
 def plan_map(domain: str, data: str) -> Plan:
     """Plan the map of where UBN helps: labeled batch, and labels from few places only."""
     where = DOMAINS[domain]
+    if where.few < 8:
+        raise ValueError(f"The map's labels are of an eighth of the places, which of the {domain} "
+                         f"have less than the one in {where.few} that is asked for.")  # fmt: skip
     for seed in seeds_of(domain, OTHERS):
         spread = where.labels(where.few, seed)
         biased = PlacesLabels(k=where.few, places=where.places // 8, of=where.places, seed=seed)

@@ -3,8 +3,8 @@
     python -m experiments.depth.train RUN.json PACKED --split paper_standin --records RECORDS
     torchrun --nproc-per-node 8 -m experiments.depth.train RUN.json PACKED ...
 
-RUN.json is a run's configuration, as notebook 3 writes it for every run that it needs. A run that
-was killed goes on from its checkpoint.
+RUN.json is a run's configuration, as `make prepare` writes it for every run that it needs. A run
+that was killed goes on from its checkpoint.
 """
 
 import argparse
@@ -118,11 +118,11 @@ def loss_of_step(
         predictions = ubn_forward(model, rows, None)
     elif getattr(config.norm, "averages_only", False):
         predictions = averages_then_own(model, rows, others)
-    elif config.engine.passes == "two" and not getattr(config.norm, "needs_both_halves", False):
+    elif config.engine.passes == "two":
         predictions = two_passes(model, rows, others)
     else:
         predictions = ubn_forward(model, rows, others, interleave=True)
-    loss = multiscale_depth_loss(
+    return multiscale_depth_loss(
         predictions,
         depth,
         mode=config.downscale,
@@ -130,9 +130,6 @@ def loss_of_step(
         total=ranks.total if ranks.world > 1 else None,
         shares=ranks.world,
     )
-    if others is None or not len(others):  # and so on all ranks
-        return loss
-    return loss + config.norm.penalty(model)
 
 
 def mirrored(sides: np.random.Generator, *tensors: Tensor) -> list[Tensor]:
@@ -219,7 +216,7 @@ def run_depth(
     metrics = evaluate_frames(net, data.frames, data.test).means
     parts = accuracy_of_parts(net, config.labels, data)
     metrics |= {f"{name}_delta1": value for name, value in parts.items() if name != "test"}
-    if len(curves["test"]) == 4:  # fewer steps have fewer
+    if len(curves.get("test", ())) == 4:  # fewer steps have fewer
         metrics["last_quarter"] = curves["test"][3] - curves["test"][2]
     again = evaluate_frames(refreshed(net, data), data.frames, data.test).means
     metrics["refreshed_delta1"] = again["delta1"]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from experiments.common.files import first_error
-from experiments.verdicts.claims import Precondition
+from experiments.verdicts.claims import NothingTwice, Precondition
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
 
@@ -93,7 +93,9 @@ def load_answer(path: Path | str) -> Answer:
         ValueError: The file is no such list, or names something twice or not at all.
     """
     try:
-        return Answer.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        return Answer.model_validate(
+            yaml.load(Path(path).read_text(encoding="utf-8"), NothingTwice)
+        )
     except (yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{path} is no list of statements: {first_error(error)}.") from error
 

@@ -124,16 +124,22 @@ class Claim(BaseModel):
         return self.model_copy(update=replaced)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where it was built
+class NothingTwice(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where it was built
     """Refuses an entry that says the same thing twice, of which YAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return what PyYAML does, once its names are known to differ."""
         names = [self.construct_object(name) for name, _ in node.value]
         if twice := [name for name in names if names.count(name) > 1]:
             raise yaml.constructor.ConstructorError(
                 None, None, f"{twice[0]} is there twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def rank(profile: str) -> int:
+    """Return how large a profile is; one of the user's own is as the smallest."""
+    return PROFILES.index(profile) if profile in PROFILES else 0
 
 
 def load_claims(path: Path | str) -> list[Claim]:
@@ -143,7 +149,7 @@ def load_claims(path: Path | str) -> list[Claim]:
         ValueError: The file is not a list of claims, or two have the same id.
     """
     try:
-        entries = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        entries = yaml.load(Path(path).read_text(encoding="utf-8"), NothingTwice)
         claims = TypeAdapter(list[Claim]).validate_python(entries)
     except (yaml.YAMLError, ValidationError) as error:
         told = first_error(error, ", ", _entry).replace("Value error, ", "")
@@ -384,8 +390,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     found = tuple(_precondition(*one, records) for one in claim.requires.items())
     failed = [told for told, met in found if not met]
     enough = max(claim.seeds, 0 if claim.statistic == "largest" else LEAST)
-    rank = PROFILES.index(profile) if profile in PROFILES else 0
-    if rank < PROFILES.index(claim.profile):
+    if rank(profile) < PROFILES.index(claim.profile):
         verdict, reason = "inconclusive", f"an indication: the claim needs {claim.profile} runs"
     elif len(values) < enough:
         verdict, reason = "inconclusive", f"{len(values)} of at least {enough} seeds"

@@ -46,80 +46,15 @@ def moments(x):
     return x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
 
 
-# The penalty
-
-
-def gap_by_hand(x, y, union):
-    """The formula of `statistics_gap` for one layer."""
-    (mx, vx), (my, vy), (_, vn) = x, y, union
-    return ((mx - my) ** 2 / (vn + EPS) + ((vx + EPS).log() - (vy + EPS).log()) ** 2 / 4).mean()
-
-
-def constant(pair):
-    return tuple(value.detach() for value in pair)
-
-
-@pytest.mark.parametrize("gradient", ["labeled", "unlabeled", "both"])
-def test_the_penaltys_gradient_reaches_the_rows_it_says(gradient):
-    x, y = rows(channels=3)
-    form = UBNForm(stats_grad="all", gap_weight=2.5, gap_gradient=gradient)
-    model = form.apply(nn.Sequential(nn.BatchNorm2d(3)).double())
-    side_by_side(model, x, y)
-    penalty = form.penalty(model)
-    found = torch.autograd.grad(penalty, (x, y), materialize_grads=True)
-
-    of_x, of_y, union = moments(x), moments(y), moments(torch.cat([x, y]))
-    if gradient == "labeled":
-        of_y, union = constant(of_y), constant(union)
-    if gradient == "unlabeled":
-        of_x, union = constant(of_x), constant(union)
-    expected = 2.5 * gap_by_hand(of_x, of_y, union)
-    torch.testing.assert_close(penalty, expected)
-    torch.testing.assert_close(
-        found, torch.autograd.grad(expected, (x, y), materialize_grads=True), rtol=1e-9, atol=1e-12
-    )
-    assert found[0].any() == (gradient != "unlabeled") and found[1].any() == (gradient != "labeled")
-
-
-@pytest.mark.parametrize("forward", [side_by_side, two_passes])
-def test_with_other_readings_it_reaches_the_labeled_rows(forward):
-    x, y = rows(channels=3)
-    form = UBNForm(stats_grad="none", gap_weight=1.0)
-    model = form.apply(nn.Sequential(nn.BatchNorm2d(3)).double())
-    forward(model, x, y)
-    found = torch.autograd.grad(form.penalty(model), (x, y), materialize_grads=True)
-    union = constant(moments(torch.cat([x, y])))
-    expected = gap_by_hand(moments(x), constant(moments(y)), union)
-    torch.testing.assert_close(found[0], torch.autograd.grad(expected, x)[0])
-    assert not found[1].any()
-
-
-def test_a_penalty_of_no_step_is_refused():
-    form = UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both")
-    model, (x, y) = form.apply(network()), rows()
-    with pytest.raises(RuntimeError, match="has made no UBN step: call ubn_forward"):
-        form.penalty(model)
-    two_passes(model, x, y)
-    with pytest.raises(RuntimeError, match="no gradient to the labeled rows in two passes"):
-        form.penalty(model)
-    two_passes(model, x, y[:0])
-    with pytest.raises(ValueError, match="had no unlabeled rows"):
-        form.penalty(model)
-
-
 # What does not go together
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(gap_weight=1, gap_gradient="both"), "with stats_grad=\"all\" only"),
-        (dict(gap_weight=1, gap_gradient="unlabeled", stats_grad="labeled"), "have a gradient"),
-        (dict(gap_weight=1, stats_grad="all", source="running"), 'cannot have; use "batch"'),
         (dict(averages_only=True, stats_grad="all"), "averages_only goes with momentum alone"),
         (dict(repair="both"), "it is for the literal reading"),
         (dict(repair="shift", stats_grad="none", source="running"), 'with source="batch"'),
-        (dict(repair="scale", stats_grad="none", gap_weight=1), "out of the gap's gradient too"),
     ],
 )  # fmt: skip
 def test_switches_that_do_not_go_together_are_refused(options, message):

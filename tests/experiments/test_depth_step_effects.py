@@ -286,5 +286,3 @@ def test_batch_normalization_does_what_it_believes(data):
 def test_runs_that_are_refused(data):
     with pytest.raises(ValueError, match="accumulate=2"):
         config_of(data, UBNForm(), engine=EngineConfig(accumulate=2))
-    with pytest.raises(ValueError, match=r"gap_weight is 1\.0"):
-        config_of(data, UBNForm(gap_weight=1))

@@ -65,13 +65,6 @@ def test_a_frame_is_on_one_side_only(data):
         (dict(steps=None), "steps is None and epochs None: give one of them"),
         (dict(engine=dict(accumulate=3)), "cannot be divided into 3 equal micro-batches"),
         (dict(unlabeled_batch=5, engine=dict(accumulate=2)), "divided into 2 equal"),
-        (
-            dict(
-                engine=dict(compile=True),
-                norm=dict(kind="ubn", stats_grad="all", gap_weight=1, gap_gradient="both"),
-            ),
-            "compile does not go with",
-        ),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(data, change, message):
@@ -123,7 +116,7 @@ def test_depth_run_is_a_function_of_its_configuration(data):
 def test_all_labels_make_ubn_batch_normalization(data):
     bn, ubn = (
         run_depth(depth_config(data, norm=norm, labels=EveryLabels(k=1)), data)
-        for norm in (BNConfig(), UBNForm(gap_weight=1.0))
+        for norm in (BNConfig(), UBNForm())
     )
     assert bn.metrics == ubn.metrics
 
@@ -143,8 +136,8 @@ def test_batch_normalization_sees_no_unlabeled_image(data, monkeypatch):
 
 
 FORMS = {
-    "corrected": UBNForm(gap_weight=1.0),
-    "all, gap": UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both"),
+    "corrected": UBNForm(),
+    "all": UBNForm(stats_grad="all"),
     "repaired": UBNForm(stats_grad="none", repair="both"),
 }
 

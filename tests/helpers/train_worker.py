@@ -90,9 +90,7 @@ ODD = dict(labels=EveryLabels(k=2), labeled_batch=5, unlabeled_batch=7)  # so ra
 TOGETHER = {
     "UBN": dict(norm=UBNForm(), steps=9, **ODD),
     "BN": dict(**ODD),
-    "all, gap": dict(
-        norm=UBNForm(stats_grad="all", gap_weight=1.0, gap_gradient="both"), loss="log_l1", **ODD
-    ),
+    "all": dict(norm=UBNForm(stats_grad="all"), loss="log_l1", **ODD),
     "accumulated, one labeled row": dict(
         norm=UBNForm(), labeled_batch=2, unlabeled_batch=10, engine=EngineConfig(accumulate=2)
     ),

@@ -18,7 +18,7 @@ from ubnlib import (
     ubn_forward,
     using,
 )
-from ubnlib.forward import ubn_layers
+from ubnlib.forward import side_by_side, two_passes, ubn_layers
 
 
 def test_gap_equals_its_definition():
@@ -120,6 +120,68 @@ def test_refresh_restores_everything_after_an_exception(model, batches):
         refresh_statistics(model, [])
     with pytest.raises(ValueError, match="no layer that keeps running statistics"):
         refresh_statistics(nn.Linear(2, 2), [torch.randn(3, 2)])
+
+
+def moments(x):
+    return x.mean((0, 2)), x.var((0, 2), correction=0)
+
+
+def gap_by_hand(x, y, union, eps=1e-5):
+    """The formula of `statistics_gap` for one layer."""
+    (mx, vx), (my, vy), (_, vn) = x, y, union
+    return ((mx - my) ** 2 / (vn + eps) + ((vx + eps).log() - (vy + eps).log()) ** 2 / 4).mean()
+
+
+def constant(pair):
+    return tuple(value.detach() for value in pair)
+
+
+def one_layer(**options):
+    x, y = torch.randn(5, 3, 4).double(), 1 + 2 * torch.randn(9, 3, 4).double()
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(3)).double(), keep_graph=True, **options)
+    return model, x.requires_grad_(), y.requires_grad_()
+
+
+@pytest.mark.parametrize("gradient", ["labeled", "unlabeled", "both"])
+def test_the_gaps_gradient_reaches_the_rows_it_says(gradient):
+    model, x, y = one_layer(stats_grad="all")
+    side_by_side(model, x, y)
+    gap = statistics_gap(model, gradient)
+    found = torch.autograd.grad(gap, (x, y), materialize_grads=True)
+    of_x, of_y, union = moments(x), moments(y), moments(torch.cat([x, y]))
+    if gradient == "labeled":
+        of_y, union = constant(of_y), constant(union)
+    if gradient == "unlabeled":
+        of_x, union = constant(of_x), constant(union)
+    expected = gap_by_hand(of_x, of_y, union)
+    torch.testing.assert_close(gap, expected)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(expected, (x, y), materialize_grads=True), rtol=1e-9, atol=1e-12
+    )
+    assert found[0].any() == (gradient != "unlabeled") and found[1].any() == (gradient != "labeled")
+
+
+@pytest.mark.parametrize("forward", [side_by_side, two_passes])
+def test_with_other_readings_it_reaches_the_labeled_rows(forward):
+    model, x, y = one_layer(stats_grad="none")
+    forward(model, x, y)
+    gap = statistics_gap(model, "labeled")
+    found = torch.autograd.grad(gap, (x, y), materialize_grads=True)
+    expected = gap_by_hand(moments(x), constant(moments(y)), constant(moments(torch.cat([x, y]))))
+    torch.testing.assert_close(found[0], torch.autograd.grad(expected, x)[0])
+    assert not found[1].any()
+
+
+def test_a_gap_of_no_step_is_refused():
+    model, x, y = one_layer(stats_grad="all")
+    with pytest.raises(RuntimeError, match="has made no UBN step: call ubn_forward"):
+        statistics_gap(model, "both")
+    two_passes(model, x, y)
+    with pytest.raises(RuntimeError, match="no gradient to the labeled rows in two passes"):
+        statistics_gap(model, "both")
+    two_passes(model, x, y[:0])
+    with pytest.raises(ValueError, match="had no unlabeled rows"):
+        statistics_gap(model, "both")
 
 
 def test_monte_carlo_predictions_use_each_reference_and_leave_the_model(model, batches):
