@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.files import whole
-from experiments.depth.data import pack_split, packed_folder
+from experiments.depth.data import packed_folder, split_data
 from experiments.depth.packing import find_split, packing_costs
 from job import duration, log_to, say, told
 from synthetic_kitti import make_synthetic_kitti
-from ubnlib.kitti import PackedDepth
+from ubnlib.kitti import PackedDepth, prepare
 from ubnlib.kitti.prepare import Preparation
 
 
@@ -25,7 +25,8 @@ def prepare_frames(parameters: dict[str, Any]) -> dict[str, Any]:
         make_synthetic_kitti(root, **parameters["synthetic"])
     asked = _named(parameters)
     raw, sides = find_split(root, **asked)
-    data = pack_split(root, packed, **asked, test_every=parameters["frames"]["test_every"])
+    test_every = parameters["frames"]["test_every"]
+    data = split_data(prepare(raw, packed), asked["split"], test_every)
     prints = {"fingerprint": data.fingerprint, "frames": data.frames.fingerprint}  # with the split
     report = f"{sides.report()}\nin {root}: {raw.report()}\npacked: {data.frames.report()}"
     return {"packed": str(packed), **prints, "asked": _asked(parameters), "report": report}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, ttest_rel
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from experiments.ablation.runs import BASE, DEFAULT, LABELS, PLAIN, REFRESHED, ingredients
 from experiments.common.stats import interval
@@ -74,7 +74,7 @@ def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
     elif spread < 1e-12:  # the same in every seed: certain, or no difference at all
         p, effect = float(abs(values[0]) < 1e-12), np.nan
     else:
-        p, effect = float(ttest_rel(values, np.zeros_like(values)).pvalue), values.mean() / spread
+        p, effect = float(ttest_1samp(values, 0).pvalue), values.mean() / spread
     return [values.mean() if len(values) else np.nan, low, high, p, effect, len(values)]
 
 

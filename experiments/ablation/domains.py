@@ -4,7 +4,7 @@ A domain is a problem: data of some seeds, a net, losses and measures.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal, Protocol
 
@@ -260,8 +260,8 @@ class DepthProblem(Problem):
     data: DepthData
     labels: int
     seed: int
-    other: Frames | None = None
-    depth_range: dict[str, float] = field(default_factory=dict)
+    other: Frames
+    depth_range: dict[str, float]
 
     @property
     def seeds(self) -> tuple[int]:
@@ -272,8 +272,7 @@ class DepthProblem(Problem):
     def _pools(self) -> dict[Pool, Tensor]:
         labeled, unlabeled = self.data.labeled(EveryLabels(k=self.labels))
         positions = {"labeled": labeled, "unlabeled": unlabeled, "everything": self.data.train}
-        if self.other is not None:
-            positions["other"] = range(len(self.other))
+        positions["other"] = range(len(self.other))
         return {pool: torch.as_tensor(rows) for pool, rows in positions.items()}
 
     def net(self) -> DispNet:

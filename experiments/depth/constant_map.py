@@ -72,9 +72,8 @@ def constant_maps(data: DepthData, labels: LabelsConfig) -> Iterator[tuple[str, 
 @recorded
 def run_constant_map(config: ConstantMapConfig, data: DepthData) -> Result:
     """Measure each window's map on all test frames; the metrics are those of the best."""
-    found = {}
+    found, keys = {}, [data.frames.keys[i] for i in data.test]
     for name, depth in constant_maps(data, config.labels):
-        keys = [data.frames.keys[i] for i in data.test]
         found[name] = evaluate_depth(
             ((key, depth) for key in keys), lambda key: data.frames.depth(data.frames.index(key))
         ).means

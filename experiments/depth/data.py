@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from experiments.common.records import Config
-from experiments.depth.packing import find_split, split_frames
+from experiments.depth.packing import split_frames
 from ubnlib.kitti import FrameKey, KittiRaw, keep_every, prepare
 from ubnlib.kitti.splits import digest
 
@@ -156,15 +156,6 @@ def split_data(frames: Frames, split: str, test_every: int = 1) -> DepthData:
 def packed_folder(data_root: Path | str, size: Sequence[int], kind: str) -> Path:
     """Return where frames of a size are packed; `kind` says of what, such as "kitti-eigen"."""
     return Path(data_root) / f"packed-{kind}-{size[0]}x{size[1]}"
-
-
-def pack_split(
-    root: Path | str, folder: Path | str, *, split: str, cameras: Sequence[int],
-    size: Sequence[int], test_every: int = 1,
-) -> DepthData:  # fmt: skip
-    """Pack the frames of a split of KITTI Raw that are not packed yet; return them."""
-    raw, _ = find_split(root, split=split, cameras=cameras, size=size)
-    return split_data(prepare(raw, Path(folder)), split, test_every)
 
 
 # The studies' range of depth indoors: the paper's begins behind most of a room.

@@ -46,14 +46,12 @@ def draw_contact_sheet(
     titles: Mapping[str, str] | None = None,
     *,
     drives: Sequence[str] | None = None,
-    camera: int = 2,
     columns: int = 2,
-    cap: float = 80.0,
 ) -> Figure:
     """Draw the middle frame of each drive and the lidar over it, a few drives a row.
 
     Drives, real or synthetic, go by their names, all by default, and titles too; a drive without
-    the camera is shown by one that it has. `cap` ends the color scale, in meters.
+    the left camera is shown by the one that it has.
     """
     titles, drives = titles or {}, dataset.drives if drives is None else drives
     if unknown := sorted(set(drives) - set(dataset.drives)):
@@ -61,7 +59,7 @@ def draw_contact_sheet(
             f"Drive {', '.join(unknown)} is not in the dataset: expected names among "
             f"{', '.join(dataset.drives)}."
         )
-    frames = [_middle_frame(dataset, name, camera) for name in drives]
+    frames = [_middle_frame(dataset, name) for name in drives]
     columns = min(columns, len(frames))
     height, width = dataset.image(frames[0]).shape[1:]
     rows, cell = -(-len(frames) // columns), 6.5 / columns
@@ -75,7 +73,7 @@ def draw_contact_sheet(
         picture = dataset.image(index).permute(1, 2, 0).numpy()
         left.imshow(picture)
         depth = dataset.depth(index).numpy()
-        scale = draw_lidar(right, picture, depth, 330 / columns / width, cap)
+        scale = draw_lidar(right, picture, depth, 330 / columns / width, 80.0)
         left.set_title(titles.get(name, name), loc="left", fontsize=8)
     add_depth_bar(figure, scale, grid)
     shown = "; ".join(titles.get(name, name) for name in drives)
@@ -86,9 +84,9 @@ def draw_contact_sheet(
     return figure
 
 
-def _middle_frame(dataset: KittiRaw, drive: str, camera: int) -> int:
+def _middle_frame(dataset: KittiRaw, drive: str) -> int:
     mine = [index for index, key in enumerate(dataset.keys) if key.drive_name == drive]
-    seen = [index for index in mine if dataset.keys[index].camera == camera] or mine
+    seen = [index for index in mine if dataset.keys[index].camera == 2] or mine
     return seen[len(seen) // 2]
 
 

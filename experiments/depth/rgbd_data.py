@@ -100,17 +100,13 @@ class Description(Config):
     unlabeled: Unlabeled | None = None
 
 
-def describe(name: str) -> Description:
-    """Return the description of one of the studies' folders: rooms, streets or kitchen."""
-    if not (DOMAINS / f"{name}.yaml").is_file():
-        there = ", ".join(sorted(path.stem for path in DOMAINS.glob("*.yaml")))
-        raise ValueError(f"There is no description named {name}; there are: {there}.")
-    return read_description(DOMAINS / f"{name}.yaml")
-
-
 def read_description(path: Path | str) -> Description:
-    """Read a description file; lists that lie beside it are found there."""
-    path = Path(path)
+    """Read a description file, or one of the studies' by name: rooms, streets or kitchen.
+
+    Lists that lie beside it are found there.
+    """
+    known = DOMAINS / f"{path}.yaml"
+    path = known if known.is_file() else Path(path)
     try:
         description = Description.model_validate(yaml.safe_load(path.read_text("utf-8")))
     except FileNotFoundError:
@@ -158,12 +154,8 @@ def rgbd_data(
     own. `fold` counts from 0 and tests the places of one fold in place of the split.
     """
     root = Path(root)
-    if description is None:
-        description = read_description(root / FILE)
-    elif isinstance(description, str) and (DOMAINS / f"{description}.yaml").is_file():
-        description = describe(description)
-    elif not isinstance(description, Description):
-        description = read_description(description)
+    if not isinstance(description, Description):
+        description = read_description(root / FILE if description is None else description)
     if fold is not None and description.folds is None:
         raise ValueError(f"Fold {fold} of {description.name}: its description has no folds.")
     unlabeled = description.unlabeled

@@ -57,7 +57,6 @@ def step_effects(
     labeled: Tensor,
     unlabeled: Tensor | None,
     belief: Belief,
-    length: float = 1.0,
 ) -> StepEffects:
     """Make a training step with copies of a net and its optimizer, and measure what it does.
 
@@ -65,7 +64,7 @@ def step_effects(
     all UBN, or all plain batch normalization, which is measured as the UBN without unlabeled rows
     that it is, with the belief `"corrected"`. The loss is of its output for the labeled rows
     [N, ...]; unlabeled ones are [M, ...]. The belief is the net's `stats_grad`, or what a repair
-    makes of `"none"`; see `believed_moments`. `length` is the share of the step that is made.
+    makes of `"none"`; see `believed_moments`.
     """
     net, optimizer = copy.deepcopy((net, optimizer))
     layers = norm_layers(net)
@@ -86,7 +85,7 @@ def step_effects(
     gradients = {name: measure_gradients(flow) for name, flow in flows.items()}
     calls = _calls(layers)
     before, predicted = _normalized(net, layers, labeled, calls, "none")
-    promised = _make_step(net, optimizer, length)
+    promised = _make_step(net, optimizer)
     with torch.no_grad():
         believed, wanted = _normalized(net, layers, labeled, calls, belief)
         step(net, labeled, others)
@@ -131,17 +130,14 @@ def believed_moments(
     return Moments(mean, growth * (call.reference.var + layer.eps) - layer.eps)
 
 
-def _make_step(net: nn.Module, optimizer: torch.optim.Optimizer, length: float) -> float:
-    """Make a share of the optimizer's step; return what the gradient promises of it."""
+def _make_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Make the optimizer's step; return what the gradient promises of it."""
     parameters = [p for p in net.parameters() if p.grad is not None]
     before = [p.detach().clone() for p in parameters]
     optimizer.step()
-    promised = 0.0
     with torch.no_grad():
-        for p, start in zip(parameters, before, strict=True):
-            p.copy_(torch.lerp(start, p, length))
-            promised += (p.grad * (p - start)).sum().item()
-    return promised
+        changes = zip(parameters, before, strict=True)
+        return sum((p.grad * (p - start)).sum().item() for p, start in changes)
 
 
 def _calls(layers: Mapping[str, UnsupervisedBatchNorm]) -> dict[str, Call]:

@@ -23,7 +23,7 @@ from experiments.depth.data import (
 )
 from experiments.depth.engine import EngineConfig
 from experiments.depth.literal_failure import CancellationConfig
-from experiments.depth.rgbd_data import describe, rgbd_data
+from experiments.depth.rgbd_data import read_description, rgbd_data
 
 # --- what is compared -----------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ def load_folder(name: str, size: tuple[int, int]) -> Callable[..., DepthData]:
     def load(arguments: argparse.Namespace, pilots: bool, fold: int) -> DepthData:
         if arguments.rgbd_root is None:
             raise ValueError(f"The {name} are a folder of real frames: give --rgbd-root.")
-        description = describe(name)
+        description = read_description(name)
         return rgbd_data(
             arguments.rgbd_root, size, description, fold if description.folds else None
         )
@@ -270,12 +270,10 @@ def plan_figure6(domain: str, data: str) -> Plan:
 def plan_map(domain: str, data: str) -> Plan:
     """Plan the map of where UBN helps: labeled batch, and labels from few places only."""
     where = DOMAINS[domain]
-    if where.few < 8:
-        raise ValueError(f"The map's labels are of an eighth of the places, which of the {domain} "
-                         f"have less than the one in {where.few} that is asked for.")  # fmt: skip
+    places = max(where.places // 8, -(-where.places // where.few))  # that hold so many labels
     for seed in seeds_of(domain, OTHERS):
         spread = where.labels(where.few, seed)
-        biased = PlacesLabels(k=where.few, places=where.places // 8, of=where.places, seed=seed)
+        biased = PlacesLabels(k=where.few, places=places, of=where.places, seed=seed)
         for labels in (spread, biased):
             for batch in (2, 4, 8):
                 for arm in ("BN", "UBN"):

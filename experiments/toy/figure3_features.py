@@ -22,7 +22,7 @@ from torch import Tensor
 from experiments.common.records import Record, Result, recorded
 from experiments.common.stats import interval
 from experiments.common.style import look
-from experiments.common.training import NormConfig, initialized_by
+from experiments.common.training import NormConfig
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
 from experiments.toy.figure3_bias import statistics_errors, step_batches
@@ -75,9 +75,8 @@ def run_features(config: FeaturesConfig) -> Result:
     def look(step: int, net: Ensemble, data: SpiralData) -> None:
         if step not in config.looks:
             return
-        with initialized_by(0):  # dropout must not take the training's random numbers
-            for name, layers in layer_numbers(net, data, config).items():
-                curves[name].append(torch.stack(layers, -1))
+        for name, layers in layer_numbers(net, data, config).items():
+            curves[name].append(torch.stack(layers, -1))
 
     net, data, _ = train_spiral(config, after_step=look)
     history = {name: torch.stack(each, 1) for name, each in curves.items()}  # [E, looks, layers]

@@ -15,6 +15,7 @@ from experiments.common.style import CLASS_MAP, MUTED, look
 from experiments.common.training import evaluating, initialized_by
 from experiments.toy.ensemble import Ensemble
 from experiments.toy.figure2_boundaries import accuracy
+from experiments.toy.figure3_features import channel_features, reference_points
 from experiments.toy.plane import mark_legend, show_boundary, show_map, show_points
 from experiments.toy.spiral import SpiralData, SpiralNet
 from experiments.toy.train import (
@@ -98,21 +99,15 @@ def play(
         if step not in steps:
             return
         everything = torch.cat([data.labeled, data.unlabeled])
-        reference = everything if config.norm.kind == "ubn" else data.labeled
-        with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
-            fixed = frozen(net, reference)
-            labeled, combined = (
-                statistics_offsets(net, template, everything, drawn, channel)
-                for drawn in _random_batches(config, data, batches)
-            )
+        labeled, combined = (
+            statistics_offsets(net, template, everything, drawn, channel)
+            for drawn in _random_batches(config, data, batches)
+        )
         with evaluating(net):
             probability = net(points[:, None])[:, 0].softmax(-1)[:, 1]
-        features = (
-            torch.stack(
-                [layer[:, 0, channel] for layer in fixed.normalized_features(some)[:LAYERS]]
-            )
-            for some in (data.labeled, data.unlabeled)
-        )
+        sets = {"labeled": data.labeled, "unlabeled": data.unlabeled}
+        found = channel_features(net, reference_points(config.norm, data), sets, channel=channel)
+        features = (torch.stack(found[name]) for name in sets)
         accuracies = (accuracy(net, *some).item() for some in ((data.labeled, data.labels), test))
         snapshots.append(Snapshot(step, probability, *features, labeled, combined, *accuracies))
 

@@ -6,14 +6,14 @@ claim that there is not, is *not run*, and says why: nothing is left out.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from experiments.common.files import first_error
-from experiments.verdicts.claims import NothingTwice, Precondition
+from experiments.verdicts.claims import NothingTwice
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
 
@@ -24,7 +24,7 @@ MEANT = {  # by preconditions, for readers
     "sensitive": "that more labels help",
     "present": "that BN has what would be mended",
 }
-NEEDED = rf"\b({'|'.join(get_args(Precondition))}) \("  # how a reason names what fails
+NEEDED = rf"\b({'|'.join(MEANT)}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
 UNITS = (

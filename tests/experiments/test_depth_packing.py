@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from experiments.depth.data import pack_split, split_data
+from experiments.depth.data import split_data
 from experiments.depth.packing import find_split, packing_costs, split_frames
 from named_splits import LOST, NAMES, counts, eigen_tests_in
 from small_kitti import DATE, image_path, scan_path, write_textured
-from ubnlib.kitti import FrameKey, KittiRaw, PackedDepth, load_split
+from ubnlib.kitti import FrameKey, KittiRaw, PackedDepth, load_split, prepare
 from ubnlib.kitti.prepare import Preparation
 
 
@@ -68,8 +68,8 @@ def root(tmp_path):
 def test_a_broken_frame_is_on_no_side_of_preparing_and_running(root, tmp_path):
     image_path(root, 1).write_bytes(b"no image")
     image_path(root, 2, drive=3).write_bytes(b"no image")
-    options = dict(split="by_drive", cameras=(2, 3), size=(12, 36))
-    data = pack_split(root, tmp_path / "packed", **options)
+    raw, _ = find_split(root, split="by_drive", cameras=(2, 3), size=(12, 36))
+    data = split_data(prepare(raw, tmp_path / "packed"), "by_drive")
     assert (len(data.train), len(data.test)) == (11, 5)
     again = split_data(PackedDepth(tmp_path / "packed"), "by_drive")
     assert again.fingerprint == data.fingerprint

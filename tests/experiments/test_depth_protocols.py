@@ -99,8 +99,9 @@ def test_a_trained_run_is_evaluated_by_one_command(kitti_sample, tmp_path, monke
     record = obtain_depth(config, data, records, weights=tmp_path / "weights")
 
     def evaluate(*options):
-        path = record_path(record, records)
-        monkeypatch.setattr("sys.argv", ["evaluate", str(path), str(root), *options])
+        monkeypatch.chdir(records)
+        path = record_path(record, records).name
+        monkeypatch.setattr("sys.argv", ["evaluate", path, str(root), *options])
         return protocols.main(), capsys.readouterr()
 
     code, said = evaluate()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments.depth.data import EveryLabels
 from experiments.depth.evaluate import accuracy_of_parts
-from experiments.depth.rgbd_data import DOMAINS, describe, main, read_description, rgbd_data
+from experiments.depth.rgbd_data import DOMAINS, main, read_description, rgbd_data
 from small_rgbd import random_frame, write_folder, write_frame
 from ubnlib import DispNet
 
@@ -34,7 +34,9 @@ def unlabeled(root, names):
     (root / "unlabeled").mkdir(parents=True)
     for number, name in enumerate(names):
         image = Image.fromarray(random_frame(100 + number)[0])
-        image.save(root / "unlabeled" / f"{name}.png")
+        path = root / "unlabeled" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
 
 
 def numbers(keys):
@@ -114,14 +116,14 @@ def test_images_without_depth_are_trained_on_and_never_labeled_or_tested(tmp_pat
 
 def test_folds_test_each_place_once_and_its_second_views_are_not_trained_on(tmp_path):
     write_folder(tmp_path, range(11))
-    unlabeled(tmp_path, [f"right_{frame:06d}" for frame in (0, 4, 9)])
+    unlabeled(tmp_path, ["right_000000", "room/right_000004", "right_000009"])
     (tmp_path / "blocks.txt").write_text(BLOCKS)
     described(tmp_path, folds=FOLDS, unlabeled={"folder": "unlabeled", "twins": "right_"})
     parts = [rgbd_data(tmp_path, SIZE, fold=fold) for fold in range(2)]
     assert [numbers(data.test_keys) for data in parts] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert numbers(parts[0].train_keys) == numbers(parts[1].test_keys)
     views = [[data.frames.names[i] for i in data.without_depth] for data in parts]
-    assert views == [["right_000009"], ["right_000000", "right_000004"]]
+    assert views == [["right_000009"], ["right_000000", "room/right_000004"]]
     outside = (Path("000010"), "frames of no place in blocks.txt")
     assert parts[0].frames.left_out == [outside]
 
@@ -186,8 +188,8 @@ def test_what_lies_outside_the_description_is_told_too(tmp_path):
     Image.fromarray(random_frame(0, (10, 18))[0]).save(tmp_path / "unlabeled" / "1.png")
     with pytest.raises(ValueError, match=r"1\.png is 18x10 pixels and its depth map 15x10"):
         rgbd_data(tmp_path, SIZE)
-    with pytest.raises(ValueError, match="no description named attic; there are: kitchen, rooms"):
-        describe("attic")
+    with pytest.raises(FileNotFoundError, match="Description attic is missing"):
+        rgbd_data(tmp_path, SIZE, "attic")
 
 
 def test_the_command_counts_a_folder_and_trains_on_it(tmp_path, capsys):
@@ -216,8 +218,9 @@ def test_the_studies_descriptions_can_be_read():
     names = {path.stem for path in DOMAINS.glob("*.yaml")}
     assert names == {"kitchen", "rooms", "streets"}
     for name in names:
-        assert describe(name) == read_description(DOMAINS / f"{name}.yaml")
-        assert describe(name).name == name and len(describe(name).source) > 20
+        description = read_description(name)
+        assert description == read_description(DOMAINS / f"{name}.yaml")
+        assert description.name == name and len(description.source) > 20
 
 
 def test_real_streets_are_split_by_place(kitti_sample):

@@ -10,7 +10,7 @@ import yaml
 
 from experiments import run
 from experiments.depth import runs as depth_runs
-from experiments.depth.rgbd_data import describe
+from experiments.depth.rgbd_data import read_description
 from experiments.depth.study import ARMS, DOMAINS, PILOT_SEED, STAGE_PLANS, constant_map, study_run
 from small_project import ROOT
 
@@ -122,4 +122,4 @@ def test_a_seed_tests_on_the_fold_of_its_number(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["run", "depth.claims", "--results", str(tmp_path)])
     assert run.main() == 0
     assert made == {f"fold-{fold}": {fold, fold + 5} for fold in range(5)}
-    assert DOMAINS["streets"].folds == describe("streets").folds.count
+    assert DOMAINS["streets"].folds == read_description("streets").folds.count

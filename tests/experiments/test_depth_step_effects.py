@@ -128,7 +128,7 @@ def test_gradient_promises_what_it_believes(belief):
     net = deep_net(belief)
     ratios = {}
     for other in BELIEFS:
-        effects = step_effects(net, sgd(net), cubes, x, y, other, 1e-5)
+        effects = step_effects(net, sgd(net, 1e-6), cubes, x, y, other)
         assert effects.promised < 0
         ratios[other] = effects.believed / effects.promised
     assert ratios.pop(belief) == pytest.approx(1, abs=2e-4)

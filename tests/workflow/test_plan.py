@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from claim import answering, rerun
+import run
+from claim import answering, compare, rerun
 from experiments.common.records import PlannedRun, write_record
 from experiments.depth.study import study_run
 from experiments.method.equations import IdentitiesConfig, run_identities
@@ -29,7 +30,6 @@ from plan import (
     text_of,
     write_plan,
 )
-from run import progress
 from small_project import ROOT
 
 PROFILES = ("quick", "standard", "paper")
@@ -148,6 +148,32 @@ def test_time_grows_with_steps_and_seeds_and_is_unknown_for_what_was_never_run()
     assert 60 < once < 600
 
 
+def test_ctrl_c_ends_a_job_and_not_only_its_run(tmp_path, monkeypatch, capsys):
+    path = write_plan(plan_of(tmp_path, seeds=2), cores=1)
+    began = []
+
+    def stopped(*arguments):
+        began.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "make_run", stopped)
+    monkeypatch.setattr(run, "log_to", lambda log: None)
+    (job,) = json.loads(path.read_text())["jobs"]
+    with pytest.raises(SystemExit) as end:
+        run.main(path, job)
+    assert end.value.code == 130 and len(began) == 1
+    assert "seed 0 stopped: Ctrl-C" in capsys.readouterr().out
+
+
+def test_a_claim_made_again_is_judged_beside_a_damaged_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for folder in ("again", "usual"):
+        write_record(run_identities(IdentitiesConfig(seed=0)), tmp_path / folder / "records")
+    (tmp_path / "usual" / "records" / "identities-0.json").write_text('{"half')
+    told = compare("eq1-batchnorm", tmp_path / "again", tmp_path / "usual", "quick").splitlines()
+    assert told[0].replace("   again", "recorded") == told[1] and len(told) == 3
+
+
 def test_a_full_disk_leaves_nothing_and_one_sentence(tmp_path):
     """Files may not grow beyond a few hundred bytes, which a record does."""
 
@@ -167,11 +193,11 @@ def test_progress_counts_what_this_plan_made(tmp_path):
     write_record(run_identities(IdentitiesConfig(seed=0)), tmp_path / "records")
     path = write_plan(plan_of(tmp_path, seeds=4), cores=1)
     plan = json.loads(path.read_text())
-    assert progress(plan, path) == "run 0 of 3"
+    assert run.progress(plan, path) == "run 0 of 3"
     begun = time.time() - 100
     os.utime(path, (begun, begun))
     write_record(run_identities(IdentitiesConfig(seed=1)), tmp_path / "records")
-    assert progress(plan, path).startswith("run 1 of 3, about 3 min 2")
+    assert run.progress(plan, path).startswith("run 1 of 3, about 3 min 2")
 
 
 def test_each_claim_of_the_toy_is_answered_by_runs_of_the_standard_profile(
