@@ -28,7 +28,7 @@ NEEDED = rf"\b({'|'.join(MEANT)}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
 UNITS = (
-    "UBN less BN in accuracy, where 0.01 is a point, unless words name another quantity; in "
+    "UBN minus BN in accuracy, where 0.01 is a point, unless words name another quantity; in "
     "brackets 95 % intervals over seeds."
 )
 
