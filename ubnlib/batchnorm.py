@@ -457,7 +457,7 @@ class UnsupervisedBatchNorm2d(UnsupervisedBatchNorm, nn.BatchNorm2d):
             batch normalization's gradient (see `ubnlib.functional.NormalizeLabeled`);
             `"none"`: constants, the paper's literal two steps; `"labeled"`: the labeled rows'
             share carries gradient (with `source="batch"` only); `"all"`: both shares do, as one
-            joint pass would. Constants lose most of each step (docs/depth_study.md; notebook 3).
+            joint pass would. Constants lose most of each step (docs/results.md; notebook 3).
         running_stat: Whether the averages follow the variance (`"var"`, as torch) or the standard
             deviation (`"std"`, equation 3); `running_var` holds a variance in both cases.
         unlabeled_weight: Weight of the unlabeled rows' statistics in those of n, above 0; 1 leaves

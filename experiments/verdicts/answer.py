@@ -5,6 +5,7 @@ claim that there is not, is *not run*, and says why: nothing is left out.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -179,7 +180,10 @@ def statements_markdown(
     parts = []
     for statement, verdict, reason, clauses, rows in judged.values():
         told = "; ".join(f"{clause.asks}: {clause.told}" for clause in clauses)
+        counts = Counter(clause.verdict for clause in clauses)
+        apiece = ", ".join(f"{number} {word}" for word, number in counts.most_common())
         summary = f"<b>{statement.place}.</b> {statement.says} <b>{verdict}</b>"
+        summary += f" ({apiece})" if len(counts) > 1 else ""
         inner = [f"{told}.\n"] if told else []
         inner += [f"*{reason}*\n"] if len(rows) > 1 else []
         if pictures and statement.picture:

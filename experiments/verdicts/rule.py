@@ -26,12 +26,12 @@ Verdict = Literal[
 ]
 MEANING: dict[Verdict, str] = {
     "reproduced": "the interval lies beyond the margin",
-    "partially": "there, but not surely beyond the margin, or in a part of what is asked only",
+    "partially": "there, but not surely beyond the margin, or only in part of what is asked",
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
-    "not reproduced": "the claimed size is excluded, no difference is not shown; or claims differ",
+    "not reproduced": "the claimed size is excluded, equivalence is not shown; or claims differ",
     "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
-    "not tested here": "a precondition fails, so that this setting cannot show the claim",
+    "not tested here": "a precondition is not shown to hold, so that nothing is judged",
     "not run": "there is no record",
     "measured": "a cost, which has no verdict",
 }
