@@ -139,7 +139,7 @@ DRIVES = Domain(
     seeds=20,  # estimated at ten of the first rate, from the spread of the differences
     ceilings=10,  # estimated again at five, from how far they were above six points
     more={"BN, equal work": 10, 2: 10},  # estimated at five of the first rate, likewise
-    share_rates={1: 3e-3},
+    rates={"BN, equal work": 3e-2}, share_rates={1: 3e-3},
     pilot_rates=(3e-3, 1e-2, 3e-2), pilot_seeds=3,
 )  # fmt: skip
 DOMAINS = {
@@ -154,7 +154,7 @@ DOMAINS = {
     "drives-first": DRIVES._replace(
         shares=(128, 64, 32, 16, 8, 4, 2, 1),
         options=dict(DRIVES.options) | dict(learning_rate=3e-3),
-        recorded_as="drives", first_seed=1, ceilings=5, more={}, share_rates={},
+        recorded_as="drives", first_seed=1, ceilings=5, more={}, rates={}, share_rates={},
     ),
     "streets": Domain(
         4, (4, 2, 1), _drawn, 10,  # one in 8 would be fewer than a batch
