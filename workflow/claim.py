@@ -125,14 +125,9 @@ def queries_of(claim: Claim, own: bool = False) -> list[Query]:
 
 def sides_of(query: Query) -> list[dict[str, Any]]:
     """Return what the runs of each side of a query have in their configurations."""
-    sides = [(query.experiment, query.where)]
-    if query.baseline is not None:
-        sides.append((query.baseline_experiment or query.experiment, query.baseline))
-    if query.than is not None:
-        sides += [(experiment, where | query.than) for experiment, where in sides]
     return [
         {"experiment": experiment, **{k: v for k, v in where.items() if k not in OUTCOMES}}
-        for experiment, where in sides
+        for _, experiment, where in query.sides()
     ]
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.ablation.domains import Problem, Scenes, problems_of
-from experiments.ablation.methods import AblationConfig, Method, Pool, Rows, Setting, Teacher
+from experiments.ablation.methods import AblationConfig, Method, Rows, Setting, Teacher
 from experiments.ablation.norms import BatchNormVariant, SplitBatchNorm
 from experiments.common.records import Result, recorded
 from experiments.common.training import initialized_by, random_batches
@@ -53,12 +53,11 @@ def train(method: Method, setting: Setting, problem: Problem) -> nn.Module:
         net = method.apply(problem.net()).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=setting.learning_rate, fused=True)
         average = _average_of(net, method.teacher)
-        labeled = row_batches(
-            problem, "labeled", Rows(pool="labeled", number=setting.labeled_batch), salt=0
-        )
+        own = Rows(pool="labeled", number=setting.labeled_batch)
+        labeled = row_batches(problem, own, salt=0)
         usual = method.rows.number or setting.other_batch
         wanted = method.rows.model_copy(update={"number": usual})
-        others = row_batches(problem, wanted.pool, wanted, salt=1)
+        others = row_batches(problem, wanted, salt=1)
         for step in range(setting.steps):
             rows = next(labeled)
             inputs, targets = problem.inputs("labeled", rows), problem.targets(rows)
@@ -131,12 +130,12 @@ def _average_of(net: nn.Module, teacher: Teacher | None) -> AveragedModel | None
     return AveragedModel(net, multi_avg_fn=move, use_buffers=True).train()
 
 
-def row_batches(problem: Problem, pool: Pool, wanted: Rows, salt: int) -> Iterator[Tensor]:
-    """Yield index batches of a pool without end: [n], or [n, seeds] for nets side by side.
+def row_batches(problem: Problem, wanted: Rows, salt: int) -> Iterator[Tensor]:
+    """Yield index batches of the pool without end: [n], or [n, seeds] for nets side by side.
 
     `salt` tells the generators of one seed apart.
     """
-    size = problem.size(pool)
+    size = problem.size(wanted.pool)
     number = size if wanted.number == "all" else min(wanted.number, size)
     each = [
         random_batches(number, size, torch.Generator().manual_seed(2 * seed + salt))

@@ -200,8 +200,8 @@ class Engine:
         loader: Any,
         config: EngineConfig,
         ranks: Ranks,
-        seed: int = 0,
-        rate: Callable[[float], float] | None = None,  # by the share of steps made; None: constant
+        seed: int,
+        rate: Callable[[float], float],  # by the share of steps made
     ):
         self.model, self.optimizer, self.loader, self.loss = model, optimizer, loader, loss
         self.config, self.ranks, self.seed, self.rate = config, ranks, seed, rate
@@ -257,9 +257,8 @@ class Engine:
             if self.loader.step % self.config.accumulate:
                 continue
             self._check(total)
-            if self.rate is not None:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate(self.step / self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(self.step / self.steps)
             self._scaler.step(self.optimizer)
             self._scaler.update()
             self.optimizer.zero_grad(set_to_none=True)

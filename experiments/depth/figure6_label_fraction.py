@@ -44,50 +44,46 @@ def of_study(records: pd.DataFrame, domain: str) -> pd.DataFrame:
     return runs.sort_values(["experiment", "method", "seed"], ignore_index=True)
 
 
-def draw(table: pd.DataFrame, metric: str = "delta1", axes: Axes | None = None) -> Figure:
-    """Draw each method's metric against the share of labeled images, one dot a seed.
+def _draw(table: pd.DataFrame, axes: Axes) -> str:
+    """Draw each method's accuracy against the share of labeled images; return what is there.
 
-    Lines are means over seeds, bands their 95 % intervals where there are three seeds. The table
-    has the columns `method`, `fraction`, `seed` and the metric.
+    Lines are means over seeds, bands their 95 % intervals where there are three seeds.
     """
-    if axes is None:
-        _, axes = plt.subplots(figsize=(5, 3.2))
     for method, rows in table.groupby("method", sort=False):
         color, marker, _ = look(method)
-        by_fraction = rows.groupby("fraction")[metric]
+        by_fraction = rows.groupby("fraction")["delta1"]
         mean, (low, high) = by_fraction.mean(), _bounds(by_fraction)
         axes.plot(mean.index, mean, label=method, **look(method).line)
         axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
         if method != CONSTANT:
             small = dict(s=8, alpha=0.6, linewidths=0.6, facecolors="none", edgecolors=color)
-            axes.scatter(rows["fraction"], rows[metric], marker=marker, **small)
+            axes.scatter(rows["fraction"], rows["delta1"], marker=marker, **small)
     _label_fractions(axes, table)
-    label = r"share of pixels with $\delta < 1.25$" if metric == "delta1" else metric
-    axes.set(ylabel=label)
-    axes.legend(title=SHOWN, title_fontsize=8)
-    means = table.groupby(["method", "fraction"], sort=False)[metric].mean()
+    axes.set(ylabel=r"share of pixels with $\delta < 1.25$")
+    means = table.groupby(["method", "fraction"], sort=False)["delta1"].mean()
     told = [
         f"{method} {of[method].iloc[0]:.3f} to {of[method].iloc[-1]:.3f}"
         for of in [means.sort_index()]
         for method in table["method"].unique()
     ]
-    axes.figure.set_label(
-        f"{metric} against the share of labeled images, mean and 95 % band over seeds, from the "
+    return (
+        "delta1 against the share of labeled images, mean and 95 % band over seeds, from the "
         f"fewest labels to the most: {', '.join(told)}."
     )
-    return axes.figure
 
 
-def draw_domains(tables: dict[str, pd.DataFrame], metric: str = "delta1") -> Figure:
-    """Draw `draw`'s picture for several domains side by side, by their names."""
+def draw_domains(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Draw domains side by side, by their names: accuracy by share of labels, one dot a seed.
+
+    The tables have the columns `method`, `fraction`, `seed` and `delta1`.
+    """
     figure, grid = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.3), squeeze=False)
     captions = []
     for axes, (name, table) in zip(grid[0], tables.items(), strict=True):
         axes.set_title(name)
         if len(table):
-            captions.append(f"{name}: {draw(table, metric, axes).get_label()}")
-            lines = axes.get_legend_handles_labels()
-            axes.get_legend().remove()  # one below stands for all
+            captions.append(f"{name}: {_draw(table, axes)}")
+            lines = axes.get_legend_handles_labels()  # one below stands for all
         else:
             axes.text(0.5, 0.5, "no records", ha="center", transform=axes.transAxes)
             captions.append(f"{name}: no records.")
@@ -98,27 +94,27 @@ def draw_domains(tables: dict[str, pd.DataFrame], metric: str = "delta1") -> Fig
     return figure
 
 
-def gains(table: pd.DataFrame, metric: str = "delta1", baseline: str = "BN") -> pd.DataFrame:
-    """Return how far each method is ahead of the baseline, paired by seed: a row for each share.
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how far each method is ahead of BN, paired by seed: a row for each share.
 
-    `gain` is the difference of the metric, `low` and `high` its 95 % interval, `relative` the gain
-    as a share of the baseline's mean, and `closed` its share of the way from the baseline to the
-    baseline with all labels, by the seeds that have both; NaN without them, and where that way is
-    less than two points: labels are not scarce there.
+    `gain` is the difference of delta1, `low` and `high` its 95 % interval, `relative` the gain as a
+    share of BN's mean, and `closed` its share of the way from BN to BN with all labels, by the
+    seeds that have both; NaN without them, and where that way is less than two points: labels are
+    not scarce there.
 
     Raises:
         ValueError: There are several runs of one seed.
     """
-    wide = side_by_side(table, ["fraction", "seed"], "method", metric)
-    of_all = wide[baseline].loc[1.0:].droplevel("fraction")
+    wide = side_by_side(table, ["fraction", "seed"], "method", "delta1")
+    of_all = wide["BN"].loc[1.0:].droplevel("fraction")
     rows = []
-    for method in (m for m in table["method"].unique() if m != baseline):
-        for fraction, pairs in wide[[method, baseline]].dropna().groupby("fraction"):
-            difference = (pairs[method] - pairs[baseline]).to_numpy()
+    for method in (m for m in table["method"].unique() if m != "BN"):
+        for fraction, pairs in wide[[method, "BN"]].dropna().groupby("fraction"):
+            difference = (pairs[method] - pairs["BN"]).to_numpy()
             mean, (low, high) = difference.mean(), interval(difference)
-            way = (of_all - pairs[baseline].droplevel("fraction")).mean()
+            way = (of_all - pairs["BN"].droplevel("fraction")).mean()
             closed = mean / way if fraction < 1 and way >= SCARCE else np.nan
-            numbers = [mean, low, high, mean / pairs[baseline].mean(), closed]
+            numbers = [mean, low, high, mean / pairs["BN"].mean(), closed]
             rows.append([method, fraction, len(difference), *numbers])
     columns = ["method", "fraction", "seeds", "gain", "low", "high", "relative", "closed"]
     return pd.DataFrame(rows, columns=columns)

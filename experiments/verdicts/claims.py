@@ -43,6 +43,15 @@ class Query(BaseModel):
     baseline_experiment: Text | None = None  # where it is another
     than: Where | None = None  # replaced in both, for a second difference that is taken away
 
+    def sides(self) -> list[tuple[int, str, Where]]:
+        """Return the sign, experiment and configuration entries of each side of the difference."""
+        sides = [(1, self.experiment, self.where)]
+        if self.baseline is not None:
+            sides.append((-1, self.baseline_experiment or self.experiment, self.baseline))
+        if self.than is not None:
+            sides += [(-sign, name, where | self.than) for sign, name, where in sides]
+        return sides
+
 
 Precondition = Literal["scarce", "sees", "trained", "sensitive", "present"]
 
@@ -262,11 +271,7 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
         LookupError: It finds nothing; one sentence says why.
         ValueError: There are several runs of one seed, or runs on different frames to compare.
     """
-    sides = [(1, query.experiment, query.where)]
-    if query.baseline is not None:
-        sides.append((-1, query.baseline_experiment or query.experiment, query.baseline))
-    if query.than is not None:
-        sides += [(-sign, name, where | query.than) for sign, name, where in sides]
+    sides = query.sides()
     runs = [_with_metric(table, name, query.metric, where) for _, name, where in sides]
     shared = sorted(set.intersection(*(set(part["seed"]) for part in runs)))
     if not shared:

@@ -261,7 +261,7 @@ def test_batches_have_the_rows_that_were_asked_for(pool, number, fresh):
     problem = Points()
     size = SIZES[pool]
     wanted = size if number == "all" else min(number, size)
-    batches = first(row_batches(problem, pool, Rows(number=number, fresh=fresh), salt=1), 6)
+    batches = first(row_batches(problem, Rows(pool=pool, number=number, fresh=fresh), salt=1), 6)
     for batch in batches:
         assert batch.shape == (wanted,) and 0 <= batch.min() and batch.max() < size
     if not fresh:

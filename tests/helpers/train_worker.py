@@ -184,7 +184,7 @@ def make_engine(
     config = EngineConfig(**options)
     net = config.prepare(small_net() if net is None else net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1, fused=True)
-    return Engine(net, optimizer, loss, loader, config, ALONE, seed)
+    return Engine(net, optimizer, loss, loader, config, ALONE, seed, lambda made: 1e-2)
 
 
 # --- processes, also to be killed ---------------------------------------------------------------
