@@ -51,7 +51,8 @@ ALLOWED = {
     "experiments.depth": {"ubnlib", "experiments.common", "synthetic_kitti"},
     "experiments.method": {"ubnlib", "experiments.common"},
     "experiments.ablation": {
-        "ubnlib", "experiments.common", "experiments.toy", "experiments.depth",
+        "ubnlib", "experiments.common", "experiments.toy.ensemble", "experiments.toy.spiral",
+        "experiments.depth.data", "experiments.depth.evaluate", "experiments.depth.rgbd_data",
     },
     "experiments.verdicts": {"ubnlib", "experiments.common"},
 }  # fmt: skip
