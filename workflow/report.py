@@ -32,7 +32,7 @@ from notebook_html import deviations, discussed, notebook_entry
 from parameters import load_profile, notebook_names
 from prose import COMMITTED
 
-THUMBNAIL = 560  # pixels across
+THUMBNAIL = 1120  # pixels across
 
 
 class Source(NamedTuple):
@@ -212,6 +212,7 @@ def make_report(profile: Path, results: Path, root: Path) -> dict[str, str]:
         sources=sources,
         lines=[answer.in_lines(stated, one) for one in judged],
         units=answer.UNITS,
+        doubt=answer.DOUBT,
         statements=[[one[name] for one in judged] for name in judged[0]],
         picture=pictures,
         counts=[f"{tables.sentence(s.table)} {tables.corrected(s.table)}" for s in sources],

@@ -19,18 +19,21 @@ from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
 
 MEANT = {  # by preconditions, for readers
-    "scarce": "that labels are scarce",
+    "scarce": "that all labels bring BN that much",
     "sees": "that nets see the images",
     "trained": "that training has ended",
-    "sensitive": "that more labels help",
+    "sensitive": "that more labels help BN",
     "present": "that BN has what would be mended",
 }
 NEEDED = rf"\b({'|'.join(MEANT)}) \("  # how a reason names what fails
 Text = Annotated[str, Field(min_length=1)]
 WORDS = "; ".join(f"*{verdict}*: {meaning}" for verdict, meaning in MEANING.items()) + "."
+DOUBT = "\N{DAGGER}"  # what a caveat stands behind
 UNITS = (
-    "UBN minus BN in accuracy, where 0.01 is a point, unless words name another quantity; in "
-    "brackets 95 % intervals over seeds."
+    "UBN minus BN in accuracy, unless words name another quantity: 0.01 is a point, and in depth a "
+    "pixel is right within a factor of 1.25; in brackets 95 % intervals over seeds. "
+    f"{DOUBT} A margin, a control or a budget was decided late or is unequal: the statement below "
+    "says how."
 )
 
 
@@ -142,9 +145,9 @@ def _clause(claim: str, words: str | None, row: dict[str, Any]) -> Clause:
         told = ", ".join(some)
     elif verdict == "not tested here":
         missing = (MEANT[name] for name in re.findall(NEEDED, row["reason"]))
-        told += f"; not shown: {', '.join(missing)}"
+        told += f", not shown: {', '.join(missing)}"
     elif verdict == "inconclusive" and told:
-        told += f"; {row['reason']}"
+        told += f", {row['reason']}"
     return Clause(claim, words or "", verdict, told or row["reason"], caveat)
 
 
@@ -160,14 +163,11 @@ def lines_markdown(answer: Answer, judged: dict[str, Judged]) -> str:
     """Write the lines of the answer as a list, with the units."""
     lines = []
     for about, clauses in in_lines(answer, judged).items():
-        told = "; ".join(_clause_markdown(clause) for clause in clauses)
-        lines.append(f"1. **{about}**: {told}.")
+        lines.append(f"1. **{about}**")
+        for c in clauses:
+            doubt = DOUBT if c.caveat else ""
+            lines.append(f"   - {c.asks}: **{c.verdict}**{doubt} ({c.told})")
     return "\n".join([*lines, "", f"*{UNITS}*"]) + "\n"
-
-
-def _clause_markdown(clause: Clause) -> str:
-    caveat = f"; *{clause.caveat}*" if clause.caveat else ""
-    return f"{clause.asks}: **{clause.verdict}** ({clause.told}{caveat})"
 
 
 def statements_markdown(
