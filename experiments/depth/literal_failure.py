@@ -157,7 +157,7 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
 
     The tables are those of `effects_of`; `titles` says what to write above which readings.
     """
-    size = (2.1 * len(titles) + 1.6, 5.2)
+    size = (1.55 * len(titles) + 1.5, 5.2)
     figure, grid = plt.subplots(2, len(titles), figsize=size, squeeze=False, sharex="col",
                                 height_ratios=(1, 1.6))  # fmt: skip
     chosen = losses[losses["reading"].isin(titles)]
@@ -173,7 +173,7 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
     for axes in grid[0, 1:]:
         axes.tick_params(labelleft=False)
     figure.colorbar(image, ax=grid[1], label="share of the believed change\nthat is cancelled")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.set_label(
         f"Single training steps of {', '.join(titles.values())} (columns). Above, the change of "
         "the loss that the gradient promises and the one that happens, down is better. "

@@ -86,22 +86,24 @@ def draw(gains: pd.DataFrame, gaps: pd.DataFrame, domain: str) -> Figure:
         error = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
         left.errorbar(x, rows["gain"], error, fmt=marker, color=color, capsize=3, label=kind)
     left.set_xticks(range(len(batches)), batches)
-    left.set(xlabel="labeled images a step", ylabel="accuracy, UBN \N{MINUS SIGN} BN")
+    left.set(xlabel="labeled images a step", ylabel="accuracy, UBN \N{MINUS SIGN} BN", title=domain)
     layers = list(dict.fromkeys(gaps["layer"]))
     for kind, rows in gaps.groupby("labels"):
         right.plot([layers.index(n) for n in rows["layer"]], rows["gap"], **look(kind).line)
     right.set_xticks(range(len(layers)), layers, rotation=90)
     right.set_yscale("log")
-    right.set(xlabel="layer", ylabel="gap of labeled and\nunlabeled statistics, BN's nets")
+    right.set(
+        xlabel="layer", ylabel="gap of labeled and unlabeled\nstatistics, BN's nets [variances]"
+    )
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     told = [
         f"{r.labels}, batch {r.labeled_batch}: {r.gain:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
         for r in gains.itertuples()
     ]
     figure.set_label(
-        f"On {domain}, left: UBN's accuracy less BN's, mean and 95 % interval, by labeled images a "
-        f"step: {'; '.join(told)}. Right: how far the statistics of labeled images are from those "
-        f"of unlabeled ones, layer by layer, in units of variance, at {GAP_BATCH} labeled images a "
-        "step."
+        f"On {domain}, left: UBN's accuracy minus BN's, mean and 95 % interval, by images "
+        f"a step: {'; '.join(told)}. Right: how far the statistics of labeled images are from those "
+        "of unlabeled ones, layer by layer, in units of variance, at so many labeled images a step: "
+        f"{GAP_BATCH}."
     )
     return figure

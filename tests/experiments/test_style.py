@@ -70,6 +70,14 @@ def figure_sources() -> dict[str, str]:
     return sources
 
 
+def test_each_committed_figure_says_what_it_shows():
+    figures = sorted((ROOT / "results" / "standard" / "figures").glob("*.png"))
+    assert len(figures) > 20
+    for path in figures:
+        with Image.open(path) as picture:
+            assert len(picture.info.get("Description", "")) > 40, path.name
+
+
 def test_no_figure_names_a_color_by_hand():
     sources = figure_sources()
     assert len(sources) > 50 and "experiments/toy/playback.py" in sources
