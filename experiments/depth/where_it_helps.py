@@ -101,9 +101,9 @@ def draw(gains: pd.DataFrame, gaps: pd.DataFrame, domain: str) -> Figure:
         for r in gains.itertuples()
     ]
     figure.set_label(
-        f"On {domain}, left: UBN's accuracy minus BN's, mean and 95 % interval, by images "
-        f"a step: {'; '.join(told)}. Right: how far the statistics of labeled images are from those "
-        "of unlabeled ones, layer by layer, in units of variance, at so many labeled images a step: "
-        f"{GAP_BATCH}."
+        f"On {domain}, left: UBN's accuracy minus BN's by labeled images a step, mean and 95 % "
+        f"interval: {'; '.join(told)}. Right: how far the statistics of labeled images are from "
+        "those of unlabeled ones, layer by layer, in units of variance, at "
+        f"{GAP_BATCH} labeled images a step."
     )
     return figure
