@@ -17,7 +17,8 @@ from experiments.common.training import BNConfig, NormConfig, UBNConfig
 from experiments.toy.train import SpiralConfig
 
 MARGIN = 0.02  # differences of accuracy below it are ties
-MARKS = {"wins": "+", "loses": "\N{MINUS SIGN}", "ties": "=", "open": ""}
+MARKS = {"wins": "\N{BLACK UP-POINTING TRIANGLE}", "loses": "\N{BLACK DOWN-POINTING TRIANGLE}",
+         "ties": "=", "open": ""}  # fmt: skip
 LIMIT = 0.15  # difference of accuracy at which the color is full
 
 READINGS: dict[str, UBNConfig] = {
@@ -119,7 +120,7 @@ def outcome(low: float | None, high: float | None) -> Outcome:
 
 
 def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 3) -> Figure:
-    """Draw maps, each cell with the mean difference and a mark: + wins, = ties, - loses, none open.
+    """Draw maps, each cell with the mean difference and a mark of `MARKS`, bold where one is ahead.
 
     `maps` has for each title a table as `compare` returns it, and the names of the columns that run
     down and across.
@@ -131,14 +132,16 @@ def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 3) -> Fi
     for axes, (title, (table, down, across)) in zip(grid.flat, maps.items(), strict=False):
         image = _map(axes, table, down, across)
         axes.set_title(title)
-    figure.colorbar(image, ax=grid, label="accuracy, UBN \N{MINUS SIGN} BN", shrink=0.9)
+    figure.colorbar(
+        image, ax=grid, label="accuracy, UBN \N{MINUS SIGN} BN", shrink=0.9, extend="both"
+    )
     marks = (
-        f"+ UBN is ahead   \N{MINUS SIGN} BN is ahead   = they are within {MARGIN} of each other   "
-        "no mark: open"
+        f"{MARKS['wins']} UBN is ahead   {MARKS['loses']} BN is ahead   = they are within {MARGIN} of "
+        "each other   no mark: open"
     )
     figure.supxlabel(marks, fontsize=9)
     figure.set_label(
-        "Tables of settings, each cell with UBN's mean accuracy on the spiral less BN's, blue "
+        "Tables of settings, each cell with UBN's mean accuracy on the spiral minus BN's, blue "
         f"where UBN is ahead and cream where BN is. By 95 % intervals: {marks}. Settings: "
         f"{'; '.join(maps)}."
     )
@@ -156,7 +159,8 @@ def _map(axes: Axes, table: pd.DataFrame, down: str, across: str) -> Any:
             text = f"{cell['difference']:+.3f} {MARKS[cell['outcome']]}".replace(
                 "-", "\N{MINUS SIGN}"
             )
-            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+            weight = "bold" if cell["outcome"] in ("wins", "loses") else "normal"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
     axes.set_xticks(range(len(widths)), map(_label, widths))
     axes.set_yticks(range(len(heights)), map(_label, heights))
     axes.set(xlabel=across.replace("_", " "), ylabel=down.replace("_", " "))
