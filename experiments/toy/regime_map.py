@@ -132,12 +132,11 @@ def draw(maps: dict[str, tuple[pd.DataFrame, str, str]], columns: int = 3) -> Fi
     for axes, (title, (table, down, across)) in zip(grid.flat, maps.items(), strict=False):
         image = _map(axes, table, down, across)
         axes.set_title(title)
-    figure.colorbar(
-        image, ax=grid, label="accuracy, UBN \N{MINUS SIGN} BN", shrink=0.9, extend="both"
-    )
+    gain = "accuracy, UBN \N{MINUS SIGN} BN"
+    figure.colorbar(image, ax=grid, label=gain, shrink=0.9, extend="both")
     marks = (
-        f"{MARKS['wins']} UBN is ahead   {MARKS['loses']} BN is ahead   = they are within {MARGIN} of "
-        "each other   no mark: open"
+        f"{MARKS['wins']} UBN is ahead   {MARKS['loses']} BN is ahead   "
+        f"= they are within {MARGIN} of each other   no mark: open"
     )
     figure.supxlabel(marks, fontsize=9)
     figure.set_label(
