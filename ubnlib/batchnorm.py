@@ -75,8 +75,8 @@ class Call(NamedTuple):
     """The statistics that one call of a layer saw in a UBN step, over all ranks.
 
     They are constants when the step is over, unless the layer has `keep_graph`: then the labeled
-    ones carry gradient, and with `stats_grad="all"` the others too. In two steps by hand, `labeled`
-    and `unlabeled` are None until step 2.
+    ones carry gradient, and with `stats_grad="all"` the others too. By hand `labeled` is None until
+    step 2, and `unlabeled` too unless `rows` were given; a joint pass has neither.
     """
 
     union: Statistics
@@ -118,7 +118,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
     _rows: tuple[int, int] | None = None  # labeled and unlabeled rows of step 1, if known
     _joint: bool = False  # whether the unlabeled rows carry gradient as the labeled ones do
     _calls: tuple[Call, ...] = ()
-    _averages: tuple[Averages, ...] = ()  # the buffers that each of these calls moves
+    _averages: tuple[Averages | None, ...] = ()  # the buffers that each of these calls moves
     _used: int = 0  # how many of the calls step 2 has made
     _weights: str | None = None  # what tells the weights with which step 1 was made, by hand
     _seen: Seen | None = None  # for activation checkpointing
@@ -247,6 +247,12 @@ class UnsupervisedBatchNorm(_BatchNorm):
                 f"{len(self._calls)} times in step 1: both steps must take the same path through "
                 "the model."
             )
+        if self.stats_grad == "all" and x.requires_grad and torch.is_grad_enabled():
+            if not self._calls[self._used].union.mean.requires_grad:
+                raise RuntimeError(
+                    'Step 1 was made without gradient, which stats_grad="all" needs: leave '
+                    "torch.no_grad out of it, and set the option before."
+                )
         own = batch_statistics(x, differentiable=self.stats_grad == "labeled")
         (labeled,) = pool((own,), self._group)
         self._used += 1
@@ -299,7 +305,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
             call = self._seen and self._seen.recall(own)
         if call is None:
             return self._normalize_by_itself(x)
-        if self.stats_grad == "all" or call.labeled is None:
+        if self.stats_grad == "all" or self._joint or call.labeled is None:
             raise RuntimeError(
                 "Activation checkpointing does not go with unlabeled rows that have a gradient "
                 '(stats_grad="all", return_unlabeled="gradient"), which are in another pass.'
@@ -339,7 +345,7 @@ class UnsupervisedBatchNorm(_BatchNorm):
             reference, _ = self._average_after(before, union.unbiased, averages[2], len(calls))
         call = Call(union, labeled, unlabeled, reference)
         self._calls += (call,)
-        self._averages += (averages,)
+        self._averages += (averages if self._keeps_averages() else None,)
         return call
 
     def _normalize_labeled(
@@ -508,7 +514,7 @@ def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     for turn in range(max(len(layer._calls) for layer in layers)):  # of a shared layer's calls
         alike = defaultdict(list)
         for layer in layers:
-            if turn < len(layer._calls) and layer._keeps_averages():
+            if turn < len(layer._calls) and layer._averages[turn] is not None:
                 cumulative = id(layer) if layer.momentum is None else None
                 switches = layer.momentum, cumulative, layer.running_stat, layer.skip_nonfinite
                 averages = layer._averages[turn]
@@ -533,4 +539,5 @@ def _move_together(of: Sequence[tuple[UnsupervisedBatchNorm, Averages, Statistic
         # As torch's own kernel does, unseen by autograd, which may hold them for another call.
         (buffer if compiling else buffer.data).copy_(value)
     for number in batches:
-        number.add_(taken)
+        if number is not None:
+            number.add_(taken)

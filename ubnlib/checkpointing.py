@@ -24,8 +24,6 @@ def region() -> Any:
     None outside a checkpoint, and in one with `use_reentrant=True`, of which nothing is kept. Torch
     has no public name for it: the innermost saved-tensor hooks hold it.
     """
-    if torch.compiler.is_compiling():
-        return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is None:
         return None

@@ -23,7 +23,9 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
     It is the mean of (mu_x - mu_y)^2 / sigma_n^2 + (log sigma_x^2 - log sigma_y^2)^2 / 4 over
     layers and channels, a scalar. To add a multiple of it to a loss, convert the model with
     `keep_graph=True`, or the gap is a constant: its gradient then reaches the labeled statistics,
-    and with `stats_grad="all"` the unlabeled ones too.
+    and with `stats_grad="all"` the unlabeled ones too. After two passes the unlabeled statistics
+    are step 1's without the labeled rows of step 2: where layers before draw at random, such as
+    dropout, these are other values, and only `interleave=True` has the gap.
 
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows. Steps without any
@@ -32,9 +34,8 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
             there is. With one half alone, sigma_n^2 is a constant too.
 
     Raises:
-        RuntimeError: The model has not made a UBN step yet, or a gradient is asked for and none
-            was kept: without `keep_graph`, or of the labeled statistics after two passes with
-            `stats_grad="all"`.
+        RuntimeError: The model has not made a UBN step yet, or a gradient is asked for and there is
+            none, as of the labeled rows after two passes with `stats_grad="all"`.
         ValueError: The model has no UBN layer, or the step had no unlabeled rows.
     """
     gaps = []
@@ -49,11 +50,6 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
                 raise ValueError(
                     "The last UBN step had no unlabeled rows, to which there could be a gap."
                 )
-            if gradient and torch.is_grad_enabled() and not layer.keep_graph:
-                raise RuntimeError(
-                    "The statistics of the last step are constants, so that the gap has no "
-                    "gradient: convert_ubn(model, keep_graph=True) keeps theirs."
-                )
             if gradient and unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
                 raise RuntimeError(
                     'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
@@ -67,7 +63,13 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
             gaps.append(gap(labeled, unlabeled, union, layer.eps) * (unlabeled.count > 0))
     if not gaps:
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
-    return torch.cat(gaps).mean()
+    distance = torch.cat(gaps).mean()
+    if gradient and torch.is_grad_enabled() and not distance.requires_grad:
+        raise RuntimeError(
+            f"The gap has no gradient ({gradient}): convert_ubn(model, keep_graph=True) "
+            'keeps it in steps with gradient, that of unlabeled rows with stats_grad="all" alone.'
+        )
+    return distance
 
 
 @contextmanager
@@ -85,9 +87,8 @@ def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterat
     finally:
         for layer, attributes in before:
             layer.__dict__ = attributes
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for buffer, value in buffers:
+            buffer.data.copy_(value)  # unseen by autograd, which may hold it for a backward pass
 
 
 @torch.no_grad()
@@ -154,6 +155,7 @@ def refresh_statistics(
         for layer in layers:
             nothing = batch_statistics(layer.running_mean.new_empty(0, layer.num_features))
             (population[layer],) = pool((population.get(layer, nothing),), group)
+    population = {layer: found for layer, found in population.items() if found.count > 0}
     if not population:
         raise ValueError("There is no batch to refresh the statistics from: give at least one.")
     for layer, statistics in population.items():

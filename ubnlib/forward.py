@@ -26,7 +26,7 @@ def ubn_layers(model: nn.Module) -> list[UnsupervisedBatchNorm]:
         TypeError: The model is a DataParallel, whose replicas cannot share statistics, or sharded.
         ValueError: The model has no UBN layer.
     """
-    if isinstance(model, nn.DataParallel):
+    if any(isinstance(module, nn.DataParallel) for module in model.modules()):
         raise TypeError(
             "nn.DataParallel copies the model at every call, so that step 2 would not see what "
             "step 1 collected: use DistributedDataParallel."
@@ -72,7 +72,7 @@ def _step(
             "take gradients by backward() or torch.autograd.grad."
         )
     group = None if step == "use" else group_of(model)
-    done = step == "use"
+    done, before = False, [layer._calls for layer in layers]
     try:
         for layer in layers:
             if step != "use":
@@ -81,8 +81,10 @@ def _step(
         yield
         done = True
     finally:
-        for layer in layers:
-            layer.leave_step(forget=not done)
+        for layer, calls in zip(layers, before, strict=True):
+            if step == "use" and not done:  # so that it can be tried again
+                vars(layer)["_calls"] = calls
+            layer.leave_step(forget=not done and step != "use")
 
 
 def _weights_of(model: nn.Module) -> str:
@@ -134,6 +136,7 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
     Args:
         model: A model with UBN layers, in training mode.
         rows: (labeled, unlabeled) rows of the combined batch; only `unlabeled_weight` asks for it.
+            In every layer's input rows must come first, the labeled ones before.
 
     Raises:
         RuntimeError: A step is under way, or every UBN layer is in eval mode; see `ubn_layers` too.
@@ -352,6 +355,8 @@ def _one_after_the_other(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[
     with _using(step.model, layers):
         output = step.run(labeled)
     other = split(together, *numbers)[1] if step.returns and numbers[1] else None
+    if other is not None:
+        split(output, numbers[0], 0)  # else what was split is no output of rows
     return output, _constants(other)
 
 

@@ -74,7 +74,8 @@ def merge(a: Statistics, b: Statistics, weight: float | None = None) -> Statisti
     `weight` is b's in the union, from 0 to 1; None weighs both by their counts.
     """
     count = a.count + b.count
-    share = b.count / count if weight is None else _share_of_present(a.count, b.count, weight)
+    some = count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
+    share = b.count / some if weight is None else _share_of_present(a.count, b.count, weight)
     mean, within = torch.lerp(a.mean, b.mean, share), torch.lerp(a.var, b.var, share)
     return Statistics(mean, within + share * (1 - share) * (b.mean - a.mean) ** 2, count)
 
@@ -129,7 +130,8 @@ def normalize(
     """Normalize x [N, C, ...] by given moments: equation 4, differentiable in the moments too."""
     mean, var = reference
     if not (mean.requires_grad or var.requires_grad):
-        return normalize_by_constants(x, mean, var, weight, bias, eps)
+        weight, bias = (v if v is None else v.to(mean.dtype) for v in (weight, bias))
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
     scale = torch.rsqrt(var + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -201,14 +203,6 @@ def _channels(v: Tensor, x: Tensor) -> Tensor:
     return v.view([1, -1] + [1] * (x.dim() - 2))
 
 
-def normalize_by_constants(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    """Return equation 4 with a fused kernel; mean and var [C] carry no gradient."""
-    weight, bias = (v if v is None else v.to(mean.dtype) for v in (weight, bias))
-    return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
-
-
 class NormalizeLabeled(torch.autograd.Function):
     """Equation 4 with constant statistics, and x's own moments with their gradient beside it.
 
@@ -232,7 +226,7 @@ class NormalizeLabeled(torch.autograd.Function):
         ctx.count, ctx.eps, ctx.corrected, ctx.group = count, eps, corrected, group
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, own_mean, own_var, mean, var)
-        return normalize_by_constants(x, mean, var, weight, bias, eps), own_mean, own_var
+        return normalize(x, Moments(mean, var), weight, bias, eps), own_mean, own_var
 
     @staticmethod
     def backward(

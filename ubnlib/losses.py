@@ -24,7 +24,7 @@ def downscale_depth(
 ) -> Tensor:
     """Bring sparse depth maps [N, H, W] in meters down to a size, [N, height, width].
 
-    Cells without a measurement stay 0. The size may not be larger than the input's. The modes:
+    Cells without a measurement stay 0. A larger size, or another mode, raises a ValueError. Modes:
     `"nearest_surface"`, the smallest depth measured in each cell, as lidar shows the nearest
     surface (a max pool of inverse depth); `"nearest"`, the one pixel at each cell's center,
     measured or not; `"mean"`, the mean of the measured depths.
@@ -38,7 +38,8 @@ def downscale_depth(
         nearest = -F.adaptive_max_pool2d(-depth.where(measured, torch.inf), size)
         return nearest.where(nearest < torch.inf, 0.0)
     if mode == "nearest":
-        return F.interpolate(depth[:, None], size, mode="nearest-exact")[:, 0]
+        known = depth.where(measured, 0.0)[:, None]
+        return F.interpolate(known, size, mode="nearest-exact")[:, 0]
     if mode == "mean":
         total = F.adaptive_avg_pool2d(depth.where(measured, 0.0), size)
         share = F.adaptive_avg_pool2d(measured.to(depth.dtype), size)

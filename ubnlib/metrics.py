@@ -55,7 +55,8 @@ def per_image_metrics(
         of them, and only such an image is NaN in the deltas.
 
     Raises:
-        ValueError: If the shapes differ or are no maps, or the crop or the cap is none.
+        ValueError: The shapes differ or are no maps, the crop is unknown, or the cap is no finite
+            depth above 0.001 m.
     """
     prediction = as_depth(prediction)
     target = as_depth(target).to(prediction.device)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import small_nets
-from small_nets import by_hand, interleaved, network, train
+from small_nets import by_hand, interleaved, network, objective, train
 from ubnlib import convert_ubn, refresh_statistics, statistics_gap, ubn_forward
 
 WORLD = 2
@@ -67,6 +67,12 @@ def compiled(rank):
     return dict(compiled=train(model, xs[rank], ys[rank], ubn_forward))
 
 
+def second_derivative(layer, x, y):
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(objective(interleaved(layer, x, y)), x, create_graph=True)
+    return torch.autograd.grad(slope.square().sum(), x)[0]
+
+
 def everything_else(rank):
     results = {}
     for split_name, split in SPLITS.items():
@@ -117,9 +123,15 @@ def everything_else(rank):
     sync = convert_ubn(nn.SyncBatchNorm(3).double(), running_stat="std")
     results["sync, plainly"] = sync(flat).detach(), {n: b.clone() for n, b in sync.named_buffers()}
 
-    # Three batches on one rank and one on the other.
-    first = DistributedDataParallel(convert_ubn(network()[:2]))
-    refresh_statistics(first, ys[rank].split(2) if rank == 0 else [ys[rank]])
+    for reading in ("labeled", "all"):  # whose statistics carry gradient
+        sync = convert_ubn(nn.SyncBatchNorm(3).double(), stats_grad=reading)
+        results["second derivative", reading] = second_derivative(sync, flat, others)
+
+    # Three batches on one rank and one on the other, and a layer that no batch reaches.
+    first = DistributedDataParallel(convert_ubn(network()[:2].append(nn.BatchNorm2d(5))))
+    refresh_statistics(
+        first, ys[rank].split(2) if rank == 0 else [ys[rank]], call=lambda y: first.module[:2](y)
+    )
     results["refresh"] = {name: b.clone() for name, b in first.module.named_buffers()}
 
     return results

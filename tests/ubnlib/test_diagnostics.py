@@ -280,3 +280,28 @@ def test_monte_carlo_predictions_of_trees():
     torch.testing.assert_close(found["named"].part, expected[..., 0])
     torch.testing.assert_close(found["parts"][0], expected.sum(-1))
     assert found["parts"][1] is None
+
+
+def test_predictions_between_forward_and_backward_do_not_disturb_it(model, batches):
+    x, y = batches
+    for predicted in (model(x), model.eval()(x)):
+        monte_carlo_predictions(model, x, [y])
+        predicted.sum().backward()
+
+
+def test_a_gap_without_the_gradient_that_is_asked_for_is_refused(model, batches):
+    convert_ubn(model, keep_graph=True)
+    with torch.no_grad():
+        ubn_forward(model, *batches)
+    with pytest.raises(RuntimeError, match="The gap has no gradient"):
+        statistics_gap(model, "labeled")
+    ubn_forward(model, *batches)
+    with pytest.raises(RuntimeError, match=r"The gap has no gradient \(unlabeled\)"):
+        statistics_gap(model, "unlabeled")
+    assert statistics_gap(model, "labeled").requires_grad
+
+
+def test_nothing_is_refreshed_by_empty_batches(model):
+    for batches in ([torch.ones(0, 2)], [torch.ones(0, 2)] * 2):
+        with pytest.raises(ValueError, match="no batch to refresh"):
+            refresh_statistics(model, batches)

@@ -26,6 +26,15 @@ def assert_same(ranks, alone):
         torch.testing.assert_close(found, alone[2], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("reading", ["labeled", "all"])
+def test_second_derivatives_are_those_of_one_process(ranks, reading):
+    x, y, *_ = rows(SPLITS["uneven"])
+    flat, others = x.flatten(1)[:, :3], y.flatten(1)[:, :3]
+    layer = convert_ubn(nn.BatchNorm1d(3).double(), stats_grad=reading)
+    found = torch.cat([rank["second derivative", reading] for rank in ranks])
+    torch.testing.assert_close(found, ddp_worker.second_derivative(layer, flat, others))
+
+
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_two_processes_equal_one(ranks, split, reading):
@@ -100,6 +109,7 @@ def test_a_synchronized_layer_is_that_outside_a_step_too(ranks):
 
 def test_refreshed_statistics_are_those_of_all_ranks(ranks):
     _, y, *_ = rows(SPLITS["uneven"])
-    alone = refresh_statistics(nn.Sequential(*network()[:2]), [y])
+    alone = nn.Sequential(*network()[:2], nn.BatchNorm2d(5))
+    refresh_statistics(alone, [y], call=lambda y: alone[:2](y))
     for rank in ranks:
         torch.testing.assert_close(rank["refresh"], dict(alone.named_buffers()))

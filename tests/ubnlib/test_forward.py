@@ -25,8 +25,14 @@ def test_model_without_a_ubn_layer(model, batches):
 def test_what_cannot_be_stepped(model, batches):
     with pytest.raises(TypeError, match="use DistributedDataParallel"):
         ubn_forward(nn.DataParallel(model), *batches)
+    with pytest.raises(TypeError, match="use DistributedDataParallel"):
+        ubn_forward(nn.Sequential(nn.DataParallel(model)), *batches)
     with pytest.raises(ValueError, match="at least 2 labeled values per channel"):
         ubn_forward(model, batches[0][:1], batches[1])
+    for interleave in (False, True):
+        with pytest.raises(ValueError, match="The combined batch has 0 value"):
+            ubn_forward(*[convert_ubn(nn.BatchNorm2d(3)), torch.ones(2, 3, 0, 4),
+                          torch.ones(2, 3, 0, 4)], interleave=interleave)  # fmt: skip
     with pytest.raises(RuntimeError, match=r"call model\.train\(\) first"):
         ubn_forward(model.eval(), *batches)
     none = convert_ubn(model.train(), stats_grad="none")
@@ -157,3 +163,50 @@ def test_a_hook_reads_the_statistics_of_the_step(model, batches):
     torch.testing.assert_close(call.unlabeled.var, g.var(0, correction=0))
     torch.testing.assert_close(call.union.mean, torch.cat([h, g]).mean(0))
     assert (call.labeled.count, call.unlabeled.count, call.union.count) == (5, 9, 14)
+
+
+def test_a_step_2_that_failed_can_be_made_again(model, batches):
+    collect(model, batches)
+    with pytest.raises(MemoryError), using(model):
+        model(batches[0])
+        raise MemoryError
+    with using(model):
+        again = model(batches[0])
+    torch.testing.assert_close(again, ubn_forward(model, *batches))
+
+
+def test_a_step_1_without_gradient_is_none_for_the_joint_reading(model, batches):
+    convert_ubn(model, stats_grad="all")
+    with torch.no_grad():
+        collect(model, batches)
+    x = batches[0].requires_grad_()
+    with pytest.raises(RuntimeError, match="Step 1 was made without gradient"), using(model):
+        model(x)
+
+
+def test_averages_stay_where_tracking_is_off_during_the_call(model, batches):
+    before = model[1].running_mean.clone()
+
+    def untracked(batch):
+        model[1].track_running_stats = False
+        try:
+            return model(batch)
+        finally:
+            model[1].track_running_stats = True
+
+    ubn_forward(model, *batches, call=untracked)
+    assert torch.equal(model[1].running_mean, before) and model[3].running_mean.any()
+
+
+def test_a_layer_without_a_count_of_batches_moves_its_averages(model, batches):
+    model[1].num_batches_tracked = None
+    ubn_forward(model, *batches)
+    assert model[1].running_mean.any()
+
+
+def test_what_has_by_chance_as_many_rows_is_not_cut(model, batches):
+    def with_numbers(batch):
+        return model(batch), torch.arange(14.0)
+
+    with pytest.raises(ValueError, match="interleave=True"):
+        ubn_forward(model, *batches, call=with_numbers, return_unlabeled=True)

@@ -221,6 +221,7 @@ def test_the_state_knows_nothing_of_workers_and_steps_but_of_the_data(frames):
     [
         (dict(labeled=()), ValueError, "There is no labeled frame: expected at least one"),
         (dict(labeled_batch=0), ValueError, "labeled_batch is 0 .*: expected whole numbers from 1"),
+        (dict(part=(2, 2)), ValueError, r"part is \(2, 2\): expected \(i, n\) with i from 0"),
         (dict(labeled=[0, FRAMES]), IndexError, "expected positions below 12"),
     ],
 )

@@ -53,6 +53,12 @@ def test_downscaling_agrees_with_the_loops(mode, size, density, seed):
     np.testing.assert_allclose(ours, downscale_by_loops(depth, size, mode), rtol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["nearest_surface", "nearest", "mean"])
+@pytest.mark.parametrize("nothing", [-1.0, torch.nan])
+def test_what_is_no_depth_stays_0(mode, nothing):
+    assert not downscale_depth(torch.full((1, 4, 9), nothing), (2, 3), mode).any()
+
+
 def test_downscaling_refuses_larger_sizes_and_unknown_modes():
     with pytest.raises(ValueError, match=r"size is \(5, 9\), expected at most the \(4, 9\)"):
         downscale_depth(torch.ones(1, 4, 9), (5, 9))

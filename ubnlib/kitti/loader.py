@@ -41,7 +41,7 @@ class LabeledUnlabeledLoader:
         part: (i, n): take every n-th row from i on; n processes take what a single one would.
 
     An IndexError says that there is no such frame, and a ValueError that none is labeled, frames
-    are a mask, or a batch size is not positive.
+    are a mask, a batch size is not positive, or there is no such part.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class LabeledUnlabeledLoader:
         if min(labeled_batch, unlabeled_batch) < 1:
             sizes = f"labeled_batch is {labeled_batch} and unlabeled_batch {unlabeled_batch}"
             raise ValueError(f"{sizes}: expected whole numbers from 1 upward.")
+        if not 0 <= part[0] < part[1]:
+            raise ValueError(f"part is {part}: expected (i, n) with i from 0 to n - 1.")
         self.step, self.steps, self.seed, self.frames = 0, steps, seed, frames
         self.labeled = positions(labeled, len(frames))
         self.unlabeled = positions(unlabeled, len(frames))

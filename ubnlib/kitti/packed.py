@@ -133,10 +133,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_table(entries: Sequence[FrameEntry]) -> str:
     """Return the frame table's text."""
-    lines = [_HEADER]
-    for key, row, points, digest in entries:
-        lines.append(f"{key.drive_name},{key.camera},{key.frame},{row},{points},{digest}")
-    return "".join(f"{line}\n" for line in lines)
+    lines = (f"{k.drive_name},{k.camera},{k.frame},{row},{n},{sum_}" for k, row, n, sum_ in entries)
+    return "\n".join([_HEADER, *lines, ""])
 
 
 def read_table(folder: Path, manifest: Manifest) -> list[FrameEntry]:

@@ -135,7 +135,9 @@ class Preparation:
             for path in sorted((self.dataset.root / date).glob("calib_*.txt")):
                 digest.update(path.read_bytes())
         for key in keys:
-            sizes = [_size(path) for path in self.dataset.files(key)]
+            # A link to nowhere has no size, and its frame will be left out.
+            files = self.dataset.files(key)
+            sizes = [path.stat().st_size if path.exists() else None for path in files]
             digest.update(repr((tuple(key), sizes)).encode())
         return digest.hexdigest()[:16]
 
@@ -289,13 +291,6 @@ class Preparation:
         self.partial.rename(self.folder)
         shutil.rmtree(self.folder / "chunks")
         shutil.rmtree(self.replaced, ignore_errors=True)
-
-
-def _size(path: Path) -> int | None:
-    """Return a file's size; a link to nowhere has none, and its frame will be left out."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return None
 
 
 def _pack_all(task: Preparation, workers: int, progress: bool) -> None:
