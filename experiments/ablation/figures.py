@@ -15,14 +15,16 @@ from experiments.common.style import INK, MUTED, look
 CLEAR = ("ahead", "a little ahead", "behind", "a little behind")  # what `analysis` says
 
 
-def draw_differences(table: pd.DataFrame, names: Sequence[str], baseline: str) -> Figure:
+def draw_differences(
+    table: pd.DataFrame, names: Sequence[str], baseline: str, title: str
+) -> Figure:
     """Draw how far methods are ahead of a baseline: a row a method, a panel a domain.
 
     Filled marks are clear differences after correction, hollow ones are open. `table` is
     `analysis.compare`'s, of one number of labels a domain; `names` are the methods, from the top.
     """
     domains = list(dict.fromkeys(table["domain"]))
-    size = 2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.2
+    size = 2.3 * len(domains) + 1.4, 0.26 * len(names) + 1.5
     figure, grid = plt.subplots(1, len(domains), figsize=size, sharey=True, squeeze=False)
     for axes, domain in zip(grid[0], domains, strict=True):
         rows = table[table["domain"] == domain].set_index("name").reindex(names)
@@ -32,14 +34,16 @@ def draw_differences(table: pd.DataFrame, names: Sequence[str], baseline: str) -
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"accuracy minus that of {baseline}, points", fontsize=9)
     marks = [
-        Line2D([], [], label="clear after correction, 95 % interval", **_mark(True)),
-        Line2D([], [], label="open", **_mark(False)),
+        Line2D([], [], label="clear after correction for all comparisons", **_mark(True)),
+        Line2D([], [], label="not clear after it; bars: 95 %, uncorrected", **_mark(False)),
     ]
-    figure.legend(handles=marks, loc="outside upper right", ncols=2)
+    figure.suptitle(title, fontsize=11)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2)
     figure.set_label(
-        f"How far {len(names)} methods (rows) are ahead of {baseline} in accuracy, in points with "
-        f"95 % intervals, in {', '.join(domains)} (columns). Filled marks are clear differences "
-        "after correction, hollow ones are open. Clear: " + (_clear(table, names) or "none") + "."
+        f"{title}: how far {len(names)} methods (rows) are ahead of {baseline} in accuracy, in "
+        f"points with 95 % intervals, in {', '.join(domains)} (columns). Filled marks are clear "
+        "differences after correction for all comparisons, hollow ones are not. Clear: "
+        f"{_clear(table, names) or 'none'}."
     )
     return figure
 
@@ -79,14 +83,17 @@ def draw_by_labels(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
     `table` is `analysis.compare`'s, of one domain and the peers.
     """
+    (domain,) = table["domain"].unique()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.0))
     for shift, name in enumerate(names):
         rows = table[table["name"] == name].sort_values("labels")
         left.plot(rows["labels"], 100 * rows["accuracy"], label=name, **look(name).line)
-        place = rows["labels"] * 1.04**shift  # beside each other, not over each other
+        # Beside each other, around the number of labels.
+        place = rows["labels"] * 1.025 ** (shift - (len(names) - 1) / 2)
         errors = [rows["difference"] - rows["low"], rows["high"] - rows["difference"]]
         errors = np.nan_to_num(100 * np.array(errors, dtype=float))
-        right.errorbar(place, 100 * rows["difference"], errors, capsize=2, **look(name).line)
+        line = look(name).line | {"linestyle": ""}
+        right.errorbar(place, 100 * rows["difference"], errors, capsize=2, **line)
     labels = sorted(table["labels"].unique())
     for axes, title in ((left, "accuracy, %"), (right, "minus BN's, points")):
         axes.set_xscale("log")
@@ -94,10 +101,11 @@ def draw_by_labels(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("labels a class")
         axes.set_ylabel(title)
+        axes.set_title(domain)
     right.axhline(0, color=MUTED, linewidth=0.8)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     figure.set_label(
-        f"Accuracy of {', '.join(names)} against the number of labels a class (left), and their "
-        "lead over BN with 95 % intervals (right)."
+        f"On {domain}: accuracy of {', '.join(names)} against the number of labels a class (left), "
+        "and their lead over BN with 95 % intervals (right)."
     )
     return figure

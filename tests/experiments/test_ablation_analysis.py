@@ -169,7 +169,7 @@ def test_a_panel_a_domain_and_what_is_missing_is_said():
     )
     table = table[~((table["domain"] == "drives") & (table["name"] == "all"))]
     chosen = table[table["ingredient"] == "gradient"]
-    figure = ablation.draw_differences(chosen, ["none", "all"], "UBN")
+    figure = ablation.draw_differences(chosen, ["none", "all"], "UBN", "gradient")
     assert [axes.get_title() for axes in figure.axes] == ["digits, 5 a class", "drives, 1 in 128"]
     assert [len(axes.texts) for axes in figure.axes] == [0, 1]
     assert figure.axes[1].texts[0].get_text() == "not run"
