@@ -156,12 +156,12 @@ def draw_predictions(
     """
     titles = ["image", "measured", *predictions]
     height, width = images.shape[-2:]
-    size = (3.1 * len(titles), 3.1 * height / width * len(images) + 0.9)
+    size = (1.9 * len(titles), 1.9 * height / width * len(images) + 0.8)
     figure, grid = plt.subplots(len(images), len(titles), figsize=size, squeeze=False)
     for row in range(len(images)):
         picture = images[row].permute(1, 2, 0).numpy()
         _image(grid[row][0], picture)
-        scale = draw_lidar(grid[row][1], picture, lidar[row].numpy(), 900 / width, cap)
+        scale = draw_lidar(grid[row][1], picture, lidar[row].numpy(), 340 / width, cap)
         for axes, depth in zip(grid[row][2:], predictions.values(), strict=True):
             _image(axes, depth[row].numpy(), **depth_scale(cap))
     for axes, title in zip(grid[0], titles, strict=True):

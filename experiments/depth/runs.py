@@ -67,8 +67,9 @@ def make_pictures(arguments: argparse.Namespace) -> None:
     data, folder = where.load(arguments, False, 0), arguments.data / "pictures"
     some = data.test[np.linspace(0, len(data.test) - 1, 6).astype(int)[1:-1]]
     predictions = {}
-    for title, arm, k in (("BN", "BN", None), ("UBN", "UBN", None), ("BN, all labels", "BN", 1)):
+    for arm, k in (("BN", None), ("UBN", None), ("BN", 1)):
         config = study_run(name, arm, data.fingerprint, where.first_seed, k)
+        title = f"{arm}, {len(data.labeled(config.labels)[0]):,} labels"
         net = config.net()
         if not weights_path(config, folder).exists():
             obtain_depth(config, data, folder, weights=folder, progress=f"{name}, {title}")

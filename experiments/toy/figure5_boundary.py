@@ -106,7 +106,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.plot(rows["share"], rows["distance"], label=method, markevery=4, **look(method).line)
     axes.axvspan(0, 0.25, color=INK, alpha=0.06, linewidth=0, label="nearest quarter")
     axes.set(xlim=(0, 1), xlabel="share of the labeled points, nearest to the boundary first")
-    axes.set_ylabel("distance to the boundary\n(spiral of radius 5; below 0: beyond it)")
+    axes.set_ylabel("distance to the boundary\n(spiral of radius 5; below 0: past it)")
     axes.legend()
     nearest = "; ".join(
         f"{method} {rows.loc[rows['share'] < 0.25, 'distance'].mean():.3f}"
