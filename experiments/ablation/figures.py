@@ -32,7 +32,7 @@ def draw_differences(
         axes.set_title(_title(table, domain))
     grid[0, 0].set_yticks(range(len(names)), names)
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel(f"accuracy minus that of {baseline}, points", fontsize=9)
+    grid[0, len(domains) // 2].set_xlabel(f"accuracy minus that of {baseline}, points")
     marks = [
         Line2D([], [], label="clear after correction for all comparisons", **_mark(True)),
         Line2D([], [], label="not clear after it; bars: 95 %, uncorrected", **_mark(False)),
