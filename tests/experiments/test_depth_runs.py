@@ -36,7 +36,7 @@ def test_arms_differ_in_what_they_are_named_for_alone():
     }
     assert differ["UBN"] == {"norm"}
     assert differ["BN, labeled again"] == {"norm", "unlabeled_from"}
-    assert differ["BN, equal work"] == {"labeled_batch"}
+    assert differ["BN, equal work"] == {"labeled_batch", "learning_rate"}  # its own pilots
     assert differ["BN, an eighth of the steps"] == {"steps"}
     assert differ["UBN, literal after BN"] == {"norm", "warmup"}
     assert differ["UBN, literal, the paper's rate"] == {"norm", "learning_rate", "steps"}
