@@ -107,7 +107,7 @@ def test_a_value_that_no_run_can_have_is_told_in_one_sentence(project, change, w
 
 def test_a_run_on_frames_asks_for_a_graphics_processor(project, tmp_path):
     """What would be submitted, by a dry run over a plan with a job on frames and one without."""
-    job = {"notebook": "", "alone": False, "minutes": 5, "runs": []}
+    job = {"notebook": "", "alone": False, "minutes": 5, "memory": 500, "runs": []}
     jobs = {"on-frames": job | {"frames": True}, "other": job | {"frames": False}}
     plan = {"profile": "quick", "results": str(tmp_path / "out"), "jobs": jobs}
     plan |= {"parameters": {}, "frames": {}, "there": {}}

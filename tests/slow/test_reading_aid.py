@@ -7,20 +7,9 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_toy_analysis.ipynb"
-BEFORE = """
-from pathlib import Path
+SMALL = """
 from tempfile import mkdtemp
-
-import pandas as pd
-import torch
-from IPython.display import clear_output
-
-from experiments.common import style
-from experiments.common.training import BNConfig, UBNConfig
-from experiments.toy.plane import plane
-
-torch.set_num_threads(1)
-figures = Path(mkdtemp())
+results = mkdtemp()
 steps, labeled_per_class, unlabeled_per_class, noise = 4, 6, 20, 0.0
 """
 DRIVE = """
@@ -40,17 +29,21 @@ print([pictures.index(picture) for picture in pictures], message.outputs)
 def kernel():
     """A kernel that has run the notebook's cells of the reading aid, with a short training."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    tagged = [cell for cell in notebook.cells if "reading-aid" in cell.metadata.get("tags", [])]
-    assert tagged, "02_toy_analysis.ipynb has no cell with the tag reading-aid"
+
+    def tagged(tag: str) -> list[str]:
+        found = [c.source for c in notebook.cells if tag in c.metadata.get("tags", [])]
+        assert found, f"02_toy_analysis.ipynb has no cell with the tag {tag}"
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
         patch.delenv("MPLBACKEND", raising=False)
         manager, client = start_new_kernel(kernel_name="python3")
     try:
-        for source in (BEFORE, *(cell.source for cell in tagged)):
+        for source in (*tagged("parameters"), SMALL, *tagged("setup"), *tagged("reading-aid")):
             outputs, error = run_cell(client, source)
             assert not error, error
-        yield client, tagged[-1].source, outputs
+        yield client, source, outputs
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
