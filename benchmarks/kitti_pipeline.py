@@ -126,7 +126,7 @@ def frame_steps(raw: KittiRaw, packed: PackedDepth, folder: Path) -> dict[str, S
 
     def project(index: int) -> np.ndarray:
         key = raw.keys[index]
-        points = read_velodyne(key.scan_path(raw.root))
+        points = read_velodyne(raw.files(key)[1])
         return project_velodyne(points, projections[key.date, key.camera], raw.size)
 
     def each(use: Callable[[int], object]) -> Step:
