@@ -54,6 +54,6 @@ def test_the_spirals_nets_side_by_side(tmp_path):
 
 def test_kitti_from_files_to_batches(tmp_path):
     report, printed = run(tmp_path, "kitti_pipeline.py", "--quick", "--repeats", 2)
-    assert len(report["milliseconds"]) == 14
+    assert len(report["milliseconds"]) == 13
     assert all(len(times) == 2 and min(times) > 0 for times in report["milliseconds"].values())
     assert "loader of the packed set: " in printed and "as loader of JPEG files" in printed
