@@ -23,6 +23,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 from pydantic import ValidationError
 from scipy.stats import quantile_test
 
@@ -45,11 +46,16 @@ def filler(root: Path) -> Callable[[str], str]:
     stated = answer.load_answer(root / "statements.yaml")
     judged = answer.judge_statements(stated, table)
     rows = {row["claim"]: row for row in table.to_dict("records")}
-    figures = f"results/{COMMITTED}/figures"
+
+    def picture(name: str) -> str:
+        path = f"results/{COMMITTED}/figures/{name}.png"
+        with Image.open(root / path) as figure:
+            return f"![{figure.info.get('Description', name)}]({path})"
+
     blocks = {
         "answer": lambda: answer.lines_markdown(stated, judged),
         "words": lambda: answer.WORDS,
-        "statements": lambda: answer.statements_markdown(judged, table, figures),
+        "statements": lambda: answer.statements_markdown(judged, table, picture),
     } | {
         name: lambda name=name: analysis.in_markdown(find(records, "ablation"), name)
         for name in analysis.TABLES

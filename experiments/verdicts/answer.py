@@ -6,6 +6,7 @@ claim that there is not, is *not run*, and says why: nothing is left out.
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -171,11 +172,11 @@ def lines_markdown(answer: Answer, judged: dict[str, Judged]) -> str:
 
 
 def statements_markdown(
-    judged: dict[str, Judged], table: pd.DataFrame, pictures: str | None = None
+    judged: dict[str, Judged], table: pd.DataFrame, picture: Callable[[str], str] | None = None
 ) -> str:
     """Write each statement so that it unfolds to its claims, and then what is listed apart.
 
-    `pictures` is the folder of figures as the page names it; None shows none.
+    `picture` returns what shows a figure, by its name; None shows none.
     """
     parts = []
     for statement, verdict, reason, clauses, rows in judged.values():
@@ -186,8 +187,8 @@ def statements_markdown(
         summary += f" ({apiece})" if len(counts) > 1 else ""
         inner = [f"{told}.\n"] if told else []
         inner += [f"*{reason}*\n"] if len(rows) > 1 else []
-        if pictures and statement.picture:
-            inner.append(f"![{statement.says}]({pictures}/{statement.picture}.png)\n")
+        if picture and statement.picture:
+            inner.append(f"{picture(statement.picture)}\n")
         parts.append(_unfolding(summary, [*inner, table_markdown(rows)]))
     named = {row["claim"] for one in judged.values() for row in one.rows}
     apart = table[~table["claim"].isin(named)]
