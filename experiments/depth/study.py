@@ -275,7 +275,7 @@ def plan_map(domain: str, data: str) -> Plan:
         spread = where.labels(where.few, seed)
         biased = PlacesLabels(k=where.few, places=places, of=where.places, seed=seed)
         for labels in (spread, biased):
-            for batch in (2, 4, 8):
+            for batch in (2, 4, 8, BATCH["labeled_batch"]):
                 for arm in ("BN", "UBN"):
                     yield study_run(domain, arm, data, seed, labels=labels, labeled_batch=batch)
 
