@@ -1,10 +1,13 @@
 """The reading aid: one net of the spiral while it trains, step by step, and its picture."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import clear_output
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -239,3 +242,35 @@ def _draw_accuracy(axes: Axes, snapshots: list[Snapshot], now: Snapshot) -> None
         axes.plot(steps, values, label=name, **look(name).line)
     axes.set(xlim=(0, 1.02 * snapshots[-1].step), ylim=(0.4, 1.02))
     axes.set_xlabel("step")
+
+
+def panel(
+    picture_of: Callable[..., bytes], methods: list[str], first: Mapping[str, Any], steps: int
+) -> ipywidgets.VBox:
+    """Return sliders above the picture of the setting that they show, a PNG; `first` begins."""
+    wide = dict(
+        continuous_update=False, layout={"width": "340px"}, style={"description_width": "100px"}
+    )
+    controls = {
+        "batch": ipywidgets.SelectionSlider(
+            options=[8, 16, 32, 50], description="labeled batch", **wide
+        ),
+        "reading": ipywidgets.Dropdown(options=methods, description="method"),
+        "labeled": ipywidgets.IntSlider(min=1, max=max(200, first["labeled"]), **wide),
+        "unlabeled": ipywidgets.IntSlider(min=1, max=max(400, first["unlabeled"]), **wide),
+        "noise": ipywidgets.FloatSlider(min=0, max=max(1.0, first["noise"]), step=0.05, **wide),
+        "step": ipywidgets.SelectionSlider(options=snapshot_steps(steps), **wide),
+    }
+    for name, value in {**first, "step": steps}.items():
+        controls[name].value = value
+        controls[name].description = controls[name].description or name
+    image = ipywidgets.Image(layout={"max_width": "100%", "object_fit": "contain"})
+
+    def show(step: int, **setting: Any) -> None:
+        print("One moment: a new setting trains for a few seconds.")
+        image.value = picture_of(step, **setting)
+        clear_output()
+
+    message = ipywidgets.interactive_output(show, controls)
+    sliders = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+    return ipywidgets.VBox([sliders, message, image])

@@ -13,7 +13,7 @@ results = mkdtemp()
 steps, labeled_per_class, unlabeled_per_class, noise = 4, 6, 20, 0.0
 """
 DRIVE = """
-shown = panel()
+shown = aid.panel(picture_of, list(kinds_of_norm), first, steps)
 sliders, message, image = shown.children
 by_name = {slider.description: slider for slider in sliders.children}
 pictures = [image.value]
