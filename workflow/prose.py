@@ -117,8 +117,7 @@ def _of_query(text: str, records: pd.DataFrame) -> str:
         return f"(not run: {nothing})"
     except (yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{text} is no query: {' '.join(str(error).split())}") from error
-    ends = (np.nan if end is None else end for end in interval(values))
-    return tables.in_numbers(values.mean(), *ends, signed=query.baseline is not None)
+    return tables.in_numbers(values.mean(), *interval(values), signed=query.baseline is not None)
 
 
 def _of_times(path: Path, factor: str | None, of: str, by: str | None) -> str:

@@ -62,12 +62,12 @@ def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.loc[pd.DataFrame(place).sort_values(["domain", "labels"], kind="stable").index]
 
 
-def _paired(difference: pd.Series, is_baseline: bool) -> list[float | None]:
+def _paired(difference: pd.Series, is_baseline: bool) -> list[float]:
     """Return the mean, interval, p, effect and number of paired differences."""
     values = difference.dropna().to_numpy(float)
     if is_baseline:
         return [0.0, np.nan, np.nan, np.nan, np.nan, len(values)]
-    low, high = (np.nan if bound is None else bound for bound in interval(values))
+    low, high = interval(values)
     spread = values.std(ddof=1) if len(values) > 1 else np.nan
     if len(values) < 2:
         p, effect = np.nan, np.nan

@@ -6,13 +6,11 @@ from scipy.stats import bootstrap, t
 MANY = 20  # from so many values on BCa covers as often as it says; below, only t does
 SAME = 1e-12  # values whose range is smaller are all the same, but for rounding
 
-Interval = tuple[float, float] | tuple[None, None]
 
-
-def interval(values: np.ndarray, bootstrap_seed: int = 0) -> Interval:
-    """Return the 95 % interval of the mean: t below 20 values, BCa from 20 on, none below three."""
+def interval(values: np.ndarray, bootstrap_seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of the mean: t below 20 values, BCa from 20 on, NaN below three."""
     if len(values) < 3:
-        return None, None
+        return np.nan, np.nan
     if len(values) < MANY or np.ptp(values) < SAME:
         return t_interval(values)
     # Sorted, so that the interval depends on the values and not on the order of the seeds.

@@ -143,7 +143,7 @@ def _bounds(groups: Any) -> tuple[np.ndarray, np.ndarray]:
     pairs = []
     for _, values in groups:
         low, high = interval(values.to_numpy())
-        pairs.append((values.mean(),) * 2 if low is None else (low, high))
+        pairs.append((values.mean(),) * 2 if np.isnan(low) else (low, high))
     return np.array(pairs).T
 
 

@@ -47,8 +47,7 @@ def gains_of_map(records: pd.DataFrame, domain: str, few: int) -> pd.DataFrame:
         bn = pairs["BN"].mean()
         rows.append([kind, int(batch), len(difference), bn, difference.mean(), low, high])
     columns = [*by, "seeds", "bn", "gain", "low", "high"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.astype({"low": float, "high": float})
+    return pd.DataFrame(rows, columns=columns)
 
 
 def gaps_of_map(records: list[Record], domain: str, few: int) -> pd.DataFrame:

@@ -104,14 +104,12 @@ def compare(cells: Sequence[Pair], obtain: Callable[[SpiralConfig], Record]) -> 
     return pd.DataFrame(rows)
 
 
-def outcome(low: float | None, high: float | None) -> Outcome:
+def outcome(low: float, high: float) -> Outcome:
     """Return what an interval of UBN - BN says.
 
     UBN `wins` or `loses` where the interval excludes zero, `ties` where it lies within `MARGIN`
     of zero, and otherwise more seeds are needed: `open`.
     """
-    if low is None or high is None:
-        return "open"
     if low > 0:
         return "wins"
     if high < 0:

@@ -341,14 +341,14 @@ class Judgement(NamedTuple):
 
     verdict: Verdict
     reason: str
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
+    estimate: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
     seeds: int = 0
     records: tuple[str, ...] = ()
     preconditions: tuple[tuple[str, bool], ...] = ()
     cells: tuple[tuple[str, "Judgement"], ...] = ()
-    p: float | None = None  # of what was tested, not corrected
+    p: float = np.nan  # of what was tested, not corrected
 
 
 def judge(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
@@ -378,7 +378,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
     if len(versions) > 1:
         reason = _of_other_code(versions)
         return Judgement("inconclusive", reason, seeds=len(values), records=keys)
-    estimate, low, high, p = float(values.mean()), None, None, None
+    estimate, low, high, p = float(values.mean()), np.nan, np.nan, np.nan
     if claim.statistic == "largest":
         estimate = float(np.abs(values).max())
         verdict = "reproduced" if estimate <= claim.margin else "not reproduced"
@@ -389,7 +389,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         verdict, reason, low, high, p = decide(values, asked)
     if claim.kind == "cost":
         verdict = "measured"
-        if low is not None:
+        if not np.isnan(low):
             side = "above" if low > claim.threshold else "below" if high < claim.threshold else ""
             reason = f"the interval {f'lies {side}' if side else 'has'} {claim.threshold:g}"
     found = tuple(_precondition(*one, records) for one in claim.requires.items())
@@ -401,7 +401,7 @@ def _judge_one(claim: Claim, records: pd.DataFrame, profile: str) -> Judgement:
         verdict, reason = "inconclusive", f"{len(values)} of at least {enough} seeds"
     elif failed:
         verdict, reason = "not tested here", "; ".join(failed)
-    tested = p if verdict not in ("measured", "not tested here") else None
+    tested = p if verdict not in ("measured", "not tested here") else np.nan
     return Judgement(verdict, reason, estimate, low, high, len(values), keys, found, p=tested)
 
 

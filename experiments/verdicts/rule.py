@@ -58,9 +58,9 @@ class Decision(NamedTuple):
 
     verdict: Verdict
     reason: str
-    low: float | None
-    high: float | None
-    p: float | None = None
+    low: float
+    high: float
+    p: float = np.nan
 
 
 def decide(values: np.ndarray, question: Question) -> Decision:
@@ -69,7 +69,7 @@ def decide(values: np.ndarray, question: Question) -> Decision:
     The interval is Student's below 20 values, and BCa from there on.
     """
     low, high = interval(values)
-    if low is None or high is None or len(values) < LEAST:
+    if len(values) < LEAST:
         reason = f"{len(values)} of at least {LEAST} seeds"
         return Decision("inconclusive", reason, low, high)
     inside = t_interval(values, 0.9)

@@ -69,8 +69,7 @@ def _judged(claim: Claim, records: pd.DataFrame, profile: str) -> dict[str, Any]
 
 
 def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
-    numbers = (judgement.estimate, judgement.low, judgement.high)
-    estimate, low, high = (math.nan if number is None else number for number in numbers)
+    estimate, low, high = judgement.estimate, judgement.low, judgement.high
     return {
         "claim": claim.id,
         "section": section(claim),
@@ -83,7 +82,7 @@ def _row(claim: Claim, judgement: Judgement) -> dict[str, Any]:
         "low": low,
         "high": high,
         "seeds": judgement.seeds,
-        "p": math.nan if judgement.p is None else judgement.p,
+        "p": judgement.p,
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "criterion": criterion(claim),

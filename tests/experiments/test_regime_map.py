@@ -35,7 +35,7 @@ def test_batch_normalization_is_run_once_for_what_it_does_not_see():
         (-0.01, 0.015, "ties"),
         (-0.03, 0.01, "open"),
         (-0.01, 0.03, "open"),
-        (None, None, "open"),
+        (float("nan"), float("nan"), "open"),
     ],
 )
 def test_outcomes(low, high, expected):
