@@ -63,8 +63,8 @@ SERIES = {  # what else is drawn beside each other
     "real": Look(_FIRST, "o", "-"),
     "synthetic": Look(_SECOND, "^", "--"),
     "before": Look(_THIRD, "s", "-."),
-    "labels from all places": Look(_FIRST, "o", "-"),
-    "labels from few places": Look(_SECOND, "^", "--"),
+    "labels from all places": Look(INK, "D", "-"),
+    "labels from few places": Look(MUTED, "v", "--"),
     "statistics change": Look(_FIRST, "^", "-"),
     "statistics do not change": Look(_SECOND, "v", ":"),
 }

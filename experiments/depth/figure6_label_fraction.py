@@ -68,7 +68,7 @@ def draw_domains(tables: dict[str, pd.DataFrame]) -> Figure:
                     transform=grid[1, 0].get_yaxis_transform())  # fmt: skip
     if any(map(len, tables.values())):
         place = dict(loc="outside lower center", ncols=4, title_fontsize=8)
-        figure.legend(*lines, title=f"{SHOWN}; gray: a point", **place)
+        figure.legend(*lines, title=f"{SHOWN}; below, gray: \N{PLUS-MINUS SIGN}1 point", **place)
     figure.set_label(
         "Accuracy (delta1) against the share of labeled images, and below UBN's minus BN's, paired "
         f"by seed, each with 95 % intervals over seeds. {' '.join(captions)}"

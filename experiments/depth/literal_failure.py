@@ -165,7 +165,7 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
         if above is not grid[0, 0]:
             above.sharey(grid[0, 0])
         _changes(above, chosen[chosen["reading"] == reading])
-        above.set_title(title)
+        above.set_title(title.replace(", ", "\n"))
         table = layers[layers["reading"] == reading]
         image = _shares_by_step(below, table, first=below is grid[1, 0])
         below.set_xlabel("training step")
@@ -175,7 +175,7 @@ def draw(losses: pd.DataFrame, layers: pd.DataFrame, titles: dict[str, str]) -> 
     figure.colorbar(image, ax=grid[1], label="share of the believed change\nthat is cancelled")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.set_label(
-        f"Single training steps of {', '.join(titles.values())} (columns). Above, the change of "
+        f"Single training steps of {'; '.join(titles.values())} (columns). Above, the change of "
         "the loss that the gradient promises and the one that happens, down is better. "
         "Below, layer by layer, the share of the believed change that the next collection of "
         "statistics cancels, dark where all of it is."

@@ -37,12 +37,11 @@ _DATE = "0000_00_00"  # records write keys in KITTI's form; no drive of KITTI is
 class RgbdBatch(NamedTuple):
     """Frames of a step, as `PackedBatch`; depth maps are dense, where codes would save nothing.
 
-    Without depth there are no maps, and all counts are 0.
+    Without depth there are no maps.
     """
 
     images: Tensor  # uint8 [n, 3, H, W]
     maps: Tensor  # float32 [n, H, W], meters, 0 = no measurement
-    counts: Tensor  # int64 [n], each map's number of measured pixels
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "RgbdBatch":
         """Return the batch on a device."""
@@ -160,8 +159,7 @@ class RgbdFrames:
         """Copy frames, repeated ones too, into one batch; unlabeled frames need no depth."""
         chosen = positions(indices, len(self))
         maps = torch.from_numpy(self._maps[chosen if depth else chosen[:0]])
-        counts = (maps > 0).sum((1, 2)) if depth else torch.zeros(len(chosen), dtype=torch.int64)
-        return RgbdBatch(torch.from_numpy(self._images[chosen]), maps, counts)
+        return RgbdBatch(torch.from_numpy(self._images[chosen]), maps)
 
     def report(self) -> str:
         """Say in one line what was found and what was left out, and why."""

@@ -117,10 +117,9 @@ def test_batches_hold_the_frames_asked_for(tmp_path):
     for row, index in enumerate((4, 0, 4)):
         assert torch.equal(batch.images[row], frames.image(index))
         assert torch.equal(batch.depth()[row], frames.depth(index))
-        assert batch.counts[row] == frames.depth(index).count_nonzero()
     unlabeled = frames.batch([4, 0], depth=False)
     assert torch.equal(unlabeled.images, batch.images[:2])
-    assert torch.equal(unlabeled.depth(), torch.zeros(2, *SIZE)) and not unlabeled.counts.any()
+    assert torch.equal(unlabeled.depth(), torch.zeros(2, *SIZE))
     with pytest.raises(IndexError, match="positions below 6"):
         frames.batch([6])
 
