@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from experiments.common.files import first_error
 from experiments.verdicts.claims import NothingTwice
 from experiments.verdicts.rule import MEANING, Verdict, combine
-from experiments.verdicts.tables import APART, BEYOND, of_paper, table_markdown
+from experiments.verdicts.tables import APART, BEYOND, corrected, of_paper, table_markdown
 
 MEANT = {  # by preconditions, for readers
     "scarce": "that all labels bring BN that much",
@@ -196,7 +196,7 @@ def statements_markdown(
         if rows := apart[apart["section"] == name].to_dict("records"):
             summary = f"{name[:1].upper()}{name[1:]}, not counted: {len(rows)}"
             parts.append(_unfolding(summary, [table_markdown(rows)]))
-    return "\n".join(parts)
+    return "\n".join([*parts, corrected(table)])
 
 
 def _unfolding(summary: str, inner: list[str]) -> str:
