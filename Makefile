@@ -53,8 +53,10 @@ $(INSTALLED): requirements.lock pyproject.toml experiments/pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e . -e experiments
 	@touch $@
 
-RUNS = --profile '$(PROFILE)' --kitti-root '$(KITTI_ROOT)' --split '$(SPLIT)' --cores '$(CORES)' --gpus '$(GPUS)' \
-  --cluster '$(CLUSTER)'
+# By the environment, since a folder's name may hold any sign.
+export PROFILE KITTI_ROOT SPLIT CORES GPUS CLUSTER CLAIM
+RUNS = --profile "$$PROFILE" --kitti-root "$$KITTI_ROOT" --split "$$SPLIT" --cores "$$CORES" --gpus "$$GPUS" \
+  --cluster "$$CLUSTER"
 reproduce: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py $(RUNS)
 
@@ -65,7 +67,7 @@ prepare: $(INSTALLED)
 	$(BIN)/python workflow/reproduce.py --prepare $(RUNS)
 
 claim: $(INSTALLED)
-	$(BIN)/python workflow/reproduce.py --claim '$(CLAIM)' $(RUNS)
+	$(BIN)/python workflow/reproduce.py --claim "$$CLAIM" $(RUNS)
 
 # With tensors this small, more threads only wait for each other.
 test test-all notebooks: export OMP_NUM_THREADS := 1

@@ -140,15 +140,17 @@ def compare(name: str, again: Path, usual: Path, profile: str) -> str:
     """Judge a claim by the records made again and by the usual ones, a line each."""
     lines = []
     for label, folder in (("again", again), ("recorded", usual)):
-        found = judge(find(name), read_evidence(folder / "records").table, profile)
+        table, damaged = read_evidence(folder / "records")
+        found = judge(find(name), table, profile)
         lines.append(f"{label:>8}: {_told(found)} ({found.reason})")
         lines += [f"{'':>8}  {cell}: {_told(one)}" for cell, one in found.cells]
+        lines += [f"{'':>8}  left out: {why}" for why in damaged.values()]
     return "\n".join(
         [*lines, f"The records are in {again / 'records'}; delete them to make them once more."]
     )
 
 
 def _told(found: Judgement) -> str:
-    numbers = [v for v in (found.estimate, found.low, found.high) if v is not None]
+    numbers = [v for v in (found.estimate, found.low, found.high) if v == v]
     ours = f"{numbers[0]:.3g} {[round(v, 4) for v in numbers[1:]]}, " if numbers else ""
     return f"{ours}{found.seeds} seeds, {found.verdict}"

@@ -18,15 +18,15 @@ from ubnlib.kitti import PackedDepth, prepare
 from ubnlib.kitti.prepare import Preparation
 
 
-def prepare_frames(parameters: dict[str, Any]) -> dict[str, Any]:
+def prepare_frames(parameters: dict[str, Any], workers: int) -> dict[str, Any]:
     """Prepare the frames of notebook 3, and return where they are and their fingerprints."""
     root, packed = folders(parameters)
     if not parameters["kitti_root"]:
-        make_synthetic_kitti(root, **parameters["synthetic"])
+        make_synthetic_kitti(root, **parameters["synthetic"], workers=workers)
     asked = _named(parameters)
     raw, sides = find_split(root, **asked)
     test_every = parameters["frames"]["test_every"]
-    data = split_data(prepare(raw, packed), asked["split"], test_every)
+    data = split_data(prepare(raw, packed, workers=workers), asked["split"], test_every)
     prints = {"fingerprint": data.fingerprint, "frames": data.frames.fingerprint}  # with the split
     report = f"{sides.report()}\nin {root}: {raw.report()}\npacked: {data.frames.report()}"
     return {"packed": str(packed), **prints, "asked": _asked(parameters), "report": report}
@@ -60,10 +60,12 @@ def read_frames(path: Path, parameters: dict[str, Any]) -> dict[str, Any] | None
     """Read what this job wrote; None where frames must be prepared (again)."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        same = found["asked"] == _asked(parameters)
-        return (
-            found if same and PackedDepth(found["packed"]).fingerprint == found["frames"] else None
-        )
+        packed = PackedDepth(found["packed"])
+        same = (found["asked"], found["frames"]) == (_asked(parameters), packed.fingerprint)
+        if same and parameters["kitti_root"]:  # where frames may have come, or been repaired
+            raw, _ = find_split(parameters["kitti_root"], **_named(parameters))
+            same = Preparation(raw, found["packed"]).source == packed.manifest.source
+        return found if same else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -74,14 +76,14 @@ def _asked(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in names}
 
 
-def main(plan: Path, target: Path) -> None:
+def main(plan: Path, target: Path, workers: int) -> None:
     """Prepare the frames of a plan."""
     log = target.with_name("logs") / "frames.log"
     log_to(log)
     say(f"frames of the depth runs: rendering and packing (log: {log})")
     start = time.monotonic()
     with told("frames of the depth runs", log):
-        found = prepare_frames(json.loads(plan.read_text(encoding="utf-8"))["frames"])
+        found = prepare_frames(json.loads(plan.read_text(encoding="utf-8"))["frames"], workers)
         with whole(target) as partial:
             partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
     for line in found["report"].splitlines():
@@ -90,4 +92,4 @@ def main(plan: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:3]), int(sys.argv[3]))

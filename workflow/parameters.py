@@ -13,12 +13,16 @@ from typing import Any
 
 import yaml
 
+from experiments.common.files import NothingTwice
+
 # Set by the workflow for every run, so that no profile can send results astray.
 RESERVED = ("results", "kitti_root", "profile")
 # Those of experiments/depth/packing.py, which takes seconds to import.
 SPLITS = ("paper_standin", "eigen", "by_drive")
 # A relative folder in a profile is meant as the notebook reads it: against notebooks/.
 FOLDERS = ("data_root", "study")
+ENTRIES = ("synthetic", "frames", "net")  # whose entries are all in their defaults
+PAIRS = ("size", "batch")
 
 
 class ProfileError(ValueError):
@@ -74,11 +78,12 @@ def load_profile(name: str, root: Path) -> dict[str, Any]:
         there = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml"))) or "none"
         raise ProfileError(f"There is no profile '{name}' in {path.parent}; there are: {there}.")
     try:
-        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        profile = yaml.load(path.read_text(encoding="utf-8"), NothingTwice)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ProfileError(f"{path}{line} is not valid YAML; correct that line.") from None
+        why = getattr(error, "problem", None) or "it is not in UTF-8"
+        raise ProfileError(f"{path}{line} is not valid YAML ({why}); correct that.") from None
     if not isinstance(profile, dict) or set(profile) != {"description", "notebooks"}:
         raise ProfileError(f"{path} must have the keys description and notebooks, and no others.")
     notebooks = profile["notebooks"]
@@ -112,7 +117,9 @@ def run_parameters(
         _check(chosen, values, where=f"profiles/{name}.yaml: {notebook}")
         if kitti_root and "domain" in values:
             chosen = chosen | {"domain": "kitti"}
-        values |= chosen | {key: fixed[key] for key in fixed if key in values}
+        for key, value in chosen.items():
+            values[key] = values[key] | value if isinstance(value, dict) else value
+        values |= {key: fixed[key] for key in fixed if key in values}
         for key in set(FOLDERS) & set(values):
             values[key] = os.path.abspath(root / "notebooks" / values[key])
         if "split" in values:
@@ -138,20 +145,24 @@ def _check(chosen: dict[str, Any], values: dict[str, Any], where: str) -> None:
         if key not in values:
             there = ", ".join(name for name in values if name not in RESERVED) or "none"
             raise ProfileError(f"{where} has no parameter '{key}'; it has: {there}.")
-        if not _same_type(value, values[key]):
+        pair = key not in PAIRS or len(value) == 2 if isinstance(value, list) else True
+        if not _alike(value, values[key]) or not pair:
             raise ProfileError(
                 f"{where}: {key} is {value!r} ({type(value).__name__}), but its default is "
                 f"{values[key]!r} ({type(values[key]).__name__}); "
                 "write it the same way (1.0e-3, not 1e-3, is a number in YAML)."
             )
+        if key in ENTRIES and isinstance(value, dict):
+            _check(value, values[key], f"{where}: {key}")
 
 
-def _same_type(value: Any, default: Any) -> bool:
+def _alike(value: Any, default: Any) -> bool:
+    """Say whether a value has its default's type and, of numbers, sign; a list's entries too."""
     if type(value) is not type(default):
         return False
     if isinstance(default, list) and default:
-        return all(any(_same_type(entry, known) for known in default) for entry in value)
-    return True
+        return all(any(_alike(entry, known) for known in default) for entry in value)
+    return not isinstance(default, int | float) or (value >= 0 and (value > 0 or default == 0))
 
 
 def check_kitti(folder: str) -> str:

@@ -20,8 +20,8 @@ import experiments.ablation.runs
 import experiments.depth.runs
 import experiments.method.runs
 import experiments.toy.runs
-from experiments.common.files import whole
-from experiments.common.records import Config, PlannedRun, current_record, record_path
+from experiments.common.files import first_error, whole
+from experiments.common.records import Config, NewerRecord, PlannedRun, current_record, record_path
 from frames import plan_frames, read_frames
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
@@ -87,7 +87,7 @@ def make_plan(profile: str, results: Path, parameters: dict[str, dict[str, Any]]
     for notebook, values in parameters.items():
         if notebook in SECTIONS:
             data = frames["fingerprint"] if frames else ""
-            for run in SECTIONS[notebook].notebook_runs(values, data):
+            for run in _runs(profile, notebook, values, data):
                 planned = Planned(run, notebook, *look_at(run, results), seconds(run.config))
                 if planned.needs_frames and _on_any(others, run, results):
                     planned = planned._replace(state="if same frames")
@@ -95,11 +95,25 @@ def make_plan(profile: str, results: Path, parameters: dict[str, dict[str, Any]]
     return Plan(profile, results, parameters, frames, list(runs.values()))
 
 
+def _runs(profile: str, notebook: str, values: dict[str, Any], data: str) -> list[PlannedRun]:
+    """Return a notebook's runs; a ValueError says which profile asks for what cannot be."""
+    try:
+        return SECTIONS[notebook].notebook_runs(values, data)
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        what = str(error) if isinstance(error, ValueError) else repr(error)
+        what = first_error(error) if hasattr(error, "errors") else what
+        raise ValueError(
+            f"profiles/{profile}.yaml: {notebook} cannot be planned: {what}"
+        ) from error
+
+
 def look_at(run: PlannedRun, results: Path) -> tuple[str, str]:
     """Return the state of a run, and the reason where it is damaged."""
     folder = results / run.folder
     try:
         record = current_record(run.config, folder)
+    except NewerRecord:
+        raise
     except (ValueError, OSError) as error:
         return "damaged", str(error)
     if record is None:
@@ -130,7 +144,8 @@ def set_aside(plan: Plan) -> list[str]:
     for planned in plan.runs:
         path = plan.results / planned.file
         if planned.state == "damaged" and path.exists():
-            kept = path.replace(path.with_name(f"{path.name}.damaged"))
+            earlier = len(list(path.parent.glob(f"{path.name}.damaged*"))) or ""
+            kept = path.replace(path.with_name(f"{path.name}.damaged{earlier}"))
             reason = planned.reason.partition(": delete it")[0]
             said.append(f"{reason}: kept as {kept.name}, and made again.")
     return said

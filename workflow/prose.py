@@ -41,7 +41,7 @@ TIMES = re.compile(r"(\S+\.json): (?:(\d+) x )?(.+?)(?: / (.+))?")
 
 def filler(root: Path) -> Callable[[str], str]:
     """Return a function that fills a Markdown text by the project's committed records."""
-    records = read_evidence(root / "results" / COMMITTED / "records").table
+    records = read_evidence(root / "results" / COMMITTED / "records").complete()
     table = tables.judge_all(load_claims(root / "claims.yaml"), records, COMMITTED)
     stated = answer.load_answer(root / "statements.yaml")
     judged = answer.judge_statements(stated, table)

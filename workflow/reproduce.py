@@ -9,9 +9,9 @@ Interrupted or failed, the same command goes on where it stopped.
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +23,7 @@ from job import describe, duration, say
 from parameters import ProfileError, check_kitti, run_parameters
 
 FOLDER = Path(__file__).parent
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
@@ -91,7 +92,7 @@ def reproduce(
             *where, "--resources", f"gpu={gpus}", "--keep-going",
             "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "params",
             "--scheduler", "greedy",
-            "--config", f"plan={json.dumps(str(path))}", f"gpus={gpus}",
+            "--config", f"plan={os.path.relpath(path)}", f"gpus={gpus}",
             *([] if args.cluster else [f"cores={args.cores}"]),
         ]  # fmt: skip
         return run(command, lock, log)
@@ -141,11 +142,13 @@ def cluster(name: str) -> list[str]:
 def locked(results: Path) -> Iterator[int]:
     """Hold a lock that ends with this process and Snakemake's, which inherits it."""
     results.mkdir(parents=True, exist_ok=True)
-    with (results / ".lock").open("w") as lock:
+    with (results / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = f"Another run is writing to {results}; wait for it to end."
+            number = (results / ".lock").read_text()
+            how = f" (kill -INT -{number})" if number else ""
+            message = f"Another run is writing to {results}; wait for it to end, or stop it{how}."
             raise ProfileError(message) from None
         yield lock.fileno()
 
@@ -160,19 +163,29 @@ def graphics() -> int:
 
 
 def run(command: list[str], lock: int, log: Path | None) -> int:
-    """Run a command; Ctrl-C reaches it too, so let it end in its own time."""
+    """Run a command in a process group of its own: what stops this process stops all of it."""
     print(shlex.join(command), flush=True)
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as messages:
-        process = subprocess.Popen(command, pass_fds=[lock], stderr=messages)
+        process = subprocess.Popen(command, pass_fds=[lock], stderr=messages, process_group=0)
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(process.pid).encode(), 0)
         interrupted = False
-        while True:
-            try:
-                code = process.wait()
-                return 130 if interrupted else code
-            except KeyboardInterrupt:
-                interrupted = True
+
+        def stop(*_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+
+        before = {number: signal.signal(number, stop) for number in STOPPING}
+        try:
+            code = process.wait()
+            return 130 if interrupted else code
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def parse() -> argparse.Namespace:

@@ -42,6 +42,7 @@ def make_run(config: Config, folder: Path, frames: Path, weights: bool, workers:
         return
     kept = folder.parent / "weights"
     options = {"weights": kept, "checkpoints": folder.parent / "checkpoints", "workers": workers}
+    options["progress"] = f"{config.arm} 1/{config.labels.k}, seed {config.seed}"  # into the log
     if not weights or weights_path(config, kept).exists():
         obtain_depth(config, data, folder, **options)
         return

@@ -47,7 +47,7 @@ def main(source: str, target: str, log: str, threads: str, parameters: str) -> N
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the user's
     os.environ.pop("MPLBACKEND", None)  # the kernel chooses the one that shows figures inline
     log_to(Path(log))
-    run_notebook(Path(source).absolute(), Path(target), json.loads(parameters), Path(log))
+    run_notebook(Path(source), Path(target), json.loads(parameters), Path(log))
 
 
 if __name__ == "__main__":

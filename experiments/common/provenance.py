@@ -61,6 +61,7 @@ def _revision() -> tuple[str | None, bool | None]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", *CODE)  # another's, that this folder lies in, may not
         return git("rev-parse", "HEAD"), not git("status", "--porcelain", *CODE)
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None, None

@@ -102,7 +102,7 @@ class Record(BaseModel):
                 )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is there twice")
-        if self.key != _key_of(self.config) or self.experiment != self.config["experiment"]:
+        if self.key != _key_of(self.config) or self.experiment != self.config.get("experiment"):
             raise ValueError("its configuration is not the one of its key")
         names = [*COLUMNS, *(name for name, _ in flat_entries(self.config)), *self.metrics]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -154,11 +154,15 @@ def recorded(run: Callable[..., Result]) -> Run:
     return make_record
 
 
+class NewerRecord(ValueError):
+    """A record of a newer version than this code makes: to be kept."""
+
+
 def obtain(config: Config, run: Callable[[Config], Record], folder: Path | str) -> Record:
     """Return the record of a configuration, made and written where it is missing or older.
 
     Raises:
-        ValueError: The file there is damaged, or of a newer version.
+        ValueError: The file there is damaged, or (NewerRecord) of a newer version.
     """
     record = current_record(config, folder)
     if record is None:
@@ -171,14 +175,14 @@ def current_record(config: Config, folder: Path | str) -> Record | None:
     """Return the record of a configuration; None where it is missing or of an older version.
 
     Raises:
-        ValueError: The file there is damaged, or of a newer version.
+        ValueError: The file there is damaged, or (NewerRecord) of a newer version.
     """
     path = record_path(config, folder)
     if not path.exists():
         return None
     record = read_record(path)
     if record.version > config.version:
-        raise ValueError(
+        raise NewerRecord(
             f"{path} is of version {record.version} of the experiment {record.experiment}, and "
             f"this code makes version {config.version}: update the project, or delete the record."
         )

@@ -9,6 +9,7 @@ goes on from its last checkpoint to the same end.
 import math
 import os
 import pickle
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -233,7 +234,11 @@ class Engine:
         if checkpoint is not None and checkpoint.exists():
             self._go_on_from(checkpoint)
         hidden = progress is None or not self.ranks.first
-        bar = tqdm(total=self.steps, initial=self.step, desc=progress, leave=False, disable=hidden)
+        pause = 0.1 if sys.stderr.isatty() else 30.0  # seconds: a log is read, not watched
+        bar = tqdm(
+            total=self.steps, initial=self.step, desc=progress, leave=False, disable=hidden,
+            mininterval=pause, maxinterval=pause,
+        )  # fmt: skip
         saved = time.monotonic()
         with bar, self._drawing():
             for loss, images, seconds in self._optimizer_steps():
@@ -243,7 +248,9 @@ class Engine:
                     for name, value in observe(self.step).items():
                         self.curves.setdefault(name, []).append(value)
                 bar.update()
-                bar.set_postfix_str(f"loss {loss:.3f}, {images / seconds:.0f} images/s")
+                bar.set_postfix_str(
+                    f"loss {loss:.3f}, {images / seconds:.0f} images/s", refresh=False
+                )
                 if checkpoint is not None and self._due(saved, every_seconds):
                     self.save(checkpoint)
                     saved = time.monotonic()

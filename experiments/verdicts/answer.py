@@ -14,8 +14,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.common.files import first_error
-from experiments.verdicts.claims import NothingTwice
+from experiments.common.files import NothingTwice, first_error
 from experiments.verdicts.rule import MEANING, Verdict, combine
 from experiments.verdicts.tables import APART, BEYOND, corrected, of_paper, table_markdown
 

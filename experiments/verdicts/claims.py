@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from experiments.common.files import first_error
+from experiments.common.files import NothingTwice, first_error
 from experiments.common.records import read_record, rows_of
 from experiments.common.stats import t_interval
 from experiments.verdicts.rule import LEAST, Direction, Question, Verdict, combine, decide
@@ -133,19 +133,6 @@ class Claim(BaseModel):
         return self.model_copy(update=replaced)
 
 
-class NothingTwice(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where it was built
-    """Refuses an entry that says the same thing twice, of which YAML keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Return what PyYAML does, once its names are known to differ."""
-        names = [self.construct_object(name) for name, _ in node.value]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{twice[0]} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
 def rank(profile: str) -> int:
     """Return how large a profile is; one of the user's own is as the smallest."""
     return PROFILES.index(profile) if profile in PROFILES else 0
@@ -178,6 +165,12 @@ class Evidence(NamedTuple):
 
     table: pd.DataFrame
     damaged: dict[Path, str]
+
+    def complete(self) -> pd.DataFrame:
+        """Return the table where no record may be left out; ValueError if one is damaged."""
+        if self.damaged:
+            raise ValueError(" ".join(self.damaged.values()))
+        return self.table
 
 
 def read_evidence(folder: Path | str) -> Evidence:
@@ -284,14 +277,14 @@ def gather(query: Query, table: pd.DataFrame) -> Found:
             "parameters: use a fresh results folder, or name more of the configuration under "
             "`where` in the ledger."
         )
-    frames = pd.concat([part.reindex(columns=["seed", "data"]) for part in runs]).dropna()
-    for seed, prints in frames.groupby("seed")["data"]:
-        if prints.nunique() > 1:
-            raise ValueError(
-                f"The sides of seed {seed} for {query.metric} are of different frames, with the "
-                f"fingerprints {' and '.join(prints.unique())}: use a fresh results folder, or "
-                "name `data` under `where` in the ledger."
-            )
+    for name, what in (("data", "frames"), ("engine.precision", "precision")):
+        for seed, kinds in pd.concat(runs).reindex(columns=["seed", name]).groupby("seed")[name]:
+            if kinds.nunique() > 1:
+                raise ValueError(
+                    f"The sides of seed {seed} for {query.metric} are of different {what}, "
+                    f"{' and '.join(kinds.dropna().unique())}: use a fresh results folder, or name "
+                    f"`{name}` under `where` in the ledger."
+                )
     by_seed = (part.set_index("seed")["value"].loc[shared].to_numpy(float) for part in runs)
     values = sum(sign * part for (sign, *_), part in zip(sides, by_seed, strict=True))
     columns = ["key", "version", "revision", "experiment"]

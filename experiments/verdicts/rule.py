@@ -29,7 +29,7 @@ MEANING: dict[Verdict, str] = {
     "partially": "there, but not surely beyond the margin, or only in part of what is asked",
     "opposite": "the interval lies on the other side of no effect",
     "no difference": "the 90 % t interval lies within the margin of no effect",
-    "not reproduced": "the claimed size is excluded, or what is tested differs and nothing of it holds",
+    "not reproduced": "the claimed size is excluded, or parts differ and none of them holds",
     "inconclusive": "the interval crosses the margin, or seeds or profile do not suffice",
     "not tested here": "a precondition is not shown to hold, so that nothing is judged",
     "not run": "there is no record",

@@ -109,9 +109,12 @@ def test_runs_on_different_frames_are_not_paired():
     found = gather(claim().query, table.assign(data=frames))
     assert found.values == pytest.approx(gather(claim().query, table).values)
     frames[(table["seed"] == 3) & (table["norm.kind"] == "bn")] = "others"
-    told = "sides of seed 3 for score are of different frames, with the fingerprints fold 3 and oth"
+    told = "sides of seed 3 for score are of different frames, fold 3 and others"
     with pytest.raises(ValueError, match=told):
         gather(claim().query, table.assign(data=frames))
+    precision = table["norm.kind"].map({"bn": "fp32"}).fillna("bf16")
+    with pytest.raises(ValueError, match="are of different precision, "):
+        gather(claim().query, table.assign(**{"engine.precision": precision}))
 
 
 NEEDED = {

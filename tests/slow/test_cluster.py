@@ -60,6 +60,7 @@ def test_jobs_and_user_are_killed_and_all_is_made(project, queue):
     killed = next(queue.glob("*.job"))
     os.killpg(int(killed.stem), signal.SIGKILL)
     wait_for(lambda: list(records.glob("*.json")), run)
+    os.killpg(int((project / "results" / "quick" / ".lock").read_text()), signal.SIGKILL)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert not (queue / f"{killed.stem}.exit").exists()

@@ -21,7 +21,7 @@ def test_frames_of_synthetic_drives_and_what_a_plan_says(project, monkeypatch, t
     depth = values["03_depth_experiments"]
     before = plan_frames(depth, 2)
     assert "split by_drive, to train on: 6 images, drives: 1" in before and "GB needed" in before
-    found = prepare_frames(depth)
+    found = prepare_frames(depth, 1)
     assert "split by_drive, to test on: 6 images, drives: 1" in found["report"]
     (results / "frames.json").parent.mkdir(parents=True)
     (results / "frames.json").write_text(json.dumps(found))
@@ -29,6 +29,10 @@ def test_frames_of_synthetic_drives_and_what_a_plan_says(project, monkeypatch, t
     assert read_frames(results / "frames.json", depth | {"split": "eigen"}) is None
     plan = make_plan("small", results, values)
     assert found["report"] in text_of(plan, 1)
+    image = next((project / "raw").rglob("image_02/data/*.png"))
+    image.write_bytes(image.read_bytes() + bytes(1))  # as if it had been repaired
+    assert read_frames(results / "frames.json", depth) is None
+    image.write_bytes(image.read_bytes()[:-1])
     jobs = json.loads(write_plan(plan, 1).read_text())["jobs"]
     assert {job["memory"] for job in jobs.values()} <= {
         memory_of(planned.run.config, depth["frames"]["size"]) for planned in plan.runs

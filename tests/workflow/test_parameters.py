@@ -26,6 +26,7 @@ rates = [
 ]
 steps = 3
 note = "a = b"
+frames = {"size": [24, 80], "test_every": 2}
 """
 
 
@@ -33,7 +34,8 @@ note = "a = b"
 def project(tmp_path):
     write_notebook(tmp_path / "notebooks" / "02_small.ipynb", FIRST, "steps")
     write_notebook(tmp_path / "notebooks" / "05_verdicts.ipynb", FIRST, "rate")
-    write_profile(tmp_path, {"02_small": {"steps": 5}, "05_verdicts": {}})
+    chosen = {"steps": 5, "frames": {"size": [48, 160]}}
+    write_profile(tmp_path, {"02_small": chosen, "05_verdicts": {}})
     return tmp_path
 
 
@@ -73,6 +75,7 @@ def test_defaults_reads_every_plain_value(project):
         "rates": [0.1],
         "steps": 3,
         "note": "a = b",
+        "frames": {"size": [24, 80], "test_every": 2},
     }
 
 
@@ -80,6 +83,7 @@ def test_run_parameters_are_complete_and_absolute(project):
     values = run_parameters("quick", project, project / "out", "/kitti", "eigen")["02_small"]
     assert values["split"] == "eigen"
     assert values["steps"] == 5 and values["rate"] == 0.5
+    assert values["frames"] == {"size": [48, 160], "test_every": 2}
     assert values["results"] == str(project / "out")
     assert values["kitti_root"] == "/kitti"
     assert values["data_root"] == str(project / "data" / "quick")
@@ -89,11 +93,16 @@ def test_run_parameters_are_complete_and_absolute(project):
     ("notebooks", "words"),
     [
         ({"02_toy_anlysis": {}}, ["02_toy_anlysis", "02_small, 05_verdicts"]),
-        ({"02_small": {"setps": 1}}, ["'setps'", "data_root, split, rate, rates, steps"]),
+        ({"02_small": {"setps": 1}}, ["'setps'", "split, rate, rates, steps, note, frames"]),
         ({"02_small": {"steps": 1.5}}, ["steps", "1.5 (float)", "3 (int)"]),
         ({"02_small": {"steps": True}}, ["steps", "True (bool)", "3 (int)"]),
         ({"02_small": {"rate": "1e-3"}}, ["rate", "'1e-3' (str)", "1.0e-3"]),
         ({"02_small": {"rates": [0.1, "1e-3"]}}, ["rates", "'1e-3'", "[0.1]"]),
+        ({"02_small": {"steps": 0}}, ["steps", "0 (int)", "3 (int)"]),
+        ({"02_small": {"rate": -0.5}}, ["rate", "-0.5 (float)"]),
+        ({"02_small": {"frames": {"tset_every": 2}}}, ["02_small: frames", "'tset_every'", "size"]),
+        ({"02_small": {"frames": {"size": [48]}}}, ["02_small: frames: size", "[48]", "[24, 80]"]),
+        ({"02_small": {"frames": {"size": "48"}}}, ["02_small: frames: size", "'48' (str)"]),
         ({"02_small": {"results": "x"}}, ["results", "set by the workflow"]),
         ({"02_small": None}, ["quick.yaml", "{}"]),
         (["02_small"], ["quick.yaml", "notebooks"]),
@@ -111,7 +120,8 @@ def test_bad_profile_gives_one_sentence(project, notebooks, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("notebooks: {", ["quick.yaml", "line 1", "YAML"]),
+        ("notebooks: {", ["quick.yaml", ", line ", "YAML"]),
+        ("notebooks: {a: {}, a: {}}", ["quick.yaml", "a is there twice"]),
         ("description: x\nnotebook: {}", ["quick.yaml", "description and notebooks"]),
         ("", ["quick.yaml", "description and notebooks"]),
     ],

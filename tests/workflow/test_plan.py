@@ -95,6 +95,19 @@ def test_a_record_is_there_outdated_damaged_or_missing(tmp_path):
     said = set_aside(plan)
     assert len(said) == 1 and damaged.name in said[0] and "\n" not in said[0]
     assert not damaged.exists() and damaged.with_name(f"{damaged.name}.damaged").exists()
+    damaged.write_text("{")  # once more, and the first is kept
+    assert len(set_aside(plan)) == 1 and len(list(damaged.parent.glob("*.damaged*"))) == 2
+    old.write_text(old.read_text().replace('"version": 0', '"version": 99'))
+    with pytest.raises(ValueError, match=r"is of version 99 .* update the project"):
+        plan_of(tmp_path, seeds=4)
+
+
+def test_a_profile_that_cannot_be_planned_is_named(tmp_path):
+    values = run_parameters("quick", ROOT, tmp_path)
+    for name, words in (("domain", "'streetz'"), ("label_every", "ZeroDiv")):
+        depth = values[DEPTH] | {name: "streetz" if name == "domain" else [0]}
+        with pytest.raises(ValueError, match=f"profiles/quick.yaml: {DEPTH} cannot .*{words}"):
+            make_plan("quick", tmp_path, values | {DEPTH: depth})
 
 
 def test_a_net_that_pictures_need_is_made_again_without_its_record(tmp_path, plans):
@@ -171,7 +184,8 @@ def test_a_claim_made_again_is_judged_beside_a_damaged_record(tmp_path, monkeypa
         write_record(run_identities(IdentitiesConfig(seed=0)), tmp_path / folder / "records")
     (tmp_path / "usual" / "records" / "identities-0.json").write_text('{"half')
     told = compare("eq1-batchnorm", tmp_path / "again", tmp_path / "usual", "quick").splitlines()
-    assert told[0].replace("   again", "recorded") == told[1] and len(told) == 3
+    assert told[0].replace("   again", "recorded") == told[1] and len(told) == 4
+    assert "left out: " in told[2] and "identities-0.json is not a run record" in told[2]
 
 
 def test_a_full_disk_leaves_nothing_and_one_sentence(tmp_path):
