@@ -500,11 +500,8 @@ class UnsupervisedSyncBatchNorm(UnsupervisedBatchNorm, nn.SyncBatchNorm):
 def move_averages(layers: Sequence[UnsupervisedBatchNorm]) -> None:
     """Move the averages by what the layers' calls of this step collected: equations 2 and 3.
 
-    For all layers together: a few operations on all channels take the place of a dozen small ones
-    in every layer.
-
-    Where a layer has `skip_nonfinite`, a batch with a statistic that is not finite in any layer
-    of the same settings moves none of them.
+    For all layers together, which takes fewer operations; so with `skip_nonfinite`, a statistic
+    that is not finite in any layer of the same settings keeps all of them from moving.
     """
     if in_backward():  # a checkpoint around the whole step: they have moved
         return

@@ -56,8 +56,11 @@ class Seen:
 
     def begin_step(self) -> None:
         """Forget what is two steps old, and steps that went backward."""
-        self._plain = (), self._plain[0]
-        self._steps, self._asked = ((), () if self._asked else self._steps[0]), False
+        self._plain = (), self._plain[0] or self._plain[1]
+        steps = (
+            () if self._asked else self._steps[0] or self._steps[1]
+        )  # of the last that noted any
+        self._steps, self._asked = ((), steps), False
 
     def note(self, x: Tensor, call: Any) -> None:
         """Note a UBN step's `Call`, or None for a plain call of rows x, if it may be made again."""

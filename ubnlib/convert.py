@@ -85,8 +85,10 @@ def register_norm(norm: Norm, behind: Behind | None = None) -> Norm:
             "nn.SyncBatchNorm that is not one of torch's or UBN's own."
         )
     forward = inspect.unwrap(norm.forward)
-    names = getattr(getattr(forward, "__code__", None), "co_names", ())
-    if behind is None and _owner(norm) not in BEHIND and not {"super", "forward"} <= set(names):
+    code = getattr(forward, "__code__", None)
+    parts = (code, *getattr(code, "co_consts", ()))  # also of comprehensions in it
+    names = {name for part in parts for name in getattr(part, "co_names", ())}
+    if behind is None and _owner(norm) not in BEHIND and not {"super", "forward"} <= names:
         raise ValueError(
             f"{norm.__name__}.forward does not call super().forward(x), so that UBN cannot take "
             "its place: say what it does behind the norm, register_norm(cls, behind=function)."

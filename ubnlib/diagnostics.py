@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +14,20 @@ from ubnlib.forward import collecting, ubn_layers, using
 from ubnlib.functional import Statistics, batch_statistics, gap, merge
 from ubnlib.trees import tree_map
 
-GapGradient = Literal["labeled", "unlabeled", "both"]
 
-
-def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Tensor:
+def statistics_gap(model: nn.Module, gradient: bool = False) -> Tensor:
     """Return how far the labeled and unlabeled statistics of the last UBN step lie apart.
 
     It is the mean of (mu_x - mu_y)^2 / sigma_n^2 + (log sigma_x^2 - log sigma_y^2)^2 / 4 over
-    layers and channels, a scalar. To add a multiple of it to a loss, convert the model with
-    `keep_graph=True`, or the gap is a constant: its gradient then reaches the labeled statistics,
-    and with `stats_grad="all"` the unlabeled ones too. After two passes the unlabeled statistics
-    are step 1's without the labeled rows of step 2: where layers before draw at random, such as
-    dropout, these are other values, and only `interleave=True` has the gap.
+    layers and channels, a scalar. With `keep_graph=True` its gradient reaches the labeled
+    statistics, and with `stats_grad="all"` the unlabeled ones too; else it is a constant. After
+    two passes the unlabeled statistics are step 1's without the labeled rows of step 2: where
+    layers before draw at random (dropout), these differ, and only `interleave=True` has the gap.
 
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows. Steps without any
             (None) leave the statistics of the one before.
-        gradient: Let it through to the statistics of these rows alone; None lets through all that
-            there is. With one half alone, sigma_n^2 is a constant too.
+        gradient: Refuse a gap without gradient, such as a term of a loss must not be.
 
     Raises:
         RuntimeError: The model has not made a UBN step yet, or a gradient is asked for and there is
@@ -46,28 +42,27 @@ def statistics_gap(model: nn.Module, gradient: GapGradient | None = None) -> Ten
                     "The model has made step 1 only, or one joint pass: run the labeled rows "
                     "inside using(model), or say ubn_forward(..., interleave=True)."
                 )
-            if unlabeled is None:
-                raise ValueError(
-                    "The last UBN step had no unlabeled rows, to which there could be a gap."
-                )
+            if unlabeled is None:  # here, if rows are left out inside of the model
+                continue
             if gradient and unlabeled.mean.requires_grad and not labeled.mean.requires_grad:
                 raise RuntimeError(
                     'The gap has no gradient to the labeled rows in two passes with stats_grad="all'
                     '": say ubn_forward(..., interleave=True).'
                 )
-            if gradient == "labeled":
-                unlabeled, union = unlabeled.detach(), union.detach()
-            if gradient == "unlabeled":
-                labeled, union = labeled.detach(), union.detach()
-            # Where no rank has unlabeled rows, there is nothing that could differ.
-            gaps.append(gap(labeled, unlabeled, union, layer.eps) * (unlabeled.count > 0))
+            # Where no rank has rows of one kind, there is nothing that could differ.
+            some = (labeled.count > 0) & (unlabeled.count > 0)
+            gaps.append(gap(labeled, unlabeled, union, layer.eps) * some)
     if not gaps:
+        if any(layer.last_step for layer in ubn_layers(model)):
+            raise ValueError(
+                "The last UBN step had no unlabeled rows, to which there could be a gap."
+            )
         raise RuntimeError("The model has made no UBN step: call ubn_forward on it first.")
     distance = torch.cat(gaps).mean()
     if gradient and torch.is_grad_enabled() and not distance.requires_grad:
         raise RuntimeError(
-            f"The gap has no gradient ({gradient}): convert_ubn(model, keep_graph=True) "
-            'keeps it in steps with gradient, that of unlabeled rows with stats_grad="all" alone.'
+            "The gap has no gradient: convert_ubn(model, keep_graph=True) keeps it in steps with "
+            "gradient."
         )
     return distance
 
@@ -81,6 +76,7 @@ def _training(layers: list[_BatchNorm], frozen: bool, **switches: Any) -> Iterat
     try:
         for layer in free:
             layer.training = True
+            vars(layer)["_seen"] = None  # the last step's stays as it is
             if switches:
                 layer.configure(**switches)
         yield free
@@ -149,6 +145,7 @@ def refresh_statistics(
             )
         for layer in layers:
             hooks.enter_context(layer.register_forward_pre_hook(gather, with_kwargs=True))
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))  # graphs may pass by hooks
         for batch in batches:
             (call or first)(batch if device is None else tree_map(there, batch))
     if group is not None:

@@ -144,6 +144,7 @@ def collecting(model: nn.Module, *, rows: tuple[int, int] | None = None) -> Iter
     layers = ubn_layers(model)
     with _collecting(model, layers, rows):
         yield
+    move_averages(layers)
     layers[0]._weights = _weights_of(model)
 
 
@@ -164,7 +165,6 @@ def _collecting(
     ):
         with _advice(grad):
             yield
-        move_averages(layers)
 
 
 @contextmanager
@@ -243,7 +243,8 @@ def ubn_forward(
         model: A model with UBN layers, in training mode.
         labeled: The batch that the loss is computed on: a tensor [N, ...], or a tree of tensors
             (mappings, tuples, lists, dataclasses) of N rows each. It is the model's first argument
-            as it is; what is no tensor with rows in it belongs to both batches.
+            as it is; what is no tensor with rows in it belongs to both batches. Rows that name
+            others by number, or come second behind time, need `interleave=True`.
         unlabeled: The same of M rows; they may differ in shape, such as an image's size. None, or
             no rows where there is one rank, means plain batch normalization (None on all ranks).
         *args: Passed on to the model in each pass, and so not divided by rows.
@@ -252,7 +253,8 @@ def ubn_forward(
             gradient, or with `"gradient"` as one joint pass of batch normalization over all rows
             has it, whatever `stats_grad` says; None where this rank has no unlabeled rows.
         record: Whether gradients are on in step 1 too, for models that look at them in forward
-            (`Tensor.register_hook`, `autograd.grad`, `torch.is_grad_enabled`). Costs memory.
+            (`Tensor.register_hook`, `autograd.grad`, `torch.is_grad_enabled`), or keep what they
+            compute from weights. Costs memory.
         call: A function in place of the model's own call, such as `lambda batch: model(**batch)`.
         **kwargs: Passed on as `args` are.
 
@@ -316,7 +318,7 @@ def _both(step: _Forward, labeled: Any, unlabeled: Any, interleave: bool) -> tup
             'does not have: use source="batch".'
         )
     weighted = any(layer.unlabeled_weight is not None for layer in layers)
-    if interleave or weighted or not joinable:
+    if interleave or weighted or step.joint or not joinable:
         obstacle = _obstacle(step, layers)
         if not obstacle:
             return _side_by_side(step, labeled, unlabeled)
@@ -337,11 +339,6 @@ def two_passes(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
     return _one_after_the_other(_Forward(model, model), labeled, unlabeled)[0]
 
 
-def side_by_side(model: nn.Module, labeled: Tensor, unlabeled: Tensor) -> Any:
-    """Run both steps at once, by `ubnlib.lockstep`, whatever the model's options."""
-    return _side_by_side(_Forward(model, model), labeled, unlabeled)[0]
-
-
 def _one_after_the_other(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[Any, Any]:
     """Run step 1 and then step 2; with gradient for all rows, step 1 is all."""
     layers = ubn_layers(step.model)
@@ -351,12 +348,14 @@ def _one_after_the_other(step: _Forward, labeled: Any, unlabeled: Any) -> tuple[
         together = step.run(concatenate(labeled, unlabeled))
     if step.joint:
         output, other = split(together, *numbers)
+        move_averages(layers)
         return output, other if numbers[1] else None
     with _using(step.model, layers):
         output = step.run(labeled)
     other = split(together, *numbers)[1] if step.returns and numbers[1] else None
     if other is not None:
         split(output, numbers[0], 0)  # else what was split is no output of rows
+    move_averages(layers)  # now that nothing can fail
     return output, _constants(other)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,24 +20,36 @@ def _children(tree: Any) -> dict[Any, Any] | None:
     return None
 
 
-def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply a function to the leaves of trees of the same structure, and return such a tree.
-
-    Raises:
-        ValueError: The structures differ.
-    """
-    children, kind = _children(tree), type(tree)
-    if children is None:
-        return function(tree, *others)
-    for other in others:
-        if type(other) is not kind or set(_children(other)) != set(children):
+def _branches(*trees: Any) -> dict[Any, tuple[Any, ...]] | None:
+    """Return the branches of trees together; None for leaves, a ValueError if they differ."""
+    children = [_children(tree) for tree in trees]
+    if children[0] is None:
+        return None
+    for other, theirs in zip(trees[1:], children[1:], strict=True):
+        if type(other) is not type(trees[0]) or set(theirs) != set(children[0]):
             raise ValueError(
-                f"The labeled batch has {_described(tree)} where the unlabeled one has "
+                f"The labeled batch has {_described(trees[0])} where the unlabeled one has "
                 f"{_described(other)}: both pass through the same model and must have the same "
                 "structure."
             )
-    theirs = [_children(other) for other in others]
-    mapped = {k: tree_map(function, v, *(t[k] for t in theirs)) for k, v in children.items()}
+    return {key: tuple(each[key] for each in children) for key in children[0]}
+
+
+def _leaves(*trees: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the leaves of trees of the same structure together."""
+    branches = _branches(*trees)
+    if branches is None:
+        yield trees
+    for branch in (branches or {}).values():
+        yield from _leaves(*branch)
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to the leaves of trees of the same structure, and return such a tree."""
+    branches, kind = _branches(tree, *others), type(tree)
+    if branches is None:
+        return function(tree, *others)
+    mapped = {key: tree_map(function, *branch) for key, branch in branches.items()}
     if isinstance(tree, Mapping):
         return mapped if kind in (dict, defaultdict) else kind(mapped)
     if isinstance(tree, (tuple, list)):
@@ -58,13 +70,8 @@ def _has_rows(leaf: Any) -> bool:
 
 
 def rows_of(tree: Any, what: str = "labeled") -> Tensor:
-    """Return the first tensor with rows of a batch.
-
-    Raises:
-        ValueError: There is none, or two differ in the number of their rows.
-    """
-    found: list[Tensor] = []
-    tree_map(lambda leaf: found.append(leaf) if _has_rows(leaf) else None, tree)
+    """Return a batch's first tensor with rows; a ValueError if all have not the same number."""
+    found = [leaf for (leaf,) in _leaves(tree) if _has_rows(leaf)]
     if len({len(tensor) for tensor in found}) != 1:
         numbers = sorted({len(tensor) for tensor in found})
         has = f"tensors of {numbers} rows" if found else "no tensor with rows"
@@ -75,13 +82,11 @@ def rows_of(tree: Any, what: str = "labeled") -> Tensor:
 def same_shapes(labeled: Any, unlabeled: Any) -> bool:
     """Tell whether the rows of two batches have the same shapes, so that they can be joined.
 
-    Raises:
-        ValueError: The batches differ in structure, dtype, device or number of dimensions, or in an
-            entry that is no tensor with rows and so belongs to both.
+    A ValueError: they differ in structure, dtype, device or number of dimensions, or in an entry
+    that is no tensor with rows and so belongs to both.
     """
-    alike = []
-
-    def compare(ours: Any, theirs: Any) -> None:
+    alike = True
+    for ours, theirs in _leaves(labeled, unlabeled):
         if not (_has_rows(ours) and _has_rows(theirs)):
             arrays = hasattr(ours, "shape") or hasattr(theirs, "shape")
             equal = ours is theirs or (not arrays and ours == theirs)
@@ -92,7 +97,7 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
                     f"The labeled batch has {_described(ours)} where the unlabeled one has "
                     f"{_described(theirs)}: what is no tensor with rows belongs to both."
                 )
-            return
+            continue
         shapes = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
         for what, one, other, agree in (
             ("dtype", ours.dtype, theirs.dtype, ours.dtype == theirs.dtype),
@@ -104,10 +109,8 @@ def same_shapes(labeled: Any, unlabeled: Any) -> bool:
                     f"The labeled rows have {what} {one} and the unlabeled ones {other}: both "
                     "pass through the same model and must agree."
                 )
-        alike.append(ours.shape[1:] == theirs.shape[1:])
-
-    tree_map(compare, labeled, unlabeled)
-    return all(alike)
+        alike &= ours.shape[1:] == theirs.shape[1:]
+    return alike
 
 
 def concatenate(labeled: Any, unlabeled: Any) -> Any:
@@ -121,8 +124,7 @@ _OF_BOTH = (int, float, complex, str, bytes, type(None), torch.dtype, torch.devi
 def split(output: Any, labeled: int, unlabeled: int) -> tuple[Any, Any]:
     """Divide a model's output for the combined batch into that for either part.
 
-    Raises:
-        ValueError: A tensor in it has other rows, or it holds an object that may have rows inside.
+    Other rows in it, or objects that may have rows inside, are a ValueError.
     """
 
     def cut(leaf: Any, part: slice) -> Any:

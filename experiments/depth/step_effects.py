@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -24,7 +25,7 @@ from experiments.depth.config import common_scale, common_shift
 from experiments.depth.evaluate import distances, norm_layers
 from ubnlib.batchnorm import Call, UnsupervisedBatchNorm
 from ubnlib.convert import convert_ubn
-from ubnlib.forward import side_by_side, two_passes
+from ubnlib.forward import two_passes, ubn_forward
 from ubnlib.functional import Moments, batch_statistics, merge, normalize
 
 Belief = Literal["none", "shift", "scale", "corrected", "labeled", "all"]
@@ -76,7 +77,8 @@ def step_effects(
             f'The belief is {belief!r} and source="running": what moving averages let through is '
             'not measured; use source="batch", or a belief that holds them constant.'
         )
-    step = two_passes if running else side_by_side
+    # Of no unlabeled rows `ubn_forward` would make no step, and here one is looked at.
+    step = two_passes if unlabeled is None else partial(ubn_forward, interleave=True)
     others = labeled[:0] if unlabeled is None else unlabeled
 
     optimizer.zero_grad()
@@ -204,8 +206,8 @@ def gradient_flows(net: nn.Module) -> Iterator[dict[str, Flow]]:
     """Keep what goes through each normalization layer, by name; to be read after `backward`.
 
     Only what this thread sends through counts: not the unlabeled rows that
-    `ubnlib.forward.side_by_side` sends through in another one. If it is called more than once, the
-    last call counts. The net's linear layers and convolutions come just before their normalization
+    `interleave=True` sends through in another one. If it is called more than once, the last call
+    counts. The net's linear layers and convolutions come just before their normalization
     in `net.modules()`.
     """
     flows = {name: Flow(linear) for name, linear in _linear_before(net).items()}

@@ -1,5 +1,7 @@
 """Forms of UBN and repairs of the literal reading."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from experiments.depth.config import UBNForm, without_cancelled
-from ubnlib.forward import side_by_side, two_passes
+from ubnlib import ubn_forward
+from ubnlib.forward import two_passes
 
 EPS = 1e-5
 
@@ -108,7 +111,7 @@ def gradients(form, forward, eps=1e-12):
     return {name: p.grad for name, p in model.named_parameters()} | {"x": x.grad}
 
 
-@pytest.mark.parametrize("forward", [side_by_side, two_passes])
+@pytest.mark.parametrize("forward", [partial(ubn_forward, interleave=True), two_passes])
 def test_the_literal_reading_with_both_repairs_has_the_corrected_gradient(forward):
     corrected = gradients(UBNForm(), forward)
     repaired = gradients(UBNForm(stats_grad="none", repair="both"), forward)

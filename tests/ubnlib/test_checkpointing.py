@@ -15,7 +15,7 @@ from torch.utils.checkpoint import (
 from generated_nets import Recomputed, bounded_loss
 from oracle import oracle_forward
 from small_nets import interleaved, network, objective, rows, train
-from ubnlib import convert_ubn, ubn_forward
+from ubnlib import collecting, convert_ubn, ubn_forward
 
 READINGS = ["corrected", "none", "labeled", "all"]
 # The unlabeled rows pass without gradient.
@@ -63,6 +63,23 @@ def test_backward_of_a_step_that_another_one_follows(way):
             first.backward()
             grads.append([x.grad, *(p.grad for p in model.parameters())])
     torch.testing.assert_close(grads[1:], grads[:1] * 2)
+
+
+def test_what_notes_nothing_does_not_make_a_step_older():
+    """As steps that fail, and statistics that are collected and not used."""
+    y, grads = rows(5, 2), []
+    for others in (0, 2):
+        x, model = rows(3, 1).requires_grad_(), convert_ubn(network())
+        again = checkpointed(model, True)
+        loss = objective(ubn_forward(again, x, y))
+        for _ in range(others):
+            with collecting(again), pytest.raises(RuntimeError, match="stop"):
+                raise RuntimeError("stop")
+            with collecting(again):
+                again(rows(6, 4))
+        loss.backward()
+        grads.append([x.grad, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*grads)
 
 
 def two_steps(model, x, others, way):

@@ -302,6 +302,12 @@ def test_only_classes_whose_forward_can_be_known_are_registered():
     with pytest.raises(ValueError, match=r"BatchNormAct2d.forward does not call super\(\).forward"):
         register_norm(BatchNormAct2d)
 
+    class Ghost(nn.BatchNorm1d):
+        def forward(self, x):
+            return torch.cat([super(Ghost, self).forward(part) for part in x.chunk(2)])
+
+    assert register_norm(Ghost) is Ghost  # whose call is inside of a comprehension
+
 
 def test_a_momentum_set_by_the_user_is_kept():
     norm = convert_ubn(nn.BatchNorm2d(4), preset="paper")

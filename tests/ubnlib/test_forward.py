@@ -210,3 +210,15 @@ def test_what_has_by_chance_as_many_rows_is_not_cut(model, batches):
 
     with pytest.raises(ValueError, match="interleave=True"):
         ubn_forward(model, *batches, call=with_numbers, return_unlabeled=True)
+
+
+def test_a_step_that_fails_moves_no_average(model, batches):
+    """Whichever part of it fails, so that it can be made once more."""
+    before = copy.deepcopy(model.state_dict())
+    for ways in ({}, {"interleave": True}):
+        with pytest.raises(ValueError, match="at least 2 labeled values"):
+            ubn_forward(model, batches[0][:1], batches[1], **ways)
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="cannot be divided by rows"):
+        ubn_forward(model, *batches, return_unlabeled=True, call=lambda rows: model(rows).sum())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)

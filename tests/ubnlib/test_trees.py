@@ -133,3 +133,47 @@ def test_an_output_that_may_hold_rows_is_not_returned_whole():
 def test_the_output_that_is_asked_for_is_one_of_three():
     with pytest.raises(ValueError, match="return_unlabeled is 'grad'"):
         ubn_forward(convert_ubn(network()), X, X, return_unlabeled="grad")
+
+
+@dataclass
+class Checked:
+    """Looks at its tensor when it is made."""
+
+    x: torch.Tensor
+
+    def __post_init__(self):
+        assert self.x.dim() == 2
+
+
+@both_ways
+def test_a_batch_is_looked_at_without_making_it_anew(interleave):
+    made = []
+
+    class Counted(dict):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self["x"].x)  # a dict of None would fail
+
+    x, y = (Counted({"x": Checked(torch.randn(n, 2))}) for n in (4, 6))
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(2)))
+    out = ubn_forward(model, x, y, call=lambda d: model(d["x"].x), interleave=interleave)
+    joint = nn.BatchNorm1d(2)(torch.cat([x["x"].x, y["x"].x]))
+    torch.testing.assert_close(out, joint[:4])
+    assert len(made) == (2 if interleave else 3)
+
+
+@both_ways
+def test_an_output_whose_first_dimension_is_as_long_by_chance(interleave):
+    """Time before rows, as recurrent nets have it: six steps for two and four rows."""
+    x, y = torch.randn(2, 3), torch.randn(4, 3)
+    model = convert_ubn(nn.Sequential(nn.BatchNorm1d(3)))
+    joint = nn.BatchNorm1d(3)(torch.cat([x, y]))
+    found = ubn_forward(
+        model,
+        x,
+        y,
+        call=lambda rows: model(rows).expand(6, -1, -1),
+        return_unlabeled="gradient",
+        interleave=interleave,
+    )
+    torch.testing.assert_close(found, (joint[:2].expand(6, -1, -1), joint[2:].expand(6, -1, -1)))
