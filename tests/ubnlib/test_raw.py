@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from small_kitti import (
     CAM_TO_CAM,
@@ -197,6 +197,14 @@ def test_other_pixel_formats_are_read_right(tmp_path):
     smooth = np.dstack([np.add.outer(np.arange(24), np.arange(36)).astype(np.uint8)] * 3)
     turned = saved(tmp_path / "b.jpg", smooth[::-1, ::-1].copy(), exif=held, quality=98)
     assert np.abs(turned.astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize("exif", ["4d4d002a00", "xy"])
+def test_an_image_with_damaged_exif_is_named(tmp_path, exif):
+    held = PngImagePlugin.PngInfo()
+    held.add_text("Raw profile type exif", f"\nexif\n 10\n457869660000{exif}\n")
+    with pytest.raises(ValueError, match=r"Image .*a\.png cannot be read \(.*: expected a whole"):
+        saved(tmp_path / "a.png", np.zeros((12, 18, 3), np.uint8), pnginfo=held)
 
 
 def test_broken_frames_are_named(root):

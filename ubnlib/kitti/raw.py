@@ -220,18 +220,17 @@ class KittiRaw(FrameDataset):
 def read_image(path: Path) -> torch.Tensor:
     """Read a PNG or JPEG as uint8 [3, height, width], upright, gray repeated over the channels."""
     image = read_png(path, "Image", "a whole PNG or JPEG", ("PNG", "JPEG"))
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255: the upper 8 of them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def read_png(path: Path, what: str, expected: str, formats: Sequence[str] = ("PNG",)) -> Any:
-    """Return a Pillow image, checksums checked: decoding alone takes some damage for whole."""
+    """Read a Pillow image, upright, checksums checked: decoding takes some damage for whole."""
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         missing = "KITTI's images are decoded by Pillow, which is not installed"
         raise ImportError(f"{missing}: pip install ubnlib[kitti].") from None
@@ -241,10 +240,9 @@ def read_png(path: Path, what: str, expected: str, formats: Sequence[str] = ("PN
             image.verify()
         image = Image.open(content, formats=formats)
         image.load()
-        return image
+        return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} {path} is missing: extract it again.") from None
-    # What Pillow raises for broken files.
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+    except Exception as error:  # broken files, EXIF too, make Pillow raise almost anything
         broken = f"{what} {path} cannot be read ({error})"
         raise ValueError(f"{broken}: expected {expected}; extract it again.") from error
