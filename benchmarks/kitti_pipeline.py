@@ -48,7 +48,7 @@ def repeat_frames(source: Path, root: Path, size: tuple[int, int], frames: int) 
     """Link KITTI Raw's drives under as many names as it takes to have so many frames."""
     source = source.absolute()
     copies = -(-frames // len(KittiRaw(source, size=size)))
-    drives = itertools.product(range(copies), find_drives(source).values())
+    drives = itertools.product(range(copies), find_drives(source)[0].values())
     for number, (_, folder) in enumerate(drives, 1):
         date = root / folder.parent.name
         if not date.exists():

@@ -8,8 +8,7 @@ import numpy as np
 def read_velodyne(path: Path | str) -> np.ndarray:
     """Read a scan, a `.bin` file: [n, 4] float32, x forward, y left, z up in meters, reflectance.
 
-    A missing file is a FileNotFoundError; one that cannot be read, an empty one, or part of a
-    quadruple, a ValueError.
+    A missing file is a FileNotFoundError; one unreadable, empty or cut in a quadruple a ValueError.
     """
     path = Path(path)
     try:
