@@ -1,5 +1,7 @@
 """The downloader against a local server that misbehaves as a real one may; the drives' catalog."""
 
+import errno
+import os
 import re
 import shutil
 import signal
@@ -150,6 +152,33 @@ def test_a_server_that_ignores_ranges_sends_all_again(get, server, root):
     assert server.statuses[PATH] == [200, 200] and on_disk(root) == expected(SMALL)
 
 
+def test_all_sent_again_replaces_what_is_here_only_with_more(get, server, root):
+    server.answers[PATH] += [Answer(cut_after=140_000)] + 3 * [Answer(status=503)]
+    assert get()[0] == 1
+    arrived, server.ranges = part_of(root).read_bytes(), False
+    assert len(arrived) > 100_000
+    server.answers[PATH] += 3 * [Answer(cut_after=1000)]
+    status, said = get()
+    assert status == 1 and f"{len(arrived):,} bytes are kept" in said
+    assert part_of(root).read_bytes() == arrived
+    server.answers[PATH] += [Answer(cut_after=200_000)] + 3 * [Answer(status=503)]
+    assert get()[0] == 1
+    assert len(arrived) < part_of(root).stat().st_size < 200_001
+    assert [path.name for path in part_of(root).parent.iterdir()] == [part_of(root).name]
+    (part_of(root).with_suffix(".again")).touch()  # of a process that was killed
+    assert get()[0] == 0 and on_disk(root) == expected(SMALL)
+
+
+def test_a_wait_is_said(get, server):
+    server.answers[PATH].append(Answer(status=503))
+    status, said = get()
+    assert status == 0
+    told = (
+        f"{SMALL.name}_sync.zip: the server answered 503 Service Unavailable; trying again in 0 s"
+    )
+    assert f"download_kitti: {told}\n" in said
+
+
 def test_bytes_of_something_else_are_found_out(get, server, root):
     part_of(root).parent.mkdir(parents=True)
     part_of(root).write_bytes(bytes(150_000))
@@ -171,14 +200,21 @@ def test_no_server_is_one_sentence(get, server):
     assert status == 1 and "refused" in said and "cannot be fetched" in said
 
 
-def test_a_login_page_is_told_and_does_not_replace_what_has_arrived(get, server, root):
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("text/html; charset=utf-8", "a web page, such as for a login"),
+        ("application/octet-stream", "something else than a zip archive: check the base URL"),
+    ],
+)
+def test_a_login_page_is_told_and_does_not_replace_what_has_arrived(get, server, root, kind, what):
     server.answers[PATH] += [Answer(cut_after=70_000)] + 3 * [Answer(status=503)]
     assert get()[0] == 1
     arrived = part_of(root).read_bytes()
     server.ranges, server.files[PATH] = False, b"<!DOCTYPE html><title>Login</title>" * 9
-    server.answers[PATH].append(Answer(headers={"Content-Type": "text/html; charset=utf-8"}))
+    server.answers[PATH].append(Answer(headers={"Content-Type": kind}))
     status, said = get()
-    assert status == 1 and f"{PATH}: the server sent a web page, such as for a login" in said
+    assert status == 1 and f"{PATH}: the server sent {what}" in said
     assert part_of(root).read_bytes() == arrived
     server.ranges, server.files[PATH] = True, ARCHIVES[SMALL.name]
     assert get()[0] == 0 and on_disk(root) == expected(SMALL)
@@ -235,6 +271,21 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(get, roo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     status, said = get()
     assert status == 1 and "are free; choose fewer drives" in said and not root.exists()
+
+
+@pytest.mark.parametrize("stage", ["fetched", "unpacked"])
+def test_a_full_disk_is_told_and_the_next_run_goes_on(get, root, monkeypatch, stage):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        owner, name = (Path, "open") if stage == "fetched" else (zipfile.ZipFile, "extract")
+        patch.setattr(owner, name, full)
+        status, said = get()
+    path = part_of(root) if stage == "fetched" else root
+    told = f"{path} cannot be written in full (No space left on device): free some space, and the"
+    assert status == 1 and f"{SMALL.name} failed: {told}" in said
+    assert get()[0] == 0 and on_disk(root) == expected(SMALL)
 
 
 def test_a_second_download_to_the_same_folder_is_refused(get, root):
