@@ -27,6 +27,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from experiments.common.arguments import whole_number
 from kitti_drives import DRIVE_SPLITS, Drive, choose_drives
 
 BASE_URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"  # as on KITTI's download page
@@ -366,10 +367,10 @@ def main() -> int:
     add("--split", choices=DRIVE_SPLITS, default="all", help="all is 173 GB to fetch")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--base-url", default=BASE_URL, help="where the archives are")
-    add("--jobs", type=int, default=4, help="archives at the same time")
+    add("--jobs", type=whole_number, default=4, help="archives at the same time")
     add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
-    add("--timeout", type=float, default=60.0, help="seconds without a byte")
-    add("--attempts", type=int, default=8, help="without a new byte")
+    add("--timeout", type=whole_number, default=60, help="seconds without a byte")
+    add("--attempts", type=whole_number, default=8, help="without a new byte")
     add("--quiet", action="store_true", help="show no progress bar")
     arguments = parser.parse_args()
     root = arguments.root

@@ -51,7 +51,7 @@ def get(server, tmp_path, monkeypatch, capsys):
 
     def get(*options, drives=(SMALL,), root=kitti):
         names = [drive.name for drive in drives]
-        options = ("--timeout", "0.5", "--attempts", "3", *options)
+        options = ("--timeout", "1", "--attempts", "3", *options)
         monkeypatch.setattr(sys, "argv", command(root, server, "--drives", *names, *options))
         status = download_kitti.main()
         printed = capsys.readouterr()
@@ -104,6 +104,13 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
     assert not root.exists() and not server.statuses
     everything = make_plan(root, choose_drives(), 4)
     assert everything.fetch == pytest.approx(173.4e9, rel=2e-3)  # as KITTI says
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--timeout", "--attempts"])
+def test_an_option_of_no_use_is_named(get, capsys, option):
+    with pytest.raises(SystemExit):
+        get(option, "0")
+    assert f"argument {option}: '0' is not a whole number from 1 on." in capsys.readouterr().err
 
 
 def test_drives_and_calibration_arrive_and_are_kept(get, server, root):
