@@ -32,6 +32,7 @@ from kitti_drives import DRIVE_SPLITS, Drive, choose_drives
 
 BASE_URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"  # as on KITTI's download page
 LONGEST_WAIT = 120  # seconds between two attempts
+RATE = 10e6  # bytes per second, to estimate the time
 # Bytes per frame: means over all drives of what is fetched and what is kept of it, and a limit for
 # what comes out of an archive, where a real frame has five million.
 ARCHIVE_BYTES, KEPT_BYTES, LARGEST_BYTES = 4_090_000, 3_700_000, 20_000_000
@@ -115,9 +116,9 @@ class Plan:
     disk_needed: int
     disk_free: int
 
-    def describe(self, rate: float) -> str:
-        """Return lines for the user; the rate is in bytes per second."""
-        minutes = round((self.fetch - self.arrived) / max(rate, 1) / 60)
+    def describe(self) -> str:
+        """Return lines for the user."""
+        minutes = round((self.fetch - self.arrived) / RATE / 60)
         fetch, arrived, needed, free = (
             f"{count / 1e9:,.1f} GB"
             for count in (self.fetch, self.arrived, self.disk_needed, self.disk_free)
@@ -126,7 +127,7 @@ class Plan:
             f"drives    {sum(job.frames > 0 for job in self.jobs)} to fetch, "
             f"{sum(job.frames > 0 for job in self.done)} there already\n"
             f"transfer  about {fetch}, {arrived} of it here already\n"
-            f"time      about {minutes // 60} h {minutes % 60:02d} min for the rest, at that rate\n"
+            f"time      about {minutes // 60} h {minutes % 60:02d} min for the rest, at 10 MB/s\n"
             f"disk      about {needed} needed, {free} free"
         )
 
@@ -368,7 +369,6 @@ def main() -> int:
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--base-url", default=BASE_URL, help="where the archives are")
     add("--jobs", type=whole_number, default=4, help="archives at the same time")
-    add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
     add("--timeout", type=whole_number, default=60, help="seconds without a byte")
     add("--attempts", type=whole_number, default=8, help="without a new byte")
     add("--quiet", action="store_true", help="show no progress bar")
@@ -377,7 +377,7 @@ def main() -> int:
     try:
         drives = choose_drives(arguments.drives, arguments.split)
         plan = make_plan(root, drives, arguments.jobs)
-        print(plan.describe(arguments.rate * 1e6), flush=True)
+        print(plan.describe(), flush=True)
         if arguments.dry_run:
             return 0
         failed = download(root, plan, arguments)

@@ -96,7 +96,8 @@ def test_a_plan_counts_bytes_time_and_disk(root):
     (root / DATE / f"{LARGE.name}_sync").mkdir(parents=True)
     plan = make_plan(root, (LARGE, SMALL), 1)
     assert (plan.fetch, plan.arrived) == (22 * ARCHIVE_BYTES, 1_000_000)
-    assert "2 h 28 min" in plan.describe(rate=10_000)  # 88.98 MB at 10 kB/s
+    whole = make_plan(root, choose_drives(), 1)
+    assert "4 h 48 min for the rest, at 10 MB/s" in whole.describe()  # of 173 GB
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
