@@ -140,8 +140,6 @@ def training_step(setting: Namespace, k: int, method: str) -> Step:
     labeled, unlabeled = images.split([rows, k * rows])
     if method in ("two steps", "interleaved"):
         convert_ubn(model)
-    if setting.compiled:  # fullgraph: an error where it would fall back to eager
-        model = torch.compile(model, fullgraph=True, dynamic=False)
     forward = {
         "BN": lambda: model(labeled),
         "two steps": lambda: ubn_forward(model, labeled, unlabeled),
@@ -193,7 +191,6 @@ def measure_network(setting: Namespace) -> None:
     setting.size = setting.size or ((128, 416) if dispnet else (32, 32))
     times, losses, memory = {}, {}, {}
     for k in setting.k:
-        torch.compiler.reset()  # graphs of other settings count against torch's limit
         steps = {(name, f"k = {k}"): training_step(setting, k, name) for name in METHODS}
         losses |= {key: float(step()) for key, step in steps.items()}
         times |= in_turns(setting.model, steps, setting.repeats, setting.threads)
@@ -288,7 +285,6 @@ def main() -> int:
     add("--size", nargs=2, type=whole_number, metavar=("H", "W"), help="image (128 416; 32 32)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="(fp32)")
     add("--layout", choices=("contiguous", "channels_last"), default="contiguous")
-    add("--compiled", action="store_true", help="by torch.compile")
     add("--memory", action="store_true", help="measure it too, each method in a fresh process")
     add("--nets", type=whole_number, default=30, help="of the spiral, side by side (30)")
     add("--steps", type=whole_number, default=100, help="of the spiral's training a turn (100)")
