@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import Counter, defaultdict, namedtuple
+from collections import defaultdict, namedtuple
 from pathlib import Path
 
 import pytest
@@ -341,12 +341,7 @@ def test_a_download_killed_before_it_had_unpacked_fetches_nothing(get, server, r
 
 
 def test_counts_are_the_published_ones():
-    drives, frames = Counter(), Counter()
-    for drive in load_catalog():
-        drives[drive.category] += 1
-        frames[drive.category] += drive.frames
-    assert drives == {"City": 28, "Residential": 21, "Road": 12}
-    assert frames == {"City": 8311, "Residential": 28277, "Road": 5794}
+    assert (len(load_catalog()), sum(drive.frames for drive in load_catalog())) == (61, 42382)
     train, test = choose_drives(split="eigen_train"), choose_drives(split="eigen_test")
     assert (len(train), sum(drive.frames for drive in train)) == (33, 23488)
     assert (len(test), sum(drive.frames for drive in test)) == (28, 18894)
