@@ -130,6 +130,7 @@ class KittiRaw(FrameDataset):
     Raises:
         FileNotFoundError: If the root, or the calibration of all frames or of one of `keys`, is
             missing.
+        PermissionError: If the root, or the folder of a date, may not be read.
         ValueError: If `size` is no size, such a calibration is malformed, a drive or frame asked
             for is not there or not complete, or there is none at all.
     """
