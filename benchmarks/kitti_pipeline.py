@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from training_step import Step, in_turns, milliseconds, ratio, show, write_json
 
+from experiments.common.arguments import whole_number
 from synthetic_kitti import make_synthetic_kitti
 from ubnlib.kitti import (
     Calibration,
@@ -48,7 +49,7 @@ def repeat_frames(source: Path, root: Path, size: tuple[int, int], frames: int) 
     """Link KITTI Raw's drives under as many names as it takes to have so many frames."""
     source = source.absolute()
     copies = -(-frames // len(KittiRaw(source, size=size)))
-    drives = itertools.product(range(copies), find_drives(source).values())
+    drives = itertools.product(range(copies), find_drives(source)[0].values())
     for number, (_, folder) in enumerate(drives, 1):
         date = root / folder.parent.name
         if not date.exists():
@@ -181,7 +182,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--kitti-sample", type=Path, metavar="FOLDER", help="above kitti_raw (synthetic drives)")
-    add("--repeats", type=int, default=21, help="timed turns (21)")
+    add("--repeats", type=whole_number, default=21, help="timed turns (21)")
     add("--quick", action="store_true", help="tiny sizes, which say nothing about speed")
     add("--out", type=Path, metavar="FILE", help="JSON file for every single time")
     arguments = parser.parse_args()

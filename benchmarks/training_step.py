@@ -17,6 +17,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Compare, Measurement, Timer
 
+from experiments.common.arguments import whole_number
 from experiments.common.files import whole
 from experiments.common.provenance import provenance
 from experiments.common.training import BNConfig, UBNConfig
@@ -138,8 +140,6 @@ def training_step(setting: Namespace, k: int, method: str) -> Step:
     labeled, unlabeled = images.split([rows, k * rows])
     if method in ("two steps", "interleaved"):
         convert_ubn(model)
-    if setting.compiled:  # fullgraph: an error where it would fall back to eager
-        model = torch.compile(model, fullgraph=True, dynamic=False)
     forward = {
         "BN": lambda: model(labeled),
         "two steps": lambda: ubn_forward(model, labeled, unlabeled),
@@ -191,7 +191,6 @@ def measure_network(setting: Namespace) -> None:
     setting.size = setting.size or ((128, 416) if dispnet else (32, 32))
     times, losses, memory = {}, {}, {}
     for k in setting.k:
-        torch.compiler.reset()  # graphs of other settings count against torch's limit
         steps = {(name, f"k = {k}"): training_step(setting, k, name) for name in METHODS}
         losses |= {key: float(step()) for key, step in steps.items()}
         times |= in_turns(setting.model, steps, setting.repeats, setting.threads)
@@ -279,18 +278,18 @@ def main() -> int:
     add, here = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
     add("model", choices=("dispnet", "resnet", "engines", "spiral"))
     add("--device", choices=("cpu", "cuda"), default=here, help=f"of the two networks ({here})")
-    add("--k", nargs="+", type=int, default=[0, 1, 3], help="unlabeled per labeled row (0 1 3)")
-    add("--rows", type=int, help="labeled rows (4 for dispnet, 32 for resnet)")
+    from_0 = partial(whole_number, least=0)
+    add("--k", nargs="+", type=from_0, default=[0, 1, 3], help="unlabeled per labeled row (0 1 3)")
+    add("--rows", type=whole_number, help="labeled rows (4 for dispnet, 32 for resnet)")
     add("--width", type=float, default=1.0, help="multiplier of the hidden channels (1)")
-    add("--size", nargs=2, type=int, metavar=("H", "W"), help="of the images (128 416; 32 32)")
+    add("--size", nargs=2, type=whole_number, metavar=("H", "W"), help="image (128 416; 32 32)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="(fp32)")
     add("--layout", choices=("contiguous", "channels_last"), default="contiguous")
-    add("--compiled", action="store_true", help="by torch.compile")
     add("--memory", action="store_true", help="measure it too, each method in a fresh process")
-    add("--nets", type=int, default=30, help="of the spiral, side by side (30)")
-    add("--steps", type=int, default=100, help="of the spiral's training in each turn (100)")
-    add("--repeats", type=int, default=9, help="timed turns (9)")
-    add("--threads", type=int, default=1, help="of torch on the CPU (1)")
+    add("--nets", type=whole_number, default=30, help="of the spiral, side by side (30)")
+    add("--steps", type=whole_number, default=100, help="of the spiral's training a turn (100)")
+    add("--repeats", type=whole_number, default=9, help="timed turns (9)")
+    add("--threads", type=whole_number, default=1, help="of torch on the CPU (1)")
     add("--out", type=Path, metavar="FILE", help="JSON file for every single time")
     setting = parser.parse_args()
     measure = {"spiral": measure_spiral, "engines": measure_engines}

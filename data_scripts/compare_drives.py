@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 
 from experiments.common import style
+from experiments.common.arguments import whole_number
 from experiments.depth.figures import draw_contact_sheet
 from synthetic_kitti import read_domains
 from ubnlib.kitti import KittiRaw
@@ -272,11 +273,11 @@ def main() -> int:
     add("real", help="folder of real ones; both in KITTI Raw's layout")
     add("--before", help="a third folder, such as one by an older version")
     add("--size", type=int, nargs=2, default=(64, 208), metavar=("HEIGHT", "WIDTH"))
-    add("--bands", type=int, default=8, help="bands of rows for depth")
-    add("--max-frames", type=int, default=24, help="frames of each drive")
+    add("--bands", type=whole_number, default=8, help="bands of rows for depth")
+    add("--max-frames", type=whole_number, default=24, help="frames of each drive")
     add("--camera", type=int, default=2, help="2 is the left one, 3 the right one")
     add("--out", help="folder for the figures")
-    add("--sheet", type=int, default=10, help="drives on the contact sheet")
+    add("--sheet", type=whole_number, default=10, help="drives on the contact sheet")
     try:
         compare(parser.parse_args())
     except (ValueError, OSError) as error:

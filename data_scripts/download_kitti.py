@@ -7,6 +7,7 @@ Geiger, P. Lenz, C. Stiller, R. Urtasun, "Vision meets Robotics: The KITTI Datas
 """
 
 import argparse
+import errno
 import os
 import random
 import re
@@ -16,8 +17,9 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +27,12 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from experiments.common.arguments import whole_number
 from kitti_drives import DRIVE_SPLITS, Drive, choose_drives
 
 BASE_URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"  # as on KITTI's download page
 LONGEST_WAIT = 120  # seconds between two attempts
+RATE = 10e6  # bytes per second, to estimate the time
 # Bytes per frame: means over all drives of what is fetched and what is kept of it, and a limit for
 # what comes out of an archive, where a real frame has five million.
 ARCHIVE_BYTES, KEPT_BYTES, LARGEST_BYTES = 4_090_000, 3_700_000, 20_000_000
@@ -38,6 +42,8 @@ _WANTED = (  # files of a drive
     r"velodyne_points/(data/[0-9]{10}\.bin|timestamps(_start|_end)?\.txt)"
 )
 _PAGE = "a web page, such as for a login, and no zip archive: check the base URL and any proxy"
+_ZIP = b"PK\x03\x04"  # what an archive begins with
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers of a server that may be asked again
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
@@ -110,9 +116,9 @@ class Plan:
     disk_needed: int
     disk_free: int
 
-    def describe(self, rate: float) -> str:
-        """Return lines for the user; the rate is in bytes per second."""
-        minutes = round((self.fetch - self.arrived) / max(rate, 1) / 60)
+    def describe(self) -> str:
+        """Return lines for the user."""
+        minutes = round((self.fetch - self.arrived) / RATE / 60)
         fetch, arrived, needed, free = (
             f"{count / 1e9:,.1f} GB"
             for count in (self.fetch, self.arrived, self.disk_needed, self.disk_free)
@@ -121,7 +127,7 @@ class Plan:
             f"drives    {sum(job.frames > 0 for job in self.jobs)} to fetch, "
             f"{sum(job.frames > 0 for job in self.done)} there already\n"
             f"transfer  about {fetch}, {arrived} of it here already\n"
-            f"time      about {minutes // 60} h {minutes % 60:02d} min for the rest, at that rate\n"
+            f"time      about {minutes // 60} h {minutes % 60:02d} min for the rest, at 10 MB/s\n"
             f"disk      about {needed} needed, {free} free"
         )
 
@@ -163,11 +169,13 @@ class Download:
         if not zipfile.is_zipfile(archive):  # whole if a process was killed just then
             self.fetch(f"{self.options.base_url.rstrip('/')}/{job.path}", archive)
         try:
-            unpack(archive, job, self.root, self.stop)
+            with _disk_may_be_full(self.root):
+                unpack(archive, job, self.root, self.stop)
         except DownloadError as error:
             archive.unlink()
             raise DownloadError(f"{error} It was removed; run again to fetch it anew.") from error
         archive.unlink()
+        archive.with_suffix(".again").unlink(missing_ok=True)  # of a process that was killed
         return job.unexpected(self.root)
 
     def fetch(self, url: str, part: Path) -> None:
@@ -187,10 +195,17 @@ class Download:
                             f"{url} cannot be fetched ({error}); {_size(part):,} bytes are kept, "
                             f"run again to go on."
                         ) from error
-                self.stop.wait(min(LONGEST_WAIT, random.uniform(0.5, 1) * 2**failures))
+                    pause = min(LONGEST_WAIT, random.uniform(0.5, 1) * 2**failures)
+                    again = f"{part.stem}: {error}; trying again in {pause:.0f} s"
+                    tqdm.write(f"download_kitti: {again}", file=sys.stderr)
+                if self.stop.wait(pause):
+                    raise Stopped
 
     def receive(self, session: requests.Session, url: str, part: Path) -> None:
-        """Make one request for what is missing, and append what comes."""
+        """Make one request for what is missing, and append what comes.
+
+        A server that knows no ranges sends all again: what is here stays until there is more.
+        """
         here = _size(part)
         headers = {"Accept-Encoding": "identity"}  # else sizes would be of other bytes
         if here:
@@ -208,18 +223,45 @@ class Download:
                 raise DownloadError(f"{url}: {said}; check the base URL.")
             if answer.headers.get("Content-Type", "").startswith("text/html"):  # what is here stays
                 raise DownloadError(f"{url}: the server sent {_PAGE}.")
-            if answer.status_code == 200:  # all of it, even where only the rest was asked for
-                here = 0
-            expected = here + int(answer.headers.get("Content-Length", 0))
-            with part.open("ab" if here else "wb") as file:
-                for chunk in answer.iter_content(1 << 16):
-                    if self.stop.is_set():
-                        raise Stopped
-                    file.write(chunk)
-                    with self.lock:
-                        self.bar.update(len(chunk))
-        if _size(part) < expected:
-            raise requests.HTTPError(f"it ended at byte {_size(part):,} of {expected:,}")
+            if answer.status_code == 206 or not here:
+                return self.write(answer, part, here)
+            again = part.with_suffix(".again")
+            try:
+                self.write(answer, again, 0)
+                if not _start(again).startswith(_ZIP):
+                    what = "something else than a zip archive: check the base URL and any proxy"
+                    raise DownloadError(f"{url}: the server sent {what}.")
+                again.replace(part)
+            finally:
+                if _size(again) > here and _start(again).startswith(_ZIP):
+                    again.replace(part)
+                again.unlink(missing_ok=True)
+
+    def write(self, answer: requests.Response, path: Path, here: int) -> None:
+        """Append what comes to the `here` bytes of a file."""
+        expected = here + int(answer.headers.get("Content-Length", 0))
+        with _disk_may_be_full(path), path.open("ab" if here else "wb") as file:
+            for chunk in answer.iter_content(1 << 16):
+                if self.stop.is_set():
+                    raise Stopped
+                file.write(chunk)
+                with self.lock:
+                    self.bar.update(len(chunk))
+        if _size(path) < expected:
+            raise requests.HTTPError(f"it ended at byte {_size(path):,} of {expected:,}")
+
+
+@contextmanager
+def _disk_may_be_full(path: Path) -> Iterator[None]:
+    """Say what cannot be written: the system's own error names not even the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        full = f"{path} cannot be written in full ({error.strerror}): free some space"
+        advice = "and the same command goes on where it was; or choose another disk"
+        raise OSError(f"{full}, {advice}.") from error
 
 
 def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
@@ -257,9 +299,13 @@ def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(500).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    start = _start(path).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return start.startswith((b"<!doctype", b"<html"))
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(500)
 
 
 def _fault(members: Sequence[zipfile.ZipInfo], job: Job) -> str | None:
@@ -322,17 +368,16 @@ def main() -> int:
     add("--split", choices=DRIVE_SPLITS, default="all", help="all is 173 GB to fetch")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--base-url", default=BASE_URL, help="where the archives are")
-    add("--jobs", type=int, default=4, help="archives at the same time")
-    add("--rate", type=float, default=10.0, help="MB/s, to estimate the time")
-    add("--timeout", type=float, default=60.0, help="seconds without a byte")
-    add("--attempts", type=int, default=8, help="without a new byte")
+    add("--jobs", type=whole_number, default=4, help="archives at the same time")
+    add("--timeout", type=whole_number, default=60, help="seconds without a byte")
+    add("--attempts", type=whole_number, default=8, help="without a new byte")
     add("--quiet", action="store_true", help="show no progress bar")
     arguments = parser.parse_args()
     root = arguments.root
     try:
         drives = choose_drives(arguments.drives, arguments.split)
         plan = make_plan(root, drives, arguments.jobs)
-        print(plan.describe(arguments.rate * 1e6), flush=True)
+        print(plan.describe(), flush=True)
         if arguments.dry_run:
             return 0
         failed = download(root, plan, arguments)

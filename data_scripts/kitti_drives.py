@@ -1,10 +1,10 @@
 """The drives of KITTI Raw's City, Residential and Road categories: names, sizes, Eigen's split.
 
-drives.csv lists category and frames per camera of the 61 drives. Categories are those of KITTI's
-raw data page. Frames of the train drives agree with the last frames of the published Eigen train
-lists. For the test drives no published table was found: their counts are at least what the lists
-of test and static frames need, and all counts together give the published totals exactly (42,382
-in all, 23,488 in Eigen's train drives, 18,894 in the test drives, and those of each category).
+drives.csv lists the frames per camera of the 61 drives. Those of the train drives agree with the
+last frames of the published Eigen train lists. For the test drives no published table was found:
+their counts are at least what the lists of test and static frames need, and all counts together
+give the published totals exactly (42,382 in all, 23,488 in Eigen's train drives, 18,894 in the
+test drives).
 """
 
 import csv
@@ -36,7 +36,6 @@ class Drive(NamedTuple):
     """One recorded drive, as KITTI publishes it in one archive."""
 
     name: str  # such as "2011_09_26_drive_0001"
-    category: str
     frames: int  # images per camera after synchronization
 
     @property
@@ -55,7 +54,7 @@ def load_catalog() -> tuple[Drive, ...]:
     """Return the 61 drives, sorted by name."""
     text = Path(__file__).with_name("drives.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
-    return tuple(Drive(row["name"], row["category"], int(row["frames"])) for row in rows)
+    return tuple(Drive(row["name"], int(row["frames"])) for row in rows)
 
 
 def choose_drives(

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+from experiments.common.arguments import whole_number
 from experiments.depth.packing import NAMED_SPLITS, find_split, packing_costs
 from ubnlib.kitti import KittiRaw, PackedDepth, prepare
 from ubnlib.kitti.packed import frame_digest
@@ -73,7 +74,7 @@ def parse() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", choices=list(NAMED_SPLITS), help="its frames; all without it")
     which.add_argument("--drives", nargs="+", help="drives, such as 2011_09_26_drive_0001")
-    add("--workers", type=int, default=usable_cores(), help="threads")
+    add("--workers", type=whole_number, default=usable_cores(), help="threads")
     add("--dry-run", action="store_true", help="show the plan and stop")
     add("--verify", action="store_true", help="read everything again at the end")
     add("--quiet", action="store_true", help="show no progress bar")

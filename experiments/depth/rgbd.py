@@ -366,20 +366,20 @@ def _open_image(path: Path) -> Image.Image:
         try:
             with Image.open(path, formats=["JPEG"]) as image:
                 image.load()
+                image = ImageOps.exif_transpose(image)
         except FileNotFoundError:
             raise FileNotFoundError(f"Image {path} is missing: copy it again.") from None
-        # What Pillow raises for broken files.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # broken files, EXIF too, make Pillow raise almost anything
             raise ValueError(
                 f"Image {path} cannot be read ({error}): expected {expected}; copy it again."
             ) from error
     if image.mode.startswith(("I", "F")):  # a conversion would clip it to white
         raise NotUsable(path, f"images of mode {image.mode}, not of 8 bits")
-    return ImageOps.exif_transpose(image)
+    return image
 
 
 def _read_depth(path: Path) -> np.ndarray:
     image = read_png(path, "Depth map", "a whole 16-bit grayscale PNG")
     if image.mode != "I;16":
         raise NotUsable(path, f"depth maps of mode {image.mode}, not of 16 bits")
-    return np.array(ImageOps.exif_transpose(image))
+    return np.array(image)

@@ -209,3 +209,10 @@ def test_script_prints_the_table_and_keeps_the_figures(folder, tmp_path, monkeyp
         for name in ("drive_statistics", "contact_sheet")
         for ending in ("png", "pdf", "csv")
     }
+
+
+def test_script_refuses_no_bands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare_drives.py", "one", "other", "--bands", "0"])
+    with pytest.raises(SystemExit):
+        compare_drives.main()
+    assert "--bands: '0' is not a whole number from 1 on." in capsys.readouterr().err

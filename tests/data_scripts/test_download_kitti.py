@@ -1,5 +1,7 @@
 """The downloader against a local server that misbehaves as a real one may; the drives' catalog."""
 
+import errno
+import os
 import re
 import shutil
 import signal
@@ -7,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import Counter, defaultdict, namedtuple
+from collections import defaultdict, namedtuple
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def get(server, tmp_path, monkeypatch, capsys):
 
     def get(*options, drives=(SMALL,), root=kitti):
         names = [drive.name for drive in drives]
-        options = ("--timeout", "0.5", "--attempts", "3", *options)
+        options = ("--timeout", "1", "--attempts", "3", *options)
         monkeypatch.setattr(sys, "argv", command(root, server, "--drives", *names, *options))
         status = download_kitti.main()
         printed = capsys.readouterr()
@@ -94,7 +96,8 @@ def test_a_plan_counts_bytes_time_and_disk(root):
     (root / DATE / f"{LARGE.name}_sync").mkdir(parents=True)
     plan = make_plan(root, (LARGE, SMALL), 1)
     assert (plan.fetch, plan.arrived) == (22 * ARCHIVE_BYTES, 1_000_000)
-    assert "2 h 28 min" in plan.describe(rate=10_000)  # 88.98 MB at 10 kB/s
+    whole = make_plan(root, choose_drives(), 1)
+    assert "4 h 48 min for the rest, at 10 MB/s" in whole.describe()  # of 173 GB
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
@@ -104,11 +107,18 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(get, server, root):
     assert everything.fetch == pytest.approx(173.4e9, rel=2e-3)  # as KITTI says
 
 
+@pytest.mark.parametrize("option", ["--jobs", "--timeout", "--attempts"])
+def test_an_option_of_no_use_is_named(get, capsys, option):
+    with pytest.raises(SystemExit):
+        get(option, "0")
+    assert f"argument {option}: '0' is not a whole number from 1 on." in capsys.readouterr().err
+
+
 def test_drives_and_calibration_arrive_and_are_kept(get, server, root):
     status, said = get(drives=(SMALL, LARGE))
     assert status == 0, said
     assert on_disk(root) == expected(SMALL, LARGE)
-    assert sorted(find_drives(root)) == sorted([SMALL.name, LARGE.name])
+    assert sorted(find_drives(root)[0]) == sorted([SMALL.name, LARGE.name])
     assert {path.name for path in root.iterdir()} <= {DATE, ".download.lock"}
     server.statuses.clear()
     part_of(root).parent.mkdir()
@@ -150,6 +160,33 @@ def test_a_server_that_ignores_ranges_sends_all_again(get, server, root):
     assert server.statuses[PATH] == [200, 200] and on_disk(root) == expected(SMALL)
 
 
+def test_all_sent_again_replaces_what_is_here_only_with_more(get, server, root):
+    server.answers[PATH] += [Answer(cut_after=140_000)] + 3 * [Answer(status=503)]
+    assert get()[0] == 1
+    arrived, server.ranges = part_of(root).read_bytes(), False
+    assert len(arrived) > 100_000
+    server.answers[PATH] += 3 * [Answer(cut_after=1000)]
+    status, said = get()
+    assert status == 1 and f"{len(arrived):,} bytes are kept" in said
+    assert part_of(root).read_bytes() == arrived
+    server.answers[PATH] += [Answer(cut_after=200_000)] + 3 * [Answer(status=503)]
+    assert get()[0] == 1
+    assert len(arrived) < part_of(root).stat().st_size < 200_001
+    assert [path.name for path in part_of(root).parent.iterdir()] == [part_of(root).name]
+    (part_of(root).with_suffix(".again")).touch()  # of a process that was killed
+    assert get()[0] == 0 and on_disk(root) == expected(SMALL)
+
+
+def test_a_wait_is_said(get, server):
+    server.answers[PATH].append(Answer(status=503))
+    status, said = get()
+    assert status == 0
+    told = (
+        f"{SMALL.name}_sync.zip: the server answered 503 Service Unavailable; trying again in 0 s"
+    )
+    assert f"download_kitti: {told}\n" in said
+
+
 def test_bytes_of_something_else_are_found_out(get, server, root):
     part_of(root).parent.mkdir(parents=True)
     part_of(root).write_bytes(bytes(150_000))
@@ -171,14 +208,21 @@ def test_no_server_is_one_sentence(get, server):
     assert status == 1 and "refused" in said and "cannot be fetched" in said
 
 
-def test_a_login_page_is_told_and_does_not_replace_what_has_arrived(get, server, root):
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("text/html; charset=utf-8", "a web page, such as for a login"),
+        ("application/octet-stream", "something else than a zip archive: check the base URL"),
+    ],
+)
+def test_a_login_page_is_told_and_does_not_replace_what_has_arrived(get, server, root, kind, what):
     server.answers[PATH] += [Answer(cut_after=70_000)] + 3 * [Answer(status=503)]
     assert get()[0] == 1
     arrived = part_of(root).read_bytes()
     server.ranges, server.files[PATH] = False, b"<!DOCTYPE html><title>Login</title>" * 9
-    server.answers[PATH].append(Answer(headers={"Content-Type": "text/html; charset=utf-8"}))
+    server.answers[PATH].append(Answer(headers={"Content-Type": kind}))
     status, said = get()
-    assert status == 1 and f"{PATH}: the server sent a web page, such as for a login" in said
+    assert status == 1 and f"{PATH}: the server sent {what}" in said
     assert part_of(root).read_bytes() == arrived
     server.ranges, server.files[PATH] = True, ARCHIVES[SMALL.name]
     assert get()[0] == 0 and on_disk(root) == expected(SMALL)
@@ -237,6 +281,21 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(get, roo
     assert status == 1 and "are free; choose fewer drives" in said and not root.exists()
 
 
+@pytest.mark.parametrize("stage", ["fetched", "unpacked"])
+def test_a_full_disk_is_told_and_the_next_run_goes_on(get, root, monkeypatch, stage):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        owner, name = (Path, "open") if stage == "fetched" else (zipfile.ZipFile, "extract")
+        patch.setattr(owner, name, full)
+        status, said = get()
+    path = part_of(root) if stage == "fetched" else root
+    told = f"{path} cannot be written in full (No space left on device): free some space, and the"
+    assert status == 1 and f"{SMALL.name} failed: {told}" in said
+    assert get()[0] == 0 and on_disk(root) == expected(SMALL)
+
+
 def test_a_second_download_to_the_same_folder_is_refused(get, root):
     root.mkdir()
     with FileLock(root / ".download.lock"):
@@ -282,12 +341,7 @@ def test_a_download_killed_before_it_had_unpacked_fetches_nothing(get, server, r
 
 
 def test_counts_are_the_published_ones():
-    drives, frames = Counter(), Counter()
-    for drive in load_catalog():
-        drives[drive.category] += 1
-        frames[drive.category] += drive.frames
-    assert drives == {"City": 28, "Residential": 21, "Road": 12}
-    assert frames == {"City": 8311, "Residential": 28277, "Road": 5794}
+    assert (len(load_catalog()), sum(drive.frames for drive in load_catalog())) == (61, 42382)
     train, test = choose_drives(split="eigen_train"), choose_drives(split="eigen_test")
     assert (len(train), sum(drive.frames for drive in train)) == (33, 23488)
     assert (len(test), sum(drive.frames for drive in test)) == (28, 18894)

@@ -20,6 +20,16 @@ def run(tmp_path, program, *options):
     return report, done.stdout
 
 
+@pytest.mark.parametrize("program", ["training_step.py", "kitti_pipeline.py"])
+def test_no_turns_are_refused(program):
+    """Their median would be NaN."""
+    model = ["spiral"] if program == "training_step.py" else []
+    command = [sys.executable, BENCHMARKS / program, *model, "--repeats", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "argument --repeats: '0' is not a whole number from 1 on." in done.stderr
+
+
 @pytest.mark.parametrize("model", ["dispnet", "resnet"])
 def test_what_is_timed_is_what_it_is_called(tmp_path, model):
     """Without unlabeled rows all are BN; with them, all but BN normalize alike."""

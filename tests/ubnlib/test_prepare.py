@@ -442,6 +442,12 @@ def test_script_shows_its_plan_is_interrupted_and_packs(script, folder, undistur
     assert content(folder) == undisturbed
 
 
+def test_script_refuses_less_than_one_worker(script, capsys):
+    with pytest.raises(SystemExit):
+        script("--workers", "-1")
+    assert "--workers: '-1' is not a whole number from 1 on." in capsys.readouterr().err
+
+
 def test_script_packs_chosen_frames_and_passes_over_broken_ones(script, root, folder):
     break_files(root)
     assert script("--drives", f"{DATE}_drive_0002", "--cameras", "3")[0] == 0

@@ -1,6 +1,8 @@
 """Projection: a float64 brute force point by point, and the official ground truth."""
 
+import errno
 import math
+import os
 
 import numpy as np
 import pytest
@@ -114,6 +116,17 @@ def test_scaling_keeps_relative_positions_and_depth(u, v, height, width):
 def test_wrong_shapes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         project_velodyne(*arguments)
+
+
+def test_a_scan_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(16))
+    monkeypatch.setattr(np, "fromfile", refuse)  # root may read everything
+    with pytest.raises(ValueError, match=r"scan .*a\.bin cannot be read \(.*denied.*extract"):
+        read_velodyne(path)
 
 
 def test_scans_are_what_was_written_or_named(tmp_path):

@@ -1,11 +1,13 @@
 """KITTI Raw on small drives written here, on broken ones, on real frames; improved depth maps."""
 
+import errno
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from small_kitti import (
     CAM_TO_CAM,
@@ -112,7 +114,7 @@ def test_resizing_is_antialiased(root):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        (dict(root="nowhere"), FileNotFoundError, "nowhere is missing.*DATE_drive_NNNN_sync"),
+        (dict(root="nowhere"), FileNotFoundError, "nowhere cannot be read .*DATE_drive_NNNN_sync"),
         (dict(root=DATE), ValueError, f"{DATE} holds no drive.*DATE_drive_NNNN_sync"),
         (dict(drives=["0001"]), ValueError, f"Drive 0001 is not below .*{DRIVE}, .*_drive_0002"),
         (dict(cameras=(0,)), ValueError, "No frame .*cameras without a PNG or JPEG: 2; .*image_00"),
@@ -122,6 +124,36 @@ def test_resizing_is_antialiased(root):
 def test_what_is_not_there_is_named(root, options, kind, message):
     with pytest.raises(kind, match=message):
         KittiRaw(root / options.pop("root", ""), **options)
+
+
+def test_misplaced_drives_are_left_out_by_name(root):
+    here = root / DATE / f"{DATE}_drive_0002_sync"
+    wrong = [
+        root / here.name,
+        root / "2000_02_02" / here.name,
+        here.with_name(f"{DATE}_drive_2_sync"),
+    ]
+    for path in wrong:
+        shutil.copytree(here, path)
+    (root / f"{DATE}_drive_0009_sync").touch()  # a file, as is any archive
+    dataset = KittiRaw(root, cameras=(2,))
+    assert len(dataset) == 4
+    assert dataset.left_out == [(path, "misplaced or misnamed drives") for path in sorted(wrong)]
+
+
+def test_a_date_that_may_not_be_read_is_named(root, monkeypatch):
+    def listdir(folder, original=os.listdir):
+        if folder == root / "2000_02_02":  # `chmod 0` would not stop root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return original(folder)
+
+    (root / "2000_02_02").mkdir()
+    assert len(KittiRaw(root)) == 7
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(
+        PermissionError, match=r"Folder .*2000_02_02 cannot be read .*denied.*expec"
+    ):
+        KittiRaw(root)
 
 
 def test_calibrations_are_read_at_once(root):
@@ -197,6 +229,14 @@ def test_other_pixel_formats_are_read_right(tmp_path):
     smooth = np.dstack([np.add.outer(np.arange(24), np.arange(36)).astype(np.uint8)] * 3)
     turned = saved(tmp_path / "b.jpg", smooth[::-1, ::-1].copy(), exif=held, quality=98)
     assert np.abs(turned.astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize("exif", ["4d4d002a00", "xy"])
+def test_an_image_with_damaged_exif_is_named(tmp_path, exif):
+    held = PngImagePlugin.PngInfo()
+    held.add_text("Raw profile type exif", f"\nexif\n 10\n457869660000{exif}\n")
+    with pytest.raises(ValueError, match=r"Image .*a\.png cannot be read \(.*: expected a whole"):
+        saved(tmp_path / "a.png", np.zeros((12, 18, 3), np.uint8), pnginfo=held)
 
 
 def test_broken_frames_are_named(root):

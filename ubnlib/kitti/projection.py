@@ -8,16 +8,20 @@ import numpy as np
 def read_velodyne(path: Path | str) -> np.ndarray:
     """Read a scan, a `.bin` file: [n, 4] float32, x forward, y left, z up in meters, reflectance.
 
-    A missing file is a FileNotFoundError; an empty one, or part of a quadruple, a ValueError.
+    A missing file is a FileNotFoundError; one unreadable, empty or cut in a quadruple a ValueError.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Velodyne scan {path} is missing: extract its archive again.")
-    size = path.stat().st_size
+    try:
+        size, numbers = path.stat().st_size, np.fromfile(path, dtype="<f4")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Velodyne scan {path} is missing: extract it again.") from None
+    except OSError as error:
+        broken = f"Velodyne scan {path} cannot be read ({error})"
+        raise ValueError(f"{broken}: allow to read it, or extract it again.") from error
     if size == 0 or size % 16:
         expected = "expected a positive multiple of 16, as of float32 quadruples; extract it again"
         raise ValueError(f"Velodyne scan {path} has {size} bytes: {expected}.")
-    return np.fromfile(path, dtype="<f4").reshape(-1, 4)
+    return numbers.reshape(-1, 4)
 
 
 def scale_projection(

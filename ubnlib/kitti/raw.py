@@ -39,17 +39,22 @@ class FrameKey(NamedTuple):
         return f"{self.date}_drive_{self.drive}"
 
 
-def find_drives(root: Path) -> dict[str, Path]:
-    """Return the synchronized drives below a KITTI Raw folder: path by name, sorted."""
+def find_drives(root: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Return KITTI Raw's drives: path by name, sorted, and (path, reason) of what is left out."""
     layout = "DATE/DATE_drive_NNNN_sync folders as in KITTI Raw"
-    if not root.is_dir():
-        raise FileNotFoundError(f"Folder {root} is missing: expected {layout} in it.")
+    try:
+        dates = [root / name for name in os.listdir(root) if re.fullmatch(r"\d{4}_\d\d_\d\d", name)]
+        paths = [folder / name for folder in (root, *dates) for name in os.listdir(folder)]
+        paths = [p for p in paths if re.fullmatch(r".+_drive_.+_sync", p.name) and p.is_dir()]
+    except OSError as error:  # a glob would pass over what may not be read without a word
+        found = f"Folder {error.filename} cannot be read ({error.strerror})"
+        raise type(error)(f"{found}: expected {layout} that may be read.") from error
     pattern = r"(\d{4}_\d\d_\d\d)/\1_drive_\d{4}_sync"
-    found = (path for path in sorted(root.glob("*/*_sync")) if path.is_dir())
-    drives = [path for path in found if re.fullmatch(pattern, path.relative_to(root).as_posix())]
+    drives = [path for path in paths if re.fullmatch(pattern, path.relative_to(root).as_posix())]
     if not drives:
         raise ValueError(f"Folder {root} holds no drive: expected {layout} in it.")
-    return {path.name.removesuffix("_sync"): path for path in drives}
+    misplaced = [(path, "misplaced or misnamed drives") for path in paths if path not in drives]
+    return {path.name.removesuffix("_sync"): path for path in sorted(drives)}, sorted(misplaced)
 
 
 def pair_frames(
@@ -120,11 +125,12 @@ class KittiRaw(FrameDataset):
     Attributes:
         keys: The frames, sorted; `keys[i]` names item i, and `drives`, sorted, their drives.
         left_out: (path, reason) for each image without its scan or calibration, each scan without
-            its image, and each camera without images.
+            its image, each camera without images, and each drive out of place.
 
     Raises:
         FileNotFoundError: If the root, or the calibration of all frames or of one of `keys`, is
             missing.
+        PermissionError: If the root, or the folder of a date, may not be read.
         ValueError: If `size` is no size, such a calibration is malformed, a drive or frame asked
             for is not there or not complete, or there is none at all.
     """
@@ -140,14 +146,14 @@ class KittiRaw(FrameDataset):
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size is {size}, expected (height, width) in pixels or None.")
         self.root, self.cameras, self.size = Path(root), tuple(cameras), size
-        folders = find_drives(self.root)
+        folders, misplaced = find_drives(self.root)
         chosen = list(folders) if drives is None else sorted(set(drives))
         if unknown := [name for name in chosen if name not in folders]:
             missing = f"Drive {', '.join(unknown)} is not below {self.root}"
             raise ValueError(f"{missing}: expected names among {', '.join(folders)}.")
         paired = [pair_frames(folders[name], self.cameras) for name in chosen]
         self._files = {key: files for pairs, _ in paired for key, files in pairs.items()}
-        self.left_out = [entry for _, left_out in paired for entry in left_out]
+        self.left_out = misplaced + [entry for _, left_out in paired for entry in left_out]
         asked = set(self._files if keys is None else keys)
         if missing := sorted(asked.difference(self._files)):
             found = f"{len(missing)} of the {len(asked)} frames asked for are not complete below"
@@ -220,18 +226,15 @@ class KittiRaw(FrameDataset):
 def read_image(path: Path) -> torch.Tensor:
     """Read a PNG or JPEG as uint8 [3, height, width], upright, gray repeated over the channels."""
     image = read_png(path, "Image", "a whole PNG or JPEG", ("PNG", "JPEG"))
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255: the upper 8 of them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8)).repeat(3, 1, 1)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def read_png(path: Path, what: str, expected: str, formats: Sequence[str] = ("PNG",)) -> Any:
-    """Return a Pillow image, checksums checked: decoding alone takes some damage for whole."""
+    """Read a Pillow image, upright, checksums checked: decoding takes some damage for whole."""
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         missing = "KITTI's images are decoded by Pillow, which is not installed"
         raise ImportError(f"{missing}: pip install ubnlib[kitti].") from None
@@ -241,10 +244,9 @@ def read_png(path: Path, what: str, expected: str, formats: Sequence[str] = ("PN
             image.verify()
         image = Image.open(content, formats=formats)
         image.load()
-        return image
+        return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} {path} is missing: extract it again.") from None
-    # What Pillow raises for broken files.
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+    except Exception as error:  # broken files, EXIF too, make Pillow raise almost anything
         broken = f"{what} {path} cannot be read ({error})"
         raise ValueError(f"{broken}: expected {expected}; extract it again.") from error

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import product
+from itertools import groupby, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -109,23 +109,15 @@ def keep_every(keys: Sequence[FrameKey], k: int, phase: int = 0) -> np.ndarray:
     The result is [len(keys)] bool: True where a frame, in any order, keeps its depth map. A
     ValueError says that k is not positive, or that a frame is named twice.
     """
-    kept = np.zeros(len(keys), dtype=bool)
-    for sequence in _sequences(keys, k):
-        kept[sequence[phase % k :: k]] = True
-    return kept
-
-
-def _sequences(keys: Sequence[FrameKey], k: int) -> Iterable[list[int]]:
-    """Return the positions of each sequence's frames, in the order of their frame numbers."""
     if k < 1:
         raise ValueError(f"k is {k}, expected a whole number from 1 upward.")
-    sequences: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-    for index in sorted(range(len(keys)), key=keys.__getitem__):
-        sequence = sequences[keys[index].drive_name, keys[index].camera]
-        if sequence and keys[sequence[-1]] == keys[index]:
-            raise ValueError(f"Frame {tuple(keys[index])} is named twice: expected each key once.")
-        sequence.append(index)
-    return sequences.values()
+    kept = np.zeros(len(keys), dtype=bool)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    if again := [keys[one] for one, other in pairwise(order) if keys[one] == keys[other]]:
+        raise ValueError(f"Frame {tuple(again[0])} is named twice: expected each key once.")
+    for _, sequence in groupby(order, lambda index: keys[index][:3]):  # date, drive and camera
+        kept[list(sequence)[phase % k :: k]] = True
+    return kept
 
 
 def compact(keys: Iterable[FrameKey]) -> list[str]:
