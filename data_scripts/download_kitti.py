@@ -104,6 +104,10 @@ class Job:
         """Return where what has arrived of the archive lies."""
         return root / "archives" / f"{self.path.split('/')[-1]}.part"
 
+    def hidden(self, root: Path) -> Path:
+        """Return where the archive is unpacked."""
+        return root / f".{self.name}.partial"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -270,7 +274,7 @@ def unpack(archive: Path, job: Job, root: Path, stop: threading.Event) -> None:
     An archive that is damaged, that has a name outside its folder or an absurd size is refused, and
     nothing of it is left.
     """
-    hidden, target = root / f".{job.name}.partial", root / job.folder
+    hidden, target = job.hidden(root), root / job.folder
     shutil.rmtree(hidden, ignore_errors=True)  # left by a process that was killed
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -332,6 +336,7 @@ def download(root: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str,
     (root / "archives").mkdir(parents=True, exist_ok=True)
     for job in plan.done:  # where a run was killed between unpacking and tidying up
         job.archive(root).unlink(missing_ok=True)
+        shutil.rmtree(job.hidden(root), ignore_errors=True)
     failed, notes = {}, [note for job in plan.done for note in job.unexpected(root)]
     bar = tqdm(
         total=plan.fetch, initial=plan.arrived, unit="B", unit_scale=True, disable=arguments.quiet

@@ -316,7 +316,8 @@ def test_a_killed_download_goes_on_where_it_stopped(get, server, root, how):
     while not part_of(root).exists() or part_of(root).stat().st_size < 500_000:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    (root / f".{SMALL.name}.partial" / DATE).mkdir(parents=True)  # as if killed while unpacking
+    for name in (SMALL.name, f"{DATE}_calib"):  # as if killed while unpacking, or just after
+        (root / f".{name}.partial" / DATE).mkdir(parents=True, exist_ok=True)
     process.send_signal(how)
     _, said = process.communicate(timeout=30)
     if how == signal.SIGINT:
