@@ -70,9 +70,10 @@ def test_half_of_the_records_change_only_what_rests_on_them(evidence, judged):
     whole = answer.in_lines(STATED, answer.judge_statements(STATED, judged))
     half = answer.in_lines(STATED, by(evidence[evidence["experiment"] != "spiral"]))
     assert half["Cost and ease"] == whole["Cost and ease"]
-    (spiral,) = half["The spiral"]
-    assert spiral.verdict == "not run" and spiral.told == "no record of experiment spiral"
-    assert spiral.caveat == ""
+    assert half["The spiral"]
+    for spiral in half["The spiral"]:
+        assert spiral.verdict == "not run" and spiral.told == "no record of experiment spiral"
+        assert spiral.caveat == ""
 
 
 def test_a_statement_has_the_verdict_of_its_claims_that_were_run():
