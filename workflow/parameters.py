@@ -149,8 +149,8 @@ def _check(chosen: dict[str, Any], values: dict[str, Any], where: str) -> None:
         if not _alike(value, values[key]) or not pair:
             raise ProfileError(
                 f"{where}: {key} is {value!r} ({type(value).__name__}), but its default is "
-                f"{values[key]!r} ({type(values[key]).__name__}); "
-                "write it the same way (1.0e-3, not 1e-3, is a number in YAML)."
+                f"{values[key]!r} ({type(values[key]).__name__}); write it the same way: 1.0e-3, "
+                "not 1e-3, is a number in YAML, and where the default is above 0, all must be."
             )
         if key in ENTRIES and isinstance(value, dict):
             _check(value, values[key], f"{where}: {key}")

@@ -96,7 +96,7 @@ def test_the_profiles_are_what_snakemake_reads():
     ("change", "words"),
     [
         ({"ingredients": ["gradiant"]}, "no ingredient 'gradiant'; there are: baselines, gradient"),
-        ({"steps": 0}, "setting.steps: Input should be greater than or equal to 1"),
+        ({"steps": 0}, "steps is 0 (int), but its default is"),
     ],
 )
 def test_a_value_that_no_run_can_have_is_told_in_one_sentence(project, change, words):
