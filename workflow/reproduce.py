@@ -168,7 +168,9 @@ def run(command: list[str], lock: int, log: Path | None) -> int:
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as messages:
-        process = subprocess.Popen(command, pass_fds=[lock], stderr=messages, process_group=0)
+        process = subprocess.Popen(
+            command, pass_fds=[lock], stdin=subprocess.DEVNULL, stderr=messages, process_group=0
+        )
         os.truncate(lock, 0)
         os.pwrite(lock, str(process.pid).encode(), 0)
         interrupted = False
