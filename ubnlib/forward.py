@@ -231,10 +231,10 @@ def ubn_forward(
 
     By default the two steps run one after the other, as the paper has them, and layers that draw
     at random, such as dropout, draw anew in each. Where the rows of the two batches differ in
-    shape, or must be told apart in every layer (`unlabeled_weight`), and with `interleave=True`
-    wherever two halves can be in a model at once (not in a compiled one, nor with
-    `source="running"`), both pass through the model once each, side by side, and meet at every UBN
-    layer: the same equations, less work, and each half draws once.
+    shape, or must be told apart in every layer (`unlabeled_weight`), and with `interleave=True` or
+    `return_unlabeled="gradient"` wherever two halves can be in a model at once (not in a compiled
+    one, nor with `source="running"`), both pass through the model once each, side by side, and
+    meet at every UBN layer: the same equations, less work, and each half draws once.
 
     Under DistributedDataParallel, give the wrapped model, or call this inside the wrapped module's
     forward: statistics are then over the rows of all ranks, of which each may have any number.
