@@ -171,8 +171,10 @@ def in_same_setting(function: Callable[[], Any], device: torch.device, grad: boo
         if torch.is_autocast_enabled(kind)
     ]
     settings.append(torch.inference_mode(torch.is_inference_mode_enabled()))
+    cores = torch.get_num_threads()
 
     def run() -> Any:
+        torch.set_num_threads(cores)  # convolutions in a new thread would take all
         with ExitStack() as stack:
             for setting in settings:
                 stack.enter_context(setting)

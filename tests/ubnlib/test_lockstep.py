@@ -1,6 +1,9 @@
 """The two halves of an interleaved step; test_other_models.py has what they compute."""
 
+import ctypes
 import os
+import pathlib
+import re
 import signal
 import threading
 import time
@@ -145,3 +148,26 @@ def test_the_second_thread_has_the_settings_of_the_first_and_records_no_graph():
     with torch.no_grad():
         interleaved(model, x, y)
     assert not seen[3][0]
+
+
+def test_both_halves_have_as_many_threads():
+    """Of OpenMP, which a new thread has anew, and convolutions go by."""
+    maps = pathlib.Path("/proc/self/maps")
+    loaded = re.search(r"/\S*lib[gi]?omp\S*", maps.read_text()) if maps.exists() else None
+    if loaded is None:
+        pytest.skip("there is no OpenMP to ask")
+    most = ctypes.CDLL(loaded[0]).omp_get_max_threads
+
+    class Asks(nn.Module):
+        def forward(self, x):
+            found.append(most())
+            return x
+
+    found, before = [], torch.get_num_threads()
+    model = convert_ubn(nn.Sequential(Asks(), nn.BatchNorm1d(3)))
+    torch.set_num_threads(before + 2)
+    try:
+        ubn_forward(model, torch.randn(4, 3), torch.randn(5, 3), interleave=True)
+    finally:
+        torch.set_num_threads(before)
+    assert found == [before + 2] * 2
