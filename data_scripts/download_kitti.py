@@ -232,10 +232,10 @@ class Download:
             again = part.with_suffix(".again")
             try:
                 self.write(answer, again, 0)
+                here = 0  # all of it is there, however little
                 if not _start(again).startswith(_ZIP):
                     what = "something else than a zip archive: check the base URL and any proxy"
                     raise DownloadError(f"{url}: the server sent {what}.")
-                again.replace(part)
             finally:
                 if _size(again) > here and _start(again).startswith(_ZIP):
                     again.replace(part)

@@ -27,7 +27,7 @@ def statistics_gap(model: nn.Module, gradient: bool = False) -> Tensor:
     Args:
         model: A model whose last step was a whole UBN step with unlabeled rows. Steps without any
             (None) leave the statistics of the one before.
-        gradient: Refuse a gap without gradient, such as a term of a loss must not be.
+        gradient: Whether to refuse a gap without gradient, which in a loss would do nothing.
 
     Raises:
         RuntimeError: The model has not made a UBN step yet, or a gradient is asked for and there is

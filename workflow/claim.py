@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,6 @@ def compare(name: str, again: Path, usual: Path, profile: str) -> str:
 
 
 def _told(found: Judgement) -> str:
-    numbers = [v for v in (found.estimate, found.low, found.high) if v == v]
+    numbers = [v for v in (found.estimate, found.low, found.high) if not math.isnan(v)]
     ours = f"{numbers[0]:.3g} {[round(v, 4) for v in numbers[1:]]}, " if numbers else ""
     return f"{ours}{found.seeds} seeds, {found.verdict}"

@@ -145,8 +145,8 @@ def _check(chosen: dict[str, Any], values: dict[str, Any], where: str) -> None:
         if key not in values:
             there = ", ".join(name for name in values if name not in RESERVED) or "none"
             raise ProfileError(f"{where} has no parameter '{key}'; it has: {there}.")
-        pair = key not in PAIRS or len(value) == 2 if isinstance(value, list) else True
-        if not _alike(value, values[key]) or not pair:
+        no_pair = key in PAIRS and isinstance(value, list) and len(value) != 2
+        if no_pair or not _alike(value, values[key]):
             raise ProfileError(
                 f"{where}: {key} is {value!r} ({type(value).__name__}), but its default is "
                 f"{values[key]!r} ({type(values[key]).__name__}); write it the same way: 1.0e-3, "

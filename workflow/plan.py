@@ -20,9 +20,10 @@ import experiments.ablation.runs
 import experiments.depth.runs
 import experiments.method.runs
 import experiments.toy.runs
-from experiments.common.files import first_error, whole
+from experiments.common.files import whole
 from experiments.common.records import Config, NewerRecord, PlannedRun, current_record, record_path
 from frames import plan_frames, read_frames
+from job import describe
 
 DEPTH = "03_depth_experiments"  # the notebook whose runs need packed frames
 SECTIONS = {
@@ -100,8 +101,7 @@ def _runs(profile: str, notebook: str, values: dict[str, Any], data: str) -> lis
     try:
         return SECTIONS[notebook].notebook_runs(values, data)
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        what = str(error) if isinstance(error, ValueError) else repr(error)
-        what = first_error(error) if hasattr(error, "errors") else what
+        what = describe(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(
             f"profiles/{profile}.yaml: {notebook} cannot be planned: {what}"
         ) from error

@@ -1,9 +1,9 @@
 """The best depth map that looks at no image: what a net must beat before methods are compared.
 
 Of each pixel it knows the depths that labeled frames have in a window around it, and predicts the
-one that most of them lie within a factor of 1.25 of. It is meant to be strong: of ten
-windows the one is taken that does best on the *test* frames, so that a net which is level
-with it shows nothing by this accuracy that it has learned from images.
+one that most of them lie within a factor of 1.25 of. It is meant to be strong: of ten windows the
+one is taken that does best on the *test* frames, so that a net which is level with it shows nothing
+by this accuracy that it has learned from images.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ from experiments.common.records import Config, Result, recorded
 from experiments.depth.data import DepthData, LabelsConfig
 from experiments.depth.evaluate import evaluate_depth
 
-BANDS = ((1, 999), (5, 999), (13, 999), (17, 999))  # as wide as the frame
-WINDOWS = ((1, 1), (1, 9), (3, 3), (3, 25), (7, 7), (5, 49), *BANDS)  # rows, columns
+WINDOWS = (  # rows, columns; the last four are as wide as the frame
+    (1, 1), (1, 9), (3, 3), (3, 25), (7, 7), (5, 49), (1, 999), (5, 999), (13, 999), (17, 999)
+)  # fmt: skip
 STEP = np.log(1.25) / 8  # of the bins of log depth
 NEAREST = 0.1  # meters; what is nearer counts as this
 
